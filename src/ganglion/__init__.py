@@ -1,0 +1,32 @@
+"""Ganglion: write a data flow once; it runs where latency, cost, energy and law say it should.
+
+import ganglion as gg
+"""
+
+from ganglion.core.labels import Labels as _Labels
+from ganglion.core.schema import boolean, f32, i16, i32, i64
+from ganglion.flow.aggregates import count, max, mean, min, std, sum
+from ganglion.flow.build import Flow, Frame, Stream
+from ganglion.kernels import Kernel, kernel
+
+Labels = _Labels.make
+
+__all__ = [
+    "Flow",
+    "Frame",
+    "Kernel",
+    "Labels",
+    "Stream",
+    "boolean",
+    "count",
+    "f32",
+    "i16",
+    "i32",
+    "i64",
+    "kernel",
+    "max",
+    "mean",
+    "min",
+    "std",
+    "sum",
+]

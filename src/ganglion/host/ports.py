@@ -1,0 +1,97 @@
+"""The ports themselves: what a node may ask of the machine it runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Two clocks: the wall (only for event time and people) and a monotonic one (for intervals)."""
+
+    def wall_ns(self) -> int:
+        """Nanoseconds since the Unix epoch; may jump."""
+
+    def monotonic_ns(self) -> int:
+        """Nanoseconds since an arbitrary start; never goes back; the same for all processes of a host."""
+
+    async def sleep_until_ns(self, monotonic_ns: int) -> None:
+        """Returns as soon as the monotonic clock has reached the given value."""
+
+    async def sleep_ns(self, duration_ns: int) -> None:
+        """Returns after the given time."""
+
+
+class Disk(Protocol):
+    """One directory tree. Every method may raise ``HostError`` with code ``host.disk-full`` or ``host.disk``.
+
+    Methods block; a caller on an event loop runs them in a thread so that a reflex never waits.
+    """
+
+    root: Path
+
+    def read(self, name: str) -> bytes | None:
+        """The whole file, or None when there is none."""
+
+    def replace(self, name: str, content: bytes) -> None:
+        """Atomically and durably (fsync of file and directory) makes the file hold ``content``."""
+
+    def append(self, name: str, content: bytes) -> int:
+        """Appends and fsyncs; returns the file's size after it."""
+
+    def truncate(self, name: str, size_bytes: int) -> None:
+        """Cuts the file to ``size_bytes``; creates it when it is missing and the size is 0."""
+
+    def size_bytes(self, name: str) -> int:
+        """The file's size; 0 when it is missing."""
+
+    def free_bytes(self) -> int:
+        """Space left for us on the file system of ``root``."""
+
+
+class Process(Protocol):
+    """A started child process."""
+
+    pid: int
+
+    def alive(self) -> bool:
+        """False once it has ended."""
+
+    async def wait(self) -> int:
+        """Its exit status (negative: the signal that ended it)."""
+
+    async def stop(self, grace_ns: int) -> int:
+        """Asks it to end (SIGTERM), after ``grace_ns`` makes it (SIGKILL); returns the exit status."""
+
+    def kill(self) -> None:
+        """SIGKILL, at once."""
+
+
+class Processes(Protocol):
+    """Starts children that never outlive this process, however it ends."""
+
+    async def start(
+        self, command: Sequence[str], *, log: Path, environment: Mapping[str, str] | None = None
+    ) -> Process:
+        """Starts ``command`` with both outputs appended to ``log``; raises ``host.process`` when it cannot."""
+
+
+class Ports(Protocol):
+    """Loopback port numbers."""
+
+    def free(self, kind: str = "tcp") -> int:
+        """A port of 127.0.0.1 nobody listens on now (``"tcp"`` or ``"udp"``)."""
+
+    def taken(self, port: int, kind: str = "tcp") -> bool:
+        """True when somebody holds the port."""
+
+
+class Host:
+    """All ports of one machine, handed down at the composition root."""
+
+    def __init__(self, clock: Clock, disk: Disk, processes: Processes, ports: Ports) -> None:
+        self.clock = clock
+        self.disk = disk
+        self.processes = processes
+        self.ports = ports
