@@ -1,0 +1,232 @@
+"""The real machine: system clocks, files, child processes, loopback ports."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import errno
+import os
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ganglion.core.errors import HostError
+from ganglion.host.ports import Host
+
+_PR_SET_PDEATHSIG = 1
+
+
+class SystemClock:
+    """`Clock` on the operating system's clocks."""
+
+    def wall_ns(self) -> int:
+        return time.time_ns()
+
+    def monotonic_ns(self) -> int:
+        return time.monotonic_ns()
+
+    async def sleep_until_ns(self, monotonic_ns: int) -> None:
+        await self.sleep_ns(monotonic_ns - time.monotonic_ns())
+
+    async def sleep_ns(self, duration_ns: int) -> None:
+        await asyncio.sleep(max(0, duration_ns) / 1e9)
+
+
+def _disk_error(name: str, error: OSError) -> HostError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return HostError(
+            "host.disk-full",
+            f"no space left for {name}",
+            why=error.strerror or "the file system is full",
+            next_step="free space or name another directory with --run-dir",
+        )
+    return HostError(
+        "host.disk",
+        f"cannot use {name}",
+        why=error.strerror or str(error),
+        next_step="check that the directory exists and may be written",
+    )
+
+
+class SystemDisk:
+    """`Disk` on a directory of the real file system; creates it when it is missing."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _disk_error(str(root), error) from error
+
+    def read(self, name: str) -> bytes | None:
+        try:
+            return (self.root / name).read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _disk_error(name, error) from error
+
+    def replace(self, name: str, content: bytes) -> None:
+        path = self.root / name
+        draft = path.with_name(path.name + ".new")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with draft.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+            _sync_directory(path.parent)
+        except OSError as error:
+            raise _disk_error(name, error) from error
+
+    def append(self, name: str, content: bytes) -> int:
+        path = self.root / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("ab") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+                return file.tell()
+        except OSError as error:
+            raise _disk_error(name, error) from error
+
+    def truncate(self, name: str, size_bytes: int) -> None:
+        path = self.root / name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("ab") as file:
+                file.truncate(size_bytes)
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise _disk_error(name, error) from error
+
+    def size_bytes(self, name: str) -> int:
+        try:
+            return (self.root / name).stat().st_size
+        except FileNotFoundError:
+            return 0
+        except OSError as error:
+            raise _disk_error(name, error) from error
+
+    def free_bytes(self) -> int:
+        return shutil.disk_usage(self.root).free
+
+
+def _sync_directory(path: Path) -> None:
+    if os.name != "posix":  # a directory cannot be opened, and need not be synced, elsewhere
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class SystemProcess:
+    """`Process` over an asyncio child."""
+
+    def __init__(self, child: asyncio.subprocess.Process) -> None:
+        self._child = child
+        self.pid = child.pid
+
+    def alive(self) -> bool:
+        return self._child.returncode is None
+
+    async def wait(self) -> int:
+        return await self._child.wait()
+
+    async def stop(self, grace_ns: int) -> int:
+        if self.alive():
+            with contextlib.suppress(ProcessLookupError):
+                self._child.terminate()
+            try:
+                return await asyncio.wait_for(self._child.wait(), grace_ns / 1e9)
+            except TimeoutError:
+                self.kill()
+        return await self._child.wait()
+
+    def kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self._child.kill()
+
+
+class SystemProcesses:
+    """`Processes` by fork and exec; on Linux the kernel ends a child when its parent ends, even by SIGKILL."""
+
+    async def start(
+        self, command: Sequence[str], *, log: Path, environment: Mapping[str, str] | None = None
+    ) -> SystemProcess:
+        variables = dict(os.environ) | dict(environment or {})
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with log.open("ab") as output:
+                child = await asyncio.create_subprocess_exec(
+                    *command,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    env=variables,
+                    start_new_session=True,
+                    preexec_fn=_die_with_parent(os.getpid()) if sys.platform == "linux" else None,
+                )
+        except OSError as error:
+            raise HostError(
+                "host.process",
+                f"cannot start {command[0]}",
+                why=error.strerror or str(error),
+                next_step="check that the program is installed and may be run",
+            ) from error
+        return SystemProcess(child)
+
+
+if sys.platform == "linux":
+    _LIBC = ctypes.CDLL(None, use_errno=True)
+
+    def _die_with_parent(parent: int) -> _Preexec:
+        return _Preexec(parent)
+
+
+class _Preexec:
+    """Runs in the child between fork and exec: nothing but two system calls, so it is safe there."""
+
+    def __init__(self, parent: int) -> None:
+        self._parent = parent
+
+    def __call__(self) -> None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != self._parent:  # the parent ended before the request was in force
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class SystemPorts:
+    """`Ports` on the loopback interface."""
+
+    def free(self, kind: str = "tcp") -> int:
+        with socket.socket(socket.AF_INET, _KINDS[kind]) as probe:
+            probe.bind(("127.0.0.1", 0))
+            return int(probe.getsockname()[1])
+
+    def taken(self, port: int, kind: str = "tcp") -> bool:
+        with socket.socket(socket.AF_INET, _KINDS[kind]) as probe:
+            if kind == "tcp":
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                return True
+            return False
+
+
+_KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
+
+
+def system_host(root: Path) -> Host:
+    """This machine, with ``root`` as the directory for state; raises ``host.disk`` when it cannot be made."""
+    return Host(SystemClock(), SystemDisk(root), SystemProcesses(), SystemPorts())
