@@ -1,0 +1,396 @@
+"""What there is: sites in a tree, the node of each, device groups, links, what they can do and cost.
+
+A topology is read from YAML by `ganglion.core.topology_text`; placement plans onto it. All values are checked
+when it is made, so whoever holds one may trust it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from ganglion.core.errors import GanglionError, TopologyError
+from ganglion.core.units import parse_duration_ns, parse_rate_bit_per_s, parse_size_bytes
+
+FORMAT = 1
+SITES_MAX = 2_000
+CLASSES_MAX = 200
+GROUPS_MAX = 200
+ACTUATORS_MAX = 32
+DEVICES_MAX = 100_000
+"""Devices in one group."""
+LATENCY_NS_MAX = 60 * 10**9
+BANDWIDTH_BIT_PER_S_MAX = 10**13
+MEMORY_BYTES_MAX = 2**50
+PRICE_MAX = 1e9
+
+SiteTier = Literal["gateway", "edge", "cloud"]
+KINDS = ("map", "where", "around", "window", "act", "sink")
+StageKind = Literal["map", "where", "around", "window", "act", "sink"]
+
+
+class RuleBroken(ValueError):
+    """A rule about the whole is broken at ``path``; pydantic carries it to the reader of the text."""
+
+    def __init__(self, path: tuple[str, ...], what: str, why: str, next_step: str) -> None:
+        super().__init__(what)
+        self.path = path
+        self.what = what
+        self.why = why
+        self.next_step = next_step
+
+
+def _written(parse: Callable[[str], int]) -> BeforeValidator:
+    def validate(value: Any) -> int:
+        try:
+            return parse(value if isinstance(value, str) else f"{value}")
+        except GanglionError as error:
+            raise RuleBroken((), error.what, error.why, error.next_step) from error
+
+    return BeforeValidator(validate)
+
+
+Id = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{0,20}$")]
+"""No ``-``: a path is called ``<gateway>-<group>`` and an origin ``<path>-<number>``."""
+ActuatorName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,40}$")]
+Jurisdiction = Annotated[str, Field(pattern=r"^[A-Z]{2}(-[A-Z0-9]{1,3})?$")]
+"""ISO 3166-1 alpha-2 or 3166-2 code, or ``EU``."""
+Duration = Annotated[int, _written(parse_duration_ns), Field(ge=0, le=LATENCY_NS_MAX)]
+Rate = Annotated[int, _written(parse_rate_bit_per_s), Field(ge=1, le=BANDWIDTH_BIT_PER_S_MAX)]
+Size = Annotated[int, _written(parse_size_bytes), Field(ge=0, le=MEMORY_BYTES_MAX)]
+Amount = Annotated[float, Field(strict=True, ge=0, le=PRICE_MAX, allow_inf_nan=False)]
+Count = Annotated[int, Field(strict=True, ge=1, le=DEVICES_MAX)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class NodeClass(_Frozen):
+    """What nodes or devices of one make can do: computing time, memory, power, price, kinds of stage."""
+
+    ns_per_call: Amount
+    """Nanoseconds of one NumPy call (see `ganglion.kernels.cost`)."""
+    ns_per_element: Amount
+    """Nanoseconds of one array element within a call."""
+    hop_us: Amount
+    """Microseconds a node spends on one message: receive, dispatch, send."""
+    memory_bytes: Size = Field(alias="memory")
+    """What stages may use, beyond the node's own programs."""
+    cpus: Annotated[float, Field(strict=True, gt=0, le=10_000, allow_inf_nan=False)] = 1.0
+    """Processors that stages may keep busy."""
+    watts_idle: Amount = 0.0
+    watts_busy: Amount = 0.0
+    """With one processor fully busy."""
+    price_per_month: Amount = 0.0
+    """Per node, whatever it does."""
+    price_per_cpu_month: Amount = 0.0
+    """Per processor kept busy for a month."""
+    cannot_run: Annotated[tuple[StageKind, ...], Field(max_length=len(KINDS))] = ()
+    """Kinds of stage that do not run on this class."""
+
+    @model_validator(mode="after")
+    def _power(self) -> NodeClass:
+        if self.watts_busy < self.watts_idle:
+            raise RuleBroken(
+                ("watts_busy",),
+                f"watts_busy is {self.watts_busy:g}, watts_idle is {self.watts_idle:g}",
+                "a busy processor takes at least the power of an idle one",
+                "set watts_busy to at least watts_idle",
+            )
+        return self
+
+    def compute_ns(self, calls: float, elements: float) -> float:
+        """Nanoseconds of ``calls`` NumPy calls over ``elements`` array elements."""
+        return calls * self.ns_per_call + elements * self.ns_per_element
+
+
+class Link(_Frozen):
+    """A way for data upwards. Of a device group: each device has one of its own."""
+
+    latency_ns: Duration = Field(alias="latency")
+    """One way."""
+    bandwidth_bit_per_s: Rate = Field(alias="bandwidth")
+    price_per_gb: Amount = 0.0
+    energy_nj_per_byte: Amount = 0.0
+    """Nanojoule per byte, both ends together."""
+
+
+class Node(_Frozen):
+    """The agent's node of a site. ``id`` is the site's id unless given."""
+
+    id: Id | None = None
+    class_name: Id = Field(alias="class")
+    memory_bytes: Size | None = Field(default=None, alias="memory")
+    """Overrides the memory of its class."""
+
+
+class Site(_Frozen):
+    """Nodes that share a LAN and a fate; all but the cloud have a parent and an uplink to it."""
+
+    tier: SiteTier
+    node: Node
+    parent: Id | None = None
+    uplink: Link | None = None
+    jurisdiction: Jurisdiction | None = None
+    """Whose law holds there; data that must be kept somewhere never comes to a site without one."""
+
+
+class DeviceGroup(_Frozen):
+    """Devices of one class and role, shared out to the gateways in turn; at the place of their gateway."""
+
+    class_name: Id = Field(alias="class")
+    count: Count
+    gateways: Annotated[tuple[Id, ...], Field(min_length=1, max_length=SITES_MAX)]
+    actuators: Annotated[tuple[ActuatorName, ...], Field(max_length=ACTUATORS_MAX)] = ()
+    link: Link
+
+    def count_at(self, gateway: str) -> int:
+        """Devices of the group at ``gateway``; the first gateways get one more when shares are not even."""
+        place = self.gateways.index(gateway)
+        each, rest = divmod(self.count, len(self.gateways))
+        return each + (place < rest)
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """The devices of one group at one gateway, and the sites above them.
+
+    ``id`` is ``<gateway>-<group>``; ``nodes``: tier -> node id from the device up, without tiers that are
+    missing (a gateway may hang on the cloud); the devices' node is called ``device:<path>``.
+    """
+
+    id: str
+    gateway: str
+    group: str
+    count: int
+    sites: dict[str, str]
+    nodes: dict[str, str]
+
+
+class Topology(_Frozen):
+    """The whole: one cloud, edge sites under it, gateways under either, device groups at gateways."""
+
+    format: Annotated[Literal[1], Field(alias="topology")]
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "EUR"
+    electricity_per_kwh: Amount = 0.0
+    classes: Annotated[dict[Id, NodeClass], Field(min_length=1, max_length=CLASSES_MAX)]
+    sites: Annotated[dict[Id, Site], Field(min_length=1, max_length=SITES_MAX)]
+    devices: Annotated[dict[Id, DeviceGroup], Field(min_length=1, max_length=GROUPS_MAX)]
+
+    @model_validator(mode="after")
+    def _whole(self) -> Topology:
+        _check_sites(self)
+        _check_nodes(self)
+        _check_devices(self)
+        return self
+
+    def paths(self) -> list[Path]:
+        """Every gateway with every device group that has devices there, in the order of the file."""
+        found = []
+        for site_id in self.sites:
+            for group_id, group in self.devices.items():
+                if site_id in group.gateways and group.count_at(site_id):
+                    path_id = f"{site_id}-{group_id}"
+                    sites: dict[str, str] = {self.sites[s].tier: s for s in self.chain(site_id)}
+                    nodes = {tier: self.node_id(s) for tier, s in sites.items()}
+                    found.append(
+                        Path(
+                            path_id,
+                            site_id,
+                            group_id,
+                            group.count_at(site_id),
+                            sites,
+                            {"device": f"device:{path_id}", **nodes},
+                        )
+                    )
+        return found
+
+    def chain(self, site_id: str) -> list[str]:
+        """The site and those above it, up to the cloud."""
+        chain = [site_id]
+        while (parent := self.sites[chain[-1]].parent) is not None:
+            chain.append(parent)
+        return chain
+
+    def children(self, site_id: str) -> list[str]:
+        """The sites whose parent is ``site_id``, in the order of the file."""
+        return [s for s, site in self.sites.items() if site.parent == site_id]
+
+    @property
+    def cloud(self) -> str:
+        """The one site without a parent."""
+        return next(s for s, site in self.sites.items() if site.tier == "cloud")
+
+    def node_id(self, site_id: str) -> str:
+        """The id of the site's node."""
+        return self.sites[site_id].node.id or site_id
+
+    def site_of(self, node_id: str) -> str:
+        """The site of a node; raises `KeyError` for a node that is not there."""
+        for site_id in self.sites:
+            if self.node_id(site_id) == node_id:
+                return site_id
+        raise KeyError(node_id)
+
+    def node_class(self, site_id: str) -> NodeClass:
+        """The class of the site's node."""
+        return self.classes[self.sites[site_id].node.class_name]
+
+    def memory_bytes(self, site_id: str) -> int:
+        """What stages may use on the site's node."""
+        own = self.sites[site_id].node.memory_bytes
+        return self.node_class(site_id).memory_bytes if own is None else own
+
+    def uplink(self, site_id: str) -> Link:
+        """The link of a site to its parent; the cloud has none (an assertion)."""
+        link = self.sites[site_id].uplink
+        assert link is not None, f"{site_id} has no uplink"
+        return link
+
+    def uplink_id(self, site_id: str) -> str:
+        """The name of that link in plans and reports: ``gw1>edge1``."""
+        return f"{site_id}>{self.sites[site_id].parent}"
+
+    def with_devices(self, total: int) -> Topology:
+        """The same with ``total`` devices in all, each group keeping its share (largest remainders first).
+
+        Raises ``topology.devices`` for fewer than one device per group or more than the limit.
+        """
+        if not len(self.devices) <= total <= DEVICES_MAX:
+            raise TopologyError(
+                "topology.devices",
+                f"{total} devices were asked for",
+                why=f"there are {len(self.devices)} device groups with at least one device each, "
+                f"and at most {DEVICES_MAX} devices",
+                next_step=f"ask for at least {len(self.devices)}",
+            )
+        before = sum(g.count for g in self.devices.values())
+        spare = total - len(self.devices)
+        exact = {name: spare * group.count / before for name, group in self.devices.items()}
+        counts = {name: 1 + int(share) for name, share in exact.items()}
+        by_rest = sorted(exact, key=lambda name: (int(exact[name]) - exact[name], name))
+        for name in by_rest[: total - sum(counts.values())]:
+            counts[name] += 1
+        groups = {name: g.model_copy(update={"count": counts[name]}) for name, g in self.devices.items()}
+        return self.model_copy(update={"devices": groups})
+
+
+def _check_sites(topology: Topology) -> None:
+    clouds = [s for s, site in topology.sites.items() if site.tier == "cloud"]
+    if len(clouds) != 1:
+        raise RuleBroken(
+            ("sites", clouds[1], "tier") if clouds else ("sites",),
+            f"there are {len(clouds)} cloud sites" if clouds else "there is no cloud site",
+            "the tree of sites has exactly one root, the cloud",
+            "give exactly one site the tier cloud",
+        )
+    for site_id, site in topology.sites.items():
+        _check_parent(topology, site_id, site)
+    for site_id in topology.sites:
+        seen = [site_id]
+        while (parent := topology.sites[seen[-1]].parent) is not None:
+            if parent in seen:
+                raise RuleBroken(
+                    ("sites", site_id, "parent"),
+                    f"the parents of {site_id} go round: {' > '.join([*seen, parent])}",
+                    "the sites form a tree with the cloud as its root",
+                    "let every chain of parents end at the cloud",
+                )
+            seen.append(parent)
+
+
+def _check_parent(topology: Topology, site_id: str, site: Site) -> None:
+    here = ("sites", site_id)
+    if site.tier == "cloud":
+        extra = "parent" if site.parent is not None else "uplink" if site.uplink is not None else ""
+        if extra:
+            raise RuleBroken(
+                (*here, extra),
+                f"the cloud site {site_id} has a {extra}",
+                "the cloud is the root of the tree",
+                f"remove {extra}",
+            )
+        return
+    allowed = ("cloud",) if site.tier == "edge" else ("edge", "cloud")
+    if site.parent is None:
+        raise RuleBroken(
+            here,
+            f"{site.tier} site {site_id} has no parent",
+            "every site but the cloud has one",
+            f"add parent: with the id of a site of tier {' or '.join(allowed)}",
+        )
+    if site.uplink is None:
+        raise RuleBroken(
+            here,
+            f"site {site_id} has no uplink",
+            f"its data goes to {site.parent} over a link",
+            "add uplink: {latency: 20ms, bandwidth: 10Mbit}",
+        )
+    if site.parent not in topology.sites:
+        raise RuleBroken(
+            (*here, "parent"),
+            f"there is no site {site.parent!r}",
+            f"the sites are {', '.join(topology.sites)}",
+            "name one of those as parent",
+        )
+    tier = topology.sites[site.parent].tier
+    if tier not in allowed and site.parent != site_id:
+        raise RuleBroken(
+            (*here, "parent"),
+            f"the parent of {site.tier} site {site_id} is {site.parent}, of tier {tier}",
+            f"the parent of a site of tier {site.tier} is of tier {' or '.join(allowed)}",
+            f"name a site of tier {' or '.join(allowed)}",
+        )
+
+
+def _check_nodes(topology: Topology) -> None:
+    seen: dict[str, str] = {}
+    for site_id, site in topology.sites.items():
+        if site.node.class_name not in topology.classes:
+            raise _no_class(topology, ("sites", site_id, "node", "class"), site.node.class_name)
+        node_id = topology.node_id(site_id)
+        if node_id in seen:
+            raise RuleBroken(
+                ("sites", site_id, "node"),
+                f"the nodes of {seen[node_id]} and {site_id} are both called {node_id}",
+                "ids of nodes are unique",
+                "give one of them another id",
+            )
+        seen[node_id] = site_id
+
+
+def _check_devices(topology: Topology) -> None:
+    for group_id, group in topology.devices.items():
+        here = ("devices", group_id)
+        if group.class_name not in topology.classes:
+            raise _no_class(topology, (*here, "class"), group.class_name)
+        gateways = [s for s, site in topology.sites.items() if site.tier == "gateway"]
+        for place, gateway in enumerate(group.gateways):
+            at = (*here, "gateways", str(place))
+            if gateway not in gateways:
+                raise RuleBroken(
+                    at,
+                    f"{gateway!r} is not a gateway",
+                    f"the sites of tier gateway are {', '.join(gateways) or 'none'}",
+                    "name one of those",
+                )
+            if gateway in group.gateways[:place]:
+                raise RuleBroken(
+                    at,
+                    f"{gateway} is named twice",
+                    "devices are shared out to different gateways",
+                    "remove one",
+                )
+
+
+def _no_class(topology: Topology, path: tuple[str, ...], name: str) -> RuleBroken:
+    return RuleBroken(
+        path,
+        f"there is no class {name!r}",
+        f"the classes are {', '.join(topology.classes)}",
+        "name one of those, or add it under classes",
+    )
