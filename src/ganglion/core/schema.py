@@ -50,7 +50,7 @@ class TensorType:
                 why=f"known are {', '.join(_NUMPY)}",
                 next_step="use one of those",
             )
-        if any(not isinstance(d, int) or d < 1 for d in self.shape) or self.elements > ELEMENTS_MAX:
+        if any(d < 1 for d in self.shape) or self.elements > ELEMENTS_MAX:
             raise FlowError(
                 "schema.shape",
                 f"{self.shape} is not a shape of a frame",

@@ -87,10 +87,33 @@ class Ports(Protocol):
         """True when somebody holds the port."""
 
 
+class Chance(Protocol):
+    """A source of randomness: the part of `random.Random` in use."""
+
+    def random(self) -> float:
+        """Uniform in [0, 1)."""
+
+    def uniform(self, a: float, b: float) -> float:
+        """Uniform in [a, b]."""
+
+    def getrandbits(self, k: int, /) -> int:
+        """``k`` random bits."""
+
+
+class Chances(Protocol):
+    """One stream of chance per component, so that a draw added in one shifts no other."""
+
+    def stream(self, component: str) -> Chance:
+        """The stream of the component with this name."""
+
+
 class Host:
     """All ports of one machine, handed down at the composition root."""
 
-    def __init__(self, clock: Clock, disk: Disk, processes: Processes, ports: Ports) -> None:
+    def __init__(
+        self, clock: Clock, disk: Disk, processes: Processes, ports: Ports, chances: Chances
+    ) -> None:
+        self.chances = chances
         self.clock = clock
         self.disk = disk
         self.processes = processes

@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import errno
 import os
+import random
 import shutil
 import signal
 import socket
@@ -224,9 +225,23 @@ class SystemPorts:
             return False
 
 
+class SystemChances:
+    """`Chances` from one seed: the same seed and component draw the same numbers."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def stream(self, component: str) -> random.Random:
+        return random.Random(f"{self._seed}/{component}")  # noqa: S311  # ids and waits, not secrets
+
+
 _KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 
 
-def system_host(root: Path) -> Host:
-    """This machine, with ``root`` as the directory for state; raises ``host.disk`` when it cannot be made."""
-    return Host(SystemClock(), SystemDisk(root), SystemProcesses(), SystemPorts())
+def system_host(root: Path, seed: int | None = None) -> Host:
+    """This machine, with ``root`` as the directory for state; raises ``host.disk`` when it cannot be made.
+
+    ``seed`` None draws one from the operating system.
+    """
+    chosen = int.from_bytes(os.urandom(8), "big") if seed is None else seed
+    return Host(SystemClock(), SystemDisk(root), SystemProcesses(), SystemPorts(), SystemChances(chosen))

@@ -1,0 +1,181 @@
+"""A process full of emulated devices of one gateway, and the truth about what they did, for the run's report."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from ganglion.core.batch import Batch
+from ganglion.device.emulated import EmulatedDevice
+from ganglion.device.player import Player
+from ganglion.device.recording import load_recording
+from ganglion.flow.assignment import Assignment
+from ganglion.flow.load import load_flow
+from ganglion.host.ports import Host
+
+DEVICES_MAX = 1000
+LOG_EVERY_NS = 500_000_000
+DRAIN_NS_MAX = 60_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Emulation:
+    """One device of a host: its origin, its assignment, and which events it plays."""
+
+    origin: str
+    assignment: Assignment
+    index: int
+    stride: int
+    phase_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceHostConfig:
+    """Everything a device host is told. ``gateway`` is its CoAP address (numeric host, port)."""
+
+    name: str
+    flow_dir: Path
+    data_dir: Path
+    gateway: tuple[str, int]
+    actuators: frozenset[str]
+    period_frames: int
+    devices: tuple[Emulation, ...]
+    lead_frames: int = 0
+
+
+class DeviceHost:
+    """Opens, plays, stops and reports its devices."""
+
+    def __init__(self, config: DeviceHostConfig, host: Host) -> None:
+        assert 0 < len(config.devices) <= DEVICES_MAX
+        self._config = config
+        self._host = host
+        self._lines: list[bytes] = []
+        self._commands = 0
+        self._stop = asyncio.Event()
+        self._spec = load_flow(config.flow_dir)
+        events = load_recording(config.data_dir, self._spec.sources[0].schema.fields[0].type)
+        boot = self._next_boot()
+        self.devices = [
+            EmulatedDevice(
+                d.origin,
+                self._spec,
+                d.assignment,
+                Player(
+                    events,
+                    index=d.index,
+                    stride=d.stride,
+                    period_frames=config.period_frames,
+                    lead_frames=config.lead_frames,
+                ),
+                boot=boot,
+                clock=host.clock,
+                actuators=config.actuators,
+                on_acknowledged=self._acknowledged,
+            )
+            for d in config.devices
+        ]
+
+    def _next_boot(self) -> int:
+        """Counts this host's starts on disk, so that sequence numbers never repeat."""
+        saved = self._host.disk.read("boot")
+        boot = int(saved or b"0") + 1
+        self._host.disk.replace("boot", str(boot).encode())
+        return boot
+
+    async def run(self) -> None:
+        """Plays until `stop`; returns when everything is acknowledged or a minute has passed."""
+        for device in self.devices:
+            await device.open(self._config.gateway, self._host.chances.stream(f"coap/{device.origin}"))
+        start_ns = self._host.clock.monotonic_ns() + 200_000_000
+        logging = asyncio.ensure_future(self._log())
+        playing = [
+            asyncio.ensure_future(device.play(start_ns + emulation.phase_ns, self._stop))
+            for device, emulation in zip(self.devices, self._config.devices, strict=True)
+        ]
+        try:
+            await self._stop.wait()
+            await asyncio.wait(playing, timeout=DRAIN_NS_MAX / 1e9)
+            for task in playing:
+                if task.done():
+                    task.result()
+        finally:
+            for task in (*playing, logging):
+                task.cancel()
+            for device in self.devices:
+                await device.close()
+            await self._write()
+
+    def stop(self) -> None:
+        """Ends the play at the next frame."""
+        self._stop.set()
+
+    def _acknowledged(self, batch: Batch) -> None:
+        line = [batch.stream, batch.origin, batch.seq.tolist(), batch.row_digests()]
+        self._lines.append(orjson.dumps(line))
+
+    async def _log(self) -> None:
+        while True:
+            await self._host.clock.sleep_ns(LOG_EVERY_NS)
+            await self._write()
+
+    async def _write(self) -> None:
+        """Appends what is new, in a thread: a frame is never late because of a log."""
+        lines, self._lines = self._lines, []
+        commands = [c for device in self.devices for c in device.take_commands()]
+        self._commands += len(commands)
+        shots = [_shot(device, s) for device in self.devices for s in device.player.take_finished()]
+        files = {
+            "acked.jsonl": lines,
+            "commands.jsonl": [orjson.dumps(asdict(c)) for c in commands],
+            "shots.jsonl": [orjson.dumps(s) for s in shots],
+        }
+        await asyncio.to_thread(self._append, files, orjson.dumps(self.report()))
+
+    def _append(self, files: dict[str, list[bytes]], report: bytes) -> None:
+        for name, content in files.items():
+            if content:
+                self._host.disk.append(name, b"\n".join(content) + b"\n")
+        self._host.disk.replace("report.json", report)
+
+    def report(self) -> dict[str, Any]:
+        """Totals over the host's devices."""
+        streams: dict[str, dict[str, int]] = {}
+        for device in self.devices:
+            for stream, uplink in device.uplinks.items():
+                total = streams.setdefault(stream, dict.fromkeys(asdict(uplink.counts), 0))
+                for name, value in asdict(uplink.counts).items():
+                    total[name] += value
+        stages: dict[str, dict[str, int]] = {}
+        for device in self.devices:
+            for stage, counts in device.graph.counts.items():
+                total = stages.setdefault(stage, dict.fromkeys(counts.to_json(), 0))
+                for name, value in counts.to_json().items():
+                    total[name] += value
+        return {
+            "name": self._config.name,
+            "devices": len(self.devices),
+            "frames": sum(d.frames for d in self.devices),
+            "raw_bytes": sum(d.raw_bytes for d in self.devices),
+            "commands": self._commands,
+            "streams": streams,
+            "stages": stages,
+        }
+
+
+def _shot(device: EmulatedDevice, shot: Any) -> dict[str, Any]:
+    first = device.frame_seq(0)
+    return {
+        "origin": device.origin,
+        "row": shot.event.row,
+        "kind": shot.event.kind,
+        "is_fault": shot.event.is_fault,
+        "inception_seq": first + shot.inception_frame,
+        "first_seq": first + shot.first_frame,
+        "end_seq": first + shot.end_frame,
+        "inception_ns": device.frame_done_ns(first + shot.inception_frame),
+    }

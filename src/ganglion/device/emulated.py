@@ -1,0 +1,193 @@
+"""One emulated device: a sensor that plays frames, the device stages of the plan, and the actuators beside it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ganglion.connectors.coap.endpoint import Endpoint, Request, Response
+from ganglion.connectors.coap.message import Code
+from ganglion.connectors.coap.settings import Settings
+from ganglion.core.batch import Batch, sequence
+from ganglion.core.packing import unpack
+from ganglion.core.errors import DataError
+from ganglion.device.player import Player
+from ganglion.device.uplink import StreamUplink
+from ganglion.engine.graph import Graph
+from ganglion.flow.assignment import Assignment
+from ganglion.flow.spec import FlowSpec
+from ganglion.flow.stages import SourceStage
+from ganglion.host.ports import Clock
+
+DATAGRAM_BYTES_MAX = 4096
+"""Frames larger than one IPv6 packet may be sent; on a real radio link choose smaller frames."""
+COMMANDS_MAX = 10_000
+"""Command ids an actuator remembers, to obey each once."""
+
+COAP = Settings(ack_timeout_ns=400_000_000, max_retransmit=3, nstart=8, datagram_bytes_max=DATAGRAM_BYTES_MAX)
+"""Faster than RFC 7252's defaults: site links answer in milliseconds, and one stream must not wait for another."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command as it arrived at an actuator. ``frame_done_ns``: when the deciding frame was complete (monotonic)."""
+
+    actuator: str
+    verb: str
+    command_id: str
+    origin: str
+    seq: int
+    frame_done_ns: int
+    arrived_ns: int
+    repeated: bool
+
+
+class EmulatedDevice:
+    """Runs until its player is told to stop; `origin` names it. One UDP socket sends rows and receives commands."""
+
+    def __init__(
+        self,
+        origin: str,
+        spec: FlowSpec,
+        assignment: Assignment,
+        player: Player,
+        *,
+        boot: int,
+        clock: Clock,
+        actuators: frozenset[str],
+        on_acknowledged: Callable[[Batch], None],
+    ) -> None:
+        self.origin = origin
+        self.player = player
+        self._commands: list[Command] = []
+        self.commands_unknown = 0
+        self.uplinks: dict[str, StreamUplink] = {}
+        self.graph = Graph(spec, assignment)
+        self.raw_bytes = 0
+        self.frames = 0
+        self._spec = spec
+        self._assignment = assignment
+        self._source: SourceStage = spec.sources[0]
+        self._boot = boot
+        self._clock = clock
+        self._actuators = actuators
+        self._on_acknowledged = on_acknowledged
+        self._done_ids: dict[str, None] = {}
+        self._started_ns = 0
+        self._endpoint: Endpoint | None = None
+
+    async def open(self, gateway: tuple[str, int], random: Any) -> None:
+        """Opens the socket and prepares one uplink per exported stream."""
+        self._endpoint = await Endpoint.open(handler=self._handle, random=random, settings=COAP)
+        urgent = {x for act in self._spec.reflexes for x in self._spec.ancestors(act.id)}
+        for stream in self._assignment.exports:
+            self.uplinks[stream] = StreamUplink(
+                stream,
+                self.origin,
+                self._spec[stream].schema,
+                stream in urgent and self._reaches_act_above(stream),
+                self._endpoint,
+                gateway,
+                self._clock,
+                self._on_acknowledged,
+            )
+
+    def _reaches_act_above(self, stream: str) -> bool:
+        """True when a consumer of the stream that runs above the device leads to an actuator."""
+        leading = {x for act in self._spec.reflexes for x in (*self._spec.ancestors(act.id), act.id)}
+        return any(
+            c.id in leading and c.id not in self._assignment.runs for c in self._spec.consumers(stream)
+        )
+
+    async def play(self, start_ns: int, stop: asyncio.Event) -> None:
+        """Measures a frame every period from ``start_ns`` (monotonic) on, until ``stop``; then sends the rest."""
+        senders = [asyncio.ensure_future(u.run()) for u in self.uplinks.values()]
+        self._started_ns = start_ns
+        wall_ns = self._clock.wall_ns() - (self._clock.monotonic_ns() - start_ns)
+        for number in self._numbers(stop):
+            done_ns = start_ns + (number + 1) * self._source.every_ns
+            await self._clock.sleep_until_ns(done_ns)
+            self._measure(number, wall_ns + (number + 1) * self._source.every_ns)
+        for uplink in self.uplinks.values():
+            uplink.close()
+        await asyncio.gather(*senders)
+
+    def _numbers(self, stop: asyncio.Event) -> Iterator[int]:
+        number = 0
+        while not stop.is_set():
+            yield number
+            number += 1
+
+    def _measure(self, number: int, time_ns: int) -> None:
+        frame = self.player.next_frame()
+        self.frames += 1
+        self.raw_bytes += frame.nbytes
+        batch = Batch(
+            self._source.id,
+            self.origin,
+            np.array([sequence(self._boot, number)], np.int64),
+            np.array([time_ns], np.int64),
+            {"frame": frame[np.newaxis]},
+        )
+        for emission in self.graph.push(batch):
+            if emission.kind == "export" and isinstance(emission.item, Batch):
+                self.uplinks[emission.stage].offer(emission.item)
+
+    def take_commands(self) -> list[Command]:
+        """The commands that arrived since the last call."""
+        commands, self._commands = self._commands, []
+        return commands
+
+    def frame_seq(self, number: int) -> int:
+        """The sequence number of the ``number``-th frame since this start."""
+        return sequence(self._boot, number)
+
+    def frame_done_ns(self, seq: int) -> int:
+        """When the frame with this sequence number was complete, on the monotonic clock."""
+        return self._started_ns + (seq - sequence(self._boot, 0) + 1) * self._source.every_ns
+
+    def _handle(self, request: Request) -> Response:
+        """PUT a/ACTUATOR with CBOR {verb, id, seq}: the actuator obeys once per command id and answers 2.04."""
+        arrived_ns = self._clock.monotonic_ns()
+        if request.method != Code.PUT or len(request.path) != 2 or request.path[0] != "a":
+            self.commands_unknown += 1
+            return Response(Code.NOT_FOUND)
+        name = request.path[1]
+        if name not in self._actuators:
+            self.commands_unknown += 1
+            return Response(Code.NOT_FOUND)
+        verb, command_id, seq = _command(request.payload)
+        repeated = command_id in self._done_ids
+        self._done_ids[command_id] = None
+        if len(self._done_ids) > COMMANDS_MAX:
+            del self._done_ids[next(iter(self._done_ids))]
+        done_ns = self.frame_done_ns(seq)
+        command = Command(name, verb, command_id, self.origin, seq, done_ns, arrived_ns, repeated)
+        self._commands.append(command)
+        return Response(Code.CHANGED)
+
+    async def close(self) -> None:
+        """Closes the socket."""
+        if self._endpoint is not None:
+            await self._endpoint.close()
+
+    def counts(self) -> Mapping[str, Any]:
+        """Frames measured and, per stream, what became of its rows."""
+        return {"frames": self.frames, "raw_bytes": self.raw_bytes, "streams": self.uplinks}
+
+
+def _command(payload: bytes) -> tuple[str, str, int]:
+    value = unpack(payload)
+    try:
+        return str(value["verb"]), str(value["id"]), int(value["seq"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            "device.command",
+            "a command without verb, id or seq",
+            why=repr(error),
+            next_step="send CBOR {verb, id, seq}",
+        ) from error

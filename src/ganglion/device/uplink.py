@@ -1,0 +1,140 @@
+"""A device's way to its gateway: rows of each exported stream in order, each kept until it is acknowledged.
+
+Rows that lead to an actuator go at once; others gather for half a second or a datagram's worth. One message per
+stream is under way at a time, so rows arrive in order; an unanswered one is sent again for ever with the same
+numbers, and the gateway skips what it already has.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ganglion.connectors.batch_senml import encode
+from ganglion.connectors.coap.endpoint import Endpoint, Response
+from ganglion.connectors.coap.message import Code
+from ganglion.core.batch import Batch
+from ganglion.core.errors import ConnectorError
+from ganglion.core.schema import Schema
+from ganglion.host.ports import Clock
+
+SENML_CBOR = 112
+"""CoAP content format application/senml+cbor (RFC 8428 section 12.3.6)."""
+PAYLOAD_TARGET_BYTES = 700
+GATHER_NS = 500_000_000
+HELD_BYTES_MAX = 4 << 20
+"""Unacknowledged rows a device keeps per stream; beyond that new rows are shed, and counted."""
+RETRY_NS = 200_000_000
+REQUEST_TIMEOUT_NS = 4_000_000_000
+
+
+@dataclass(slots=True)
+class UplinkCounts:
+    """What became of a stream's rows on the device."""
+
+    offered: int = 0
+    acknowledged: int = 0
+    shed: int = 0
+    messages: int = 0
+    retries: int = 0
+    refused: int = 0
+    payload_bytes: int = 0
+
+
+@dataclass(slots=True)
+class StreamUplink:
+    """One stream of one origin."""
+
+    stream: str
+    origin: str
+    schema: Schema
+    urgent: bool
+    endpoint: Endpoint
+    gateway: tuple[str, int]
+    clock: Clock
+    on_acknowledged: Callable[[Batch], None]
+    counts: UplinkCounts = field(default_factory=UplinkCounts)
+    _held: deque[Batch] = field(default_factory=deque)
+    _held_bytes: int = 0
+    _since_ns: int = 0
+    _wake: asyncio.Event = field(default_factory=asyncio.Event)
+    _closing: bool = False
+
+    def offer(self, batch: Batch) -> None:
+        """Takes rows to send; never waits."""
+        self.counts.offered += len(batch)
+        if self._held_bytes + batch.size_bytes > HELD_BYTES_MAX:
+            self.counts.shed += len(batch)
+            return
+        if not self._held:
+            self._since_ns = self.clock.monotonic_ns()
+        self._held.append(batch)
+        self._held_bytes += batch.size_bytes
+        if self.urgent or self._held_bytes >= PAYLOAD_TARGET_BYTES:
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Sends until `close` and everything is acknowledged; then says that the stream has ended."""
+        while not (self._closing and not self._held):
+            await self._due()
+            if self._held:
+                await self._send(self._next())
+        await self._until_answered(f"s/{self.stream}/end", self.origin.encode(), None)
+
+    def close(self) -> None:
+        """No more rows will be offered."""
+        self._closing = True
+        self._wake.set()
+
+    async def _due(self) -> None:
+        full = self._held_bytes >= PAYLOAD_TARGET_BYTES
+        if self._closing or (self._held and (self.urgent or full)):
+            return
+        wait_ns = GATHER_NS
+        if self._held:
+            wait_ns = self._since_ns + GATHER_NS - self.clock.monotonic_ns()
+        self._wake.clear()
+        if wait_ns > 0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), wait_ns / 1e9)
+
+    def _next(self) -> Batch:
+        """The oldest rows that fit one message (always at least one row)."""
+        taken: list[Batch] = []
+        size = 0
+        while self._held and (not taken or size + self._held[0].size_bytes <= PAYLOAD_TARGET_BYTES):
+            batch = self._held.popleft()
+            size += batch.size_bytes
+            taken.append(batch)
+        self._held_bytes -= size
+        self._since_ns = self.clock.monotonic_ns()
+        return Batch.concat(taken)
+
+    async def _send(self, batch: Batch) -> None:
+        payload = encode(batch, self.schema)
+        answer = await self._until_answered(f"s/{self.stream}", payload, SENML_CBOR)
+        self.counts.messages += 1
+        self.counts.payload_bytes += len(payload)
+        if answer.ok:
+            self.counts.acknowledged += len(batch)
+            self.on_acknowledged(batch)
+        else:
+            self.counts.refused += len(batch)
+
+    async def _until_answered(self, path: str, payload: bytes, content_format: int | None) -> Response:
+        """The gateway's final answer: 2.xx taken, 4.xx never to be taken. 5.xx and silence are tried again."""
+        while True:
+            try:
+                response = await self.endpoint.request(
+                    self.gateway, Code.POST, path, payload, content_format, REQUEST_TIMEOUT_NS
+                )
+                if response.code >> 5 in (2, 4):
+                    return response
+            except ConnectorError as error:
+                if error.code == "coap.closed":
+                    raise
+            self.counts.retries += 1
+            await self.clock.sleep_ns(RETRY_NS)
