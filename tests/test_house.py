@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -177,3 +182,61 @@ def test_a_reasoned_ignore_and_an_inherited_docstring_are_fine(house):
     write(house, "src/ganglion/core/disks.py", port + body)
     assert house_rules.bare_ignore(house) == []
     assert house_rules.public_docstring(house) == []
+
+
+@pytest.fixture(scope="module")
+def contract_house(tmp_path_factory):
+    """Our import contracts over empty modules with the names they speak of."""
+    root = tmp_path_factory.mktemp("contracts")
+    text = (ROOT / "pyproject.toml").read_text()
+    write(root, "pyproject.toml", text)
+    modules = {"ganglion": ""}
+    for contract in tomllib.loads(text)["tool"]["importlinter"]["contracts"]:
+        layers = re.findall(r"\w+", " ".join(contract.get("layers", [])))
+        for module in [*(f"ganglion.{name}" for name in layers), *contract.get("source_modules", [])]:
+            modules.setdefault(module, "")
+        for module in contract.get("allowed_importers", []):  # they go through the door that they may use
+            modules[module] = "".join(f"import {m}\n" for m in contract["protected_modules"])
+    for module, content in modules.items():
+        write(root, f"src/{module.replace('.', '/')}/__init__.py", content)
+    assert broken_contracts(root) == set()
+    return root
+
+
+def broken_contracts(root: Path) -> set[str]:
+    linter = "from importlinter.cli import lint_imports; import sys; sys.exit(lint_imports(no_cache=True))"
+    done = subprocess.run(
+        [sys.executable, "-c", linter],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": str(root / "src")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "kept, " in done.stdout, done.stdout + done.stderr
+    return set(re.findall(r"^(.*) BROKEN$", done.stdout, re.MULTILINE))
+
+
+IMPORTS = [
+    ("engine/planted.py", "import ganglion.messaging", "imports point down"),
+    ("kernels/planted.py", "import ganglion.host", "imports point down"),
+    ("core/planted.py", "import ganglion.flow", "imports point down"),
+    ("utils.py", "x = 1", "imports point down"),
+    ("flow/planted.py", "import time", "definitions and plans are pure"),
+    ("agent/planted.py", "import socket", "only host and connectors"),
+    ("agent/planted.py", "import nats", "one door: nats"),
+    ("placement/planted.py", "import highspy", "one door: highspy"),
+    ("flow/planted.py", "import yaml", "one door: yaml"),
+    ("engine/planted.py", "import cbor2", "few doors: cbor2"),
+    ("engine/planted.py", "import pandapower.networks", "examples may simulate"),
+]
+
+
+@pytest.mark.parametrize("module, statement, contract", IMPORTS, ids=[f"{i[0]}-{i[1]}" for i in IMPORTS])
+def test_a_planted_import_breaks_its_contract(contract_house, module, statement, contract):
+    planted = f"src/ganglion/{module}"
+    write(contract_house, planted, statement + "\n")
+    try:
+        assert any(b.startswith(contract) for b in broken_contracts(contract_house))
+    finally:
+        (contract_house / planted).unlink()
