@@ -75,12 +75,13 @@ $(DOCS_LOCKED): requirements/docs-lock.txt $(INSTALLED)
 docs: $(DOCS_LOCKED) ## build the documentation into site/
 	PYTHONPATH=src .venv-docs/bin/zensical build --clean
 
-bench: $(INSTALLED) ## run one benchmark: NAME=... [QUICK=1] [JSON=FILE]
+bench: ## run one benchmark: NAME=... [QUICK=1] [JSON=FILE]
 	@test -n "$(NAME)" && test -f "benchmarks/$(NAME)/run.py" || { \
 		if [ -n "$(NAME)" ]; then echo "there is no benchmark \"$(NAME)\" (no benchmarks/$(NAME)/run.py)"; \
 		else echo "which benchmark?"; fi; \
 		known=$$(for f in benchmarks/*/run.py; do [ -f "$$f" ] && basename "$$(dirname "$$f")"; done | xargs || true); \
 		echo "known: $${known:-none yet}"; echo "next: make bench NAME=<one of these> [QUICK=1] [JSON=FILE]"; exit 2; }
+	@$(MAKE) --no-print-directory $(INSTALLED)
 	$(PY) benchmarks/$(NAME)/run.py $(if $(QUICK),--quick) $(if $(JSON),--json "$(JSON)") $(ARGS)
 
 # The only user of uv. A release has to be a week old: most poisoned packages are found sooner.
