@@ -1,0 +1,146 @@
+"""The plan: where each stage runs, what that takes and costs, and how sure we are that nothing is cheaper."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from ganglion.flow.assignment import Assignment
+
+FORMAT = 1
+NOT_BIT_EXACT = "kernels run in NumPy: not bit-exact across machines"
+_DIGITS = 9
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """One stage for one path (``*``: the rows of all) at a tier, on a node."""
+
+    stage: str
+    path: str
+    tier: str
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """A reflex on a path: frame complete -> command at the actuator, as predicted, beside its deadline."""
+
+    act: str
+    path: str
+    predicted_ns: int
+    deadline_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class LinkUse:
+    """What goes up a link (of a device group: up all its devices' links together).
+
+    ``raw_bytes_per_day``: every frame of every source, on that link. ``share``: of the bandwidth.
+    """
+
+    link: str
+    bytes_per_day: float
+    raw_bytes_per_day: float
+    share: float
+    money_per_month: float
+
+
+@dataclass(frozen=True, slots=True)
+class NodeUse:
+    """What stages take on a node, of what they may take; of ``device:<path>``: on each device.
+
+    ``cpus``: processors kept busy, messages included.
+    """
+
+    node: str
+    tier: str
+    cpus: float
+    cpus_max: float
+    memory_bytes: int
+    memory_bytes_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Money:
+    """Per month, in the topology's currency: ``links`` by volume, ``energy`` of links and nodes (also idle),
+    ``cpu`` by use, ``nodes`` whatever they do.
+    """
+
+    links: float
+    energy: float
+    cpu: float
+    nodes: float
+
+    @property
+    def total(self) -> float:
+        return self.links + self.energy + self.cpu + self.nodes
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A placement that obeys every rule. ``gap``: how much dearer than the best it may be, 0 when proved."""
+
+    flow: str
+    flow_digest: str
+    currency: str
+    placements: tuple[Placement, ...]
+    loops: tuple[Loop, ...]
+    links: tuple[LinkUse, ...]
+    nodes: tuple[NodeUse, ...]
+    money: Money
+    gap: float
+    solver: str
+    pins: Mapping[str, str]
+    selectivities: Mapping[str, float]
+    assigned: Mapping[str, Assignment]
+    notes: tuple[str, ...] = (NOT_BIT_EXACT,)
+
+    @property
+    def proved(self) -> bool:
+        """True when no placement that obeys the rules costs less."""
+        return self.gap == 0
+
+    def tier_of(self, stage: str) -> dict[str, str]:
+        """Path -> tier of a stage."""
+        return {p.path: p.tier for p in self.placements if p.stage == stage}
+
+    def node_of(self, stage: str, path: str) -> str:
+        """The node that runs a stage for a path; raises `KeyError`."""
+        for placement in self.placements:
+            if (placement.stage, placement.path) == (stage, path):
+                return placement.node
+        raise KeyError((stage, path))
+
+    def assignments(self) -> dict[str, Assignment]:
+        """Node id -> its part of the plan, for every site's node and for ``device:<path>``."""
+        return dict(self.assigned)
+
+    def to_json(self) -> dict[str, Any]:
+        """Stable: the same plan gives the same JSON on every machine (floats to nine digits)."""
+        money = {k: _rounded(v) for k, v in asdict(self.money).items()}
+        return {
+            "format": FORMAT,
+            "flow": self.flow,
+            "flow_digest": self.flow_digest,
+            "currency": self.currency,
+            "placements": [asdict(p) for p in self.placements],
+            "loops": [asdict(x) for x in self.loops],
+            "links": [_record(x) for x in self.links],
+            "nodes": [_record(x) for x in self.nodes],
+            "money_per_month": {**money, "total": _rounded(self.money.total)},
+            "certificate": {"gap": _rounded(self.gap), "proved": self.proved, "solver": self.solver},
+            "pins": dict(sorted(self.pins.items())),
+            "selectivities": dict(sorted(self.selectivities.items())),
+            "assignments": {k: a.to_json() for k, a in sorted(self.assigned.items())},
+            "notes": list(self.notes),
+        }
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{_DIGITS}g}")
+
+
+def _record(value: LinkUse | NodeUse) -> dict[str, Any]:
+    return {k: _rounded(v) if isinstance(v, float) else v for k, v in asdict(value).items()}

@@ -1,0 +1,118 @@
+"""Plans and explanations as plain text for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ganglion.core.units import format_bytes, format_duration
+from ganglion.flow.spec import FlowSpec, describe
+from ganglion.placement.explain import Option, Why
+from ganglion.placement.plan import Loop, Plan
+
+_GAP = 2
+_DESCRIPTION_CHARS_MAX = 48
+
+
+def report(plan: Plan, spec: FlowSpec) -> str:
+    """The whole plan: stages, reflexes, links, nodes, money, certificate, notes."""
+    parts = [
+        f"plan of flow {plan.flow}",
+        _stages(plan, spec),
+        _reflexes(plan),
+        _links(plan),
+        _nodes(plan),
+        _money(plan),
+        *(f"note: {note}" for note in plan.notes),
+    ]
+    return "\n\n".join(p for p in parts if p) + "\n"
+
+
+def why_text(why: Why) -> str:
+    """One line per other tier: what it would cost, or which rules forbid it."""
+    lines = [f"{why.stage} runs at {_where(why.now)}{_loop(why.loops)}; instead"]
+    rows = [[o.tier, _verdict(o, why.currency)] for o in why.options]
+    return "\n".join([*lines, _table(rows)]) + "\n"
+
+
+def _stages(plan: Plan, spec: FlowSpec) -> str:
+    rows = [["stage", "runs at", "node", "what it does"]]
+    for stage in spec.stages:
+        tiers = plan.tier_of(stage.id)
+        nodes = [plan.node_of(stage.id, path) for path in tiers]
+        what = describe(stage)
+        if len(what) > _DESCRIPTION_CHARS_MAX:
+            what = what[: _DESCRIPTION_CHARS_MAX - 3] + "..."
+        rows.append([stage.id, _where(tiers), _some(nodes), what])
+    return _table(rows)
+
+
+def _reflexes(plan: Plan) -> str:
+    if not plan.loops:
+        return ""
+    rows = [["reflex", "path", "predicted", "deadline"]]
+    rows += [
+        [x.act, x.path, format_duration(x.predicted_ns), format_duration(x.deadline_ns)] for x in plan.loops
+    ]
+    return _table(rows)
+
+
+def _links(plan: Plan) -> str:
+    rows = [["link", "bytes/day", "raw frames/day", "of raw", "of bandwidth", f"{plan.currency}/month"]]
+    for x in plan.links:
+        raw = f"{x.bytes_per_day / x.raw_bytes_per_day:.2%}" if x.raw_bytes_per_day else "-"
+        sizes = [format_bytes(x.bytes_per_day), format_bytes(x.raw_bytes_per_day)]
+        rows.append([x.link, *sizes, raw, f"{x.share:.2%}", f"{x.money_per_month:.2f}"])
+    return _table(rows)
+
+
+def _nodes(plan: Plan) -> str:
+    rows = [["node", "cpus busy", "of", "memory", "of"]]
+    for x in plan.nodes:
+        memory = [format_bytes(x.memory_bytes), format_bytes(x.memory_bytes_max)]
+        rows.append([x.node, f"{x.cpus:.4f}", f"{x.cpus_max:g}", *memory])
+    return _table(rows)
+
+
+def _money(plan: Plan) -> str:
+    m = plan.money
+    parts = f"links {m.links:.2f}, energy {m.energy:.2f}, cpu {m.cpu:.2f}, nodes {m.nodes:.2f}"
+    if plan.proved:
+        sure = f"proved optimal ({plan.solver}): no placement that obeys the rules costs less"
+    else:
+        sure = f"not proved: the best may be {plan.gap:.2%} cheaper ({plan.solver} stopped at its budget)"
+    return f"{m.total:.2f} {plan.currency} per month: {parts}\n{sure}"
+
+
+def _verdict(option: Option, currency: str) -> str:
+    if not option.allowed:
+        return "no: " + "\n    and ".join(str(r) for r in option.forbidden_by)
+    if option.tie:
+        cost = "costs the same (a tie; faster reflexes, then lower tiers decided)"
+    else:
+        cost = f"{option.money_more_per_month:+.2f} {currency}/month"
+        if abs(option.money_more_per_month) < 0.005:
+            cost = f"{option.money_more_per_month:+.2g} {currency}/month"
+    return cost + _loop(option.loops)
+
+
+def _loop(loops: Sequence[Loop]) -> str:
+    return f", loop {format_duration(max(x.predicted_ns for x in loops))}" if loops else ""
+
+
+def _where(tiers: dict[str, str]) -> str:
+    distinct = dict.fromkeys(tiers.values())
+    if len(distinct) == 1:
+        return next(iter(distinct))
+    return ", ".join(f"{tier} ({_some([p for p, t in tiers.items() if t == tier])})" for tier in distinct)
+
+
+def _some(names: Sequence[str]) -> str:
+    few = list(dict.fromkeys(names))
+    return ", ".join(few) if len(few) <= 3 else f"{', '.join(few[:2])} and {len(few) - 2} more"
+
+
+def _table(rows: list[list[str]]) -> str:
+    """Columns of equal width, two spaces apart; the last one may be ragged."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
+    lines = ("  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[-1]]) for row in rows)
+    return "\n".join("  " + line.rstrip() for line in lines)

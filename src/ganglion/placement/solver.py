@@ -1,0 +1,151 @@
+"""The only door to HiGHS: small mixed-integer programs, solved to proof; budgets count nodes, not time.
+
+The same program gives the same answer on every run: one thread, a fixed seed, no wall clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import highspy
+import numpy as np
+
+NAME = "HiGHS " + ".".join(
+    str(v) for v in (highspy.HIGHS_VERSION_MAJOR, highspy.HIGHS_VERSION_MINOR, highspy.HIGHS_VERSION_PATCH)
+)
+BRANCH_NODES_MAX = 100_000
+LP_STEPS_MAX = 5_000_000
+_FEASIBILITY = 1e-9
+_GAP_NONE = 1e-9
+_SMALLEST = 1e-12
+"""HiGHS takes no smaller coefficient; rows are scaled to a limit of about 1."""
+
+
+class OutOfBudget(Exception):
+    """The budget ended before any solution was found; the planner makes an operating error of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """``low <= sum(coefficient x column) <= high``; ``tag``: whose row it is, None if it always holds."""
+
+    columns: tuple[int, ...]
+    coefficients: tuple[float, ...]
+    low: float
+    high: float
+    tag: object = None
+
+
+def as_row(
+    terms: Mapping[int, float], *, low: float = -np.inf, high: float = np.inf, tag: object = None
+) -> Row:
+    """A row without the terms that are too small to matter."""
+    kept = {column: value for column, value in terms.items() if abs(value) > _SMALLEST}
+    return Row(tuple(kept), tuple(kept.values()), low, high, tag)
+
+
+@dataclass(slots=True)
+class Program:
+    """Columns between 0 and their upper bound, whole or not, and rows."""
+
+    upper: list[float] = field(default_factory=list)
+    whole: list[bool] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+
+    def column(self, *, whole: bool) -> int:
+        """A new column between 0 and 1."""
+        self.upper.append(1.0)
+        self.whole.append(whole)
+        return len(self.upper) - 1
+
+    def row(
+        self, terms: Mapping[int, float], *, low: float = -np.inf, high: float = np.inf, tag: object = None
+    ) -> None:
+        """A new row."""
+        self.rows.append(as_row(terms, low=low, high=high, tag=tag))
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """Column values, the objective, and how much lower the best might be (0: proved)."""
+
+    values: tuple[float, ...]
+    objective: float
+    gap: float
+
+
+def solve(
+    program: Program,
+    costs: Mapping[int, float],
+    *,
+    zero: Sequence[int] = (),
+    rows: Sequence[Row] | None = None,
+) -> Solution | None:
+    """Minimises; None when there is no solution. ``zero``: columns held at 0; ``rows``: instead of all rows.
+
+    Raises `OutOfBudget` when the budget ended without a solution.
+    """
+    highs = _prepared(program, costs, zero, program.rows if rows is None else rows)
+    highs.run()
+    status = highs.getModelStatus()
+    if status in (highspy.HighsModelStatus.kInfeasible, highspy.HighsModelStatus.kUnboundedOrInfeasible):
+        return None  # every column has both bounds, so nothing is unbounded
+    info = highs.getInfo()
+    if info.primal_solution_status != highspy.SolutionStatus.kSolutionStatusFeasible:
+        raise OutOfBudget(str(status))
+    values = tuple(float(v) for v in highs.getSolution().col_value)
+    objective = float(info.objective_function_value)
+    if status == highspy.HighsModelStatus.kOptimal:
+        return Solution(values, objective, 0.0)
+    bound = float(info.mip_dual_bound)
+    gap = (objective - bound) / max(abs(objective), _GAP_NONE)
+    return Solution(values, objective, gap if np.isfinite(gap) and gap > _GAP_NONE else 1.0)
+
+
+class _Quiet(highspy.Highs):
+    """Without callbacks: setting them up prints a banner before any option can forbid it, and we use none."""
+
+    def enableCallbacks(self) -> None:  # noqa: N802  # the name is HiGHS's
+        self.setOptionValue("output_flag", False)
+
+
+def _prepared(
+    program: Program, costs: Mapping[int, float], zero: Sequence[int], rows: Sequence[Row]
+) -> highspy.Highs:
+    highs = _Quiet()  # type: ignore[no-untyped-call]  # HiGHS does not annotate its constructor
+    options: dict[str, bool | int | float | str] = {
+        "threads": 1,
+        "parallel": "off",
+        "random_seed": 0,
+        "mip_rel_gap": 0.0,
+        "mip_abs_gap": _GAP_NONE,
+        "mip_feasibility_tolerance": _FEASIBILITY,
+        "primal_feasibility_tolerance": _FEASIBILITY,
+        "dual_feasibility_tolerance": _FEASIBILITY,
+        "small_matrix_value": _SMALLEST,
+        "mip_max_nodes": BRANCH_NODES_MAX,
+        "simplex_iteration_limit": LP_STEPS_MAX,
+    }
+    for option, value in options.items():
+        assert highs.setOptionValue(option, value) == highspy.HighsStatus.kOk, option
+    lp = highspy.HighsLp()
+    count = len(program.upper)
+    lp.num_col_, lp.num_row_ = count, len(rows)
+    objective = np.zeros(count)
+    for column, value in costs.items():
+        objective[column] = value
+    upper = np.array(program.upper)
+    upper[list(zero)] = 0.0
+    lp.col_cost_, lp.col_lower_, lp.col_upper_ = objective, np.zeros(count), upper
+    lp.row_lower_ = np.array([r.low for r in rows])
+    lp.row_upper_ = np.array([r.high for r in rows])
+    lp.integrality_ = [
+        highspy.HighsVarType.kInteger if w else highspy.HighsVarType.kContinuous for w in program.whole
+    ]
+    lp.a_matrix_.format_ = highspy.MatrixFormat.kRowwise
+    lp.a_matrix_.start_ = np.cumsum([0, *(len(r.columns) for r in rows)])
+    lp.a_matrix_.index_ = np.array([c for r in rows for c in r.columns], dtype=np.int32)
+    lp.a_matrix_.value_ = np.array([v for r in rows for v in r.coefficients], dtype=float)
+    assert highs.passModel(lp) == highspy.HighsStatus.kOk
+    return highs
