@@ -88,8 +88,10 @@ def _raised_in(module: str, tree: ast.Module, classes: set[str]) -> Iterator[Rai
         where = f"{module}:{call.lineno}"
         argument = _argument(call, maker)
         literals = _literals(argument, function) if argument else []
-        for literal in literals or [None]:
-            yield Raised(None if literal is None else maker.prefix + literal, maker.kind, what, where)
+        if not literals:
+            yield Raised(None, maker.kind, what, where)
+        for literal in literals:
+            yield Raised(maker.prefix + literal, maker.kind, what, where)
 
 
 def _calls(tree: ast.Module) -> Iterator[tuple[ast.Call, Function | None]]:
