@@ -24,12 +24,16 @@ DRAIN_NS_MAX = 60_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Emulation:
-    """One device of a host: its origin, its assignment, and which events it plays."""
+    """One device of a host: its origin, its assignment, which events it plays, and when it begins.
+
+    It measures ``phase_ns`` later than the host's start, and is steady for ``lead_frames`` before its first shot.
+    """
 
     origin: str
     assignment: Assignment
     index: int
     stride: int
+    lead_frames: int
     phase_ns: int
 
 
@@ -44,7 +48,6 @@ class DeviceHostConfig:
     actuators: frozenset[str]
     period_frames: int
     devices: tuple[Emulation, ...]
-    lead_frames: int = 0
 
 
 class DeviceHost:
@@ -70,7 +73,7 @@ class DeviceHost:
                     index=d.index,
                     stride=d.stride,
                     period_frames=config.period_frames,
-                    lead_frames=config.lead_frames,
+                    lead_frames=d.lead_frames,
                 ),
                 boot=boot,
                 clock=host.clock,

@@ -238,6 +238,11 @@ class SystemChances:
 _KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 
 
+def variable(name: str) -> str | None:
+    """An environment variable; None when it is unset or empty."""
+    return os.environ.get(name) or None
+
+
 def system_host(root: Path, seed: int | None = None) -> Host:
     """This machine, with ``root`` as the directory for state; raises ``host.disk`` when it cannot be made.
 

@@ -1,0 +1,35 @@
+"""Feeder protection, written once: relays measure, a breaker opens within 20 ms, only what matters goes up."""
+
+import detect
+
+import ganglion as gg
+
+features = gg.kernel(x=gg.f32[6, 64], units={"rms": "A", "peak": "A", "i_rms": "A", "v_rms": "V"})(detect.features)
+decide = gg.kernel(f=features, state=detect.STATE)(detect.decide)
+
+flow = gg.Flow("feeder-protection")
+
+# One cycle of three voltages and three currents; stored as integers of 0.25 V and 1 A, as the recorder gives them.
+cycle = flow.source(
+    "cycle",
+    gg.Frame(6, 64, dtype="i16", unit=("V", "V", "V", "A", "A", "A"), scale=(0.25, 0.25, 0.25, 1, 1, 1)),
+    every="16.667ms",
+    labels=gg.Labels(origin="DE", categories={"critical-infrastructure"}),
+    keep_in=("EU",),
+)
+
+measured = cycle.map(features)
+# A feeder sees a few faults a day at most; `ganglion run` plays far more and plans with what it plays.
+trips = measured.map(decide).where(lambda t: t.trip, id="trips", selectivity=1e-6)
+
+# The reflex: local, whether there is an uplink or not.
+trips.act("breaker", "open", within="20ms")
+
+# Frames of interest only, to find out later what happened.
+cycle.around(trips, before="100ms", after="200ms", id="incident").sink("incidents")
+
+# One-minute trends per relay to the edge and the cloud, and of the whole feeder.
+minutes = measured.window("1min").aggregate(rms=gg.mean("rms"), peak=gg.max("peak"), id="minutes")
+minutes.sink("edge_trends", at="edge")
+minutes.sink("trends")
+minutes.rollup(id="feeder_minutes").sink("feeder_trends")

@@ -1,0 +1,140 @@
+"""What an agent process is told at start, as one JSON file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from ganglion.core.errors import DataError
+from ganglion.core.units import NS_PER_S
+from ganglion.device.devicehost import DeviceHostConfig, Emulation
+from ganglion.flow.assignment import Assignment
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Byte caps of a site's streams, and how often a node ticks and reports."""
+
+    journal_bytes_max: int = 1 << 30
+    outbox_bytes_max: int = 1 << 30
+    inbox_bytes_max: int = 1 << 30
+    tick_ns: int = NS_PER_S
+    report_ns: int = NS_PER_S // 4
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """A gateway, edge or cloud node. Ports are of 127.0.0.1; 0 means there is none.
+
+    ``parent_url``: the leaf address of the parent site's server, empty at the top. ``children``: site ids.
+    ``coap_port``: where devices send, for gateways. ``paths``: whose origins may send here.
+    """
+
+    assignment: Assignment
+    flow_dir: Path
+    nats_port: int
+    leaf_port: int
+    parent_url: str
+    children: tuple[str, ...]
+    coap_port: int
+    paths: tuple[str, ...]
+    limits: Limits = Limits()
+
+    @property
+    def site(self) -> str:
+        return self.assignment.site
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "kind": "node",
+            "assignment": self.assignment.to_json(),
+            "flow_dir": str(self.flow_dir),
+            "nats_port": self.nats_port,
+            "leaf_port": self.leaf_port,
+            "parent_url": self.parent_url,
+            "children": list(self.children),
+            "coap_port": self.coap_port,
+            "paths": list(self.paths),
+            "limits": {name: getattr(self.limits, name) for name in Limits.__dataclass_fields__},
+        }
+
+
+def device_host_json(config: DeviceHostConfig) -> dict[str, Any]:
+    """The JSON of a device host's configuration."""
+    return {
+        "kind": "devices",
+        "name": config.name,
+        "flow_dir": str(config.flow_dir),
+        "data_dir": str(config.data_dir),
+        "gateway": list(config.gateway),
+        "actuators": sorted(config.actuators),
+        "period_frames": config.period_frames,
+        "devices": [
+            {
+                "origin": d.origin,
+                "assignment": d.assignment.to_json(),
+                "index": d.index,
+                "stride": d.stride,
+                "lead_frames": d.lead_frames,
+                "phase_ns": d.phase_ns,
+            }
+            for d in config.devices
+        ],
+    }
+
+
+def load_config(path: Path) -> NodeConfig | DeviceHostConfig:
+    """Reads a configuration file; raises `DataError` ``agent.config`` when it is missing or has another form."""
+    try:
+        value = orjson.loads(path.read_bytes())
+        if value["kind"] == "devices":
+            return _device_host(value)
+        return _node(value)
+    except (OSError, orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            "agent.config",
+            f"{path} is not an agent's configuration",
+            why=f"{type(error).__name__}: {error}",
+            next_step="let ganglion run write it",
+        ) from error
+
+
+def _node(value: Mapping[str, Any]) -> NodeConfig:
+    return NodeConfig(
+        Assignment.from_json(value["assignment"]),
+        Path(value["flow_dir"]),
+        int(value["nats_port"]),
+        int(value["leaf_port"]),
+        str(value["parent_url"]),
+        tuple(value["children"]),
+        int(value["coap_port"]),
+        tuple(value["paths"]),
+        Limits(**value["limits"]),
+    )
+
+
+def _device_host(value: Mapping[str, Any]) -> DeviceHostConfig:
+    devices = tuple(
+        Emulation(
+            d["origin"],
+            Assignment.from_json(d["assignment"]),
+            int(d["index"]),
+            int(d["stride"]),
+            int(d["lead_frames"]),
+            int(d["phase_ns"]),
+        )
+        for d in value["devices"]
+    )
+    return DeviceHostConfig(
+        value["name"],
+        Path(value["flow_dir"]),
+        Path(value["data_dir"]),
+        (str(value["gateway"][0]), int(value["gateway"][1])),
+        frozenset(value["actuators"]),
+        int(value["period_frames"]),
+        devices,
+    )

@@ -1,0 +1,198 @@
+"""A gateway's side of the devices: rows come in by CoAP, reflexes fire at once, the answer waits for the disk.
+
+The order matters and is the point: decode, reflex (memory only), journal (fsync), acknowledgement.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ganglion.connectors.batch_senml import decode
+from ganglion.connectors.coap.endpoint import Endpoint, Request, Response
+from ganglion.connectors.coap.message import Code
+from ganglion.connectors.coap.settings import Settings
+from ganglion.core.batch import Batch
+from ganglion.core.errors import ConnectorError, DataError, MessagingError
+from ganglion.core.packing import pack, unpack
+from ganglion.core.wire import End, Item, encode
+from ganglion.engine.graph import Emission, Graph
+from ganglion.flow.assignment import Assignment, path_of
+from ganglion.flow.spec import FlowSpec
+from ganglion.flow.stages import ActStage
+from ganglion.host.ports import Chance
+
+DATAGRAM_BYTES_MAX = 4096
+COMMAND_TIMEOUT_NS = 10_000_000_000
+COMMANDS_MAX = 256
+"""Commands under way at once; more are refused and counted."""
+ORIGINS_MAX = 10_000
+
+COAP = Settings(
+    ack_timeout_ns=200_000_000, max_retransmit=5, nstart=16, datagram_bytes_max=DATAGRAM_BYTES_MAX
+)
+
+Append = Callable[[Item, bytes], Awaitable[None]]
+"""Puts an encoded item into the journal; returns when it is safe on disk."""
+
+
+@dataclass(slots=True)
+class IngestCounts:
+    """What came in from devices and what was made of it."""
+
+    messages: int = 0
+    rows: int = 0
+    duplicated_rows: int = 0
+    bad: int = 0
+    refused: int = 0
+    unavailable: int = 0
+    commands: int = 0
+    commands_failed: int = 0
+
+
+@dataclass(slots=True)
+class _Line:
+    """One stream of one origin: the highest row a reflex has seen, and the highest row on disk."""
+
+    reflexed: int
+    stored: int
+    ended: bool
+    lock: asyncio.Lock
+
+
+class Ingest:
+    """The CoAP server of a gateway. ``last_seq`` tells what the journal already has, after a restart."""
+
+    def __init__(
+        self,
+        spec: FlowSpec,
+        assignment: Assignment,
+        reflex: Graph,
+        append: Append,
+        *,
+        streams: frozenset[str],
+        paths: frozenset[str],
+        last_seq: Callable[[str, str], int],
+    ) -> None:
+        self.counts = IngestCounts()
+        self._spec = spec
+        self._reflex = reflex
+        self._append = append
+        self._streams = streams
+        self._paths = paths
+        self._last_seq = last_seq
+        self._lines: dict[tuple[str, str], _Line] = {}
+        self._commands: set[asyncio.Task[None]] = set()
+        self._endpoint: Endpoint | None = None
+        self._acts = {s.id: s for s in spec.reflexes if s.id in assignment.runs}
+
+    def take_over(self, state: dict[str, Any]) -> None:
+        """Puts the reflex where the durable engine is: call it before `open`."""
+        self._reflex.restore(unpack(pack(state)))  # a copy: the engine goes on changing its own
+
+    async def open(self, port: int, chance: Chance) -> None:
+        """Listens on 127.0.0.1; raises ``host.port-taken``."""
+        self._endpoint = await Endpoint.open(port=port, handler=self.handle, random=chance, settings=COAP)
+
+    async def close(self) -> None:
+        """Stops listening; commands under way are given up."""
+        for task in self._commands:
+            task.cancel()
+        if self._endpoint is not None:
+            await self._endpoint.close()
+
+    def handle(self, request: Request) -> Response | Awaitable[Response]:
+        """POST s/STREAM with SenML rows, or s/STREAM/end with the origin's name."""
+        self.counts.messages += 1
+        path = request.path
+        if request.method != Code.POST or len(path) not in (2, 3) or path[0] != "s":
+            self.counts.refused += 1
+            return Response(Code.NOT_FOUND, b"post rows to s/STREAM")
+        stream = path[1]
+        if stream not in self._streams:
+            self.counts.refused += 1
+            return Response(Code.NOT_FOUND, f"no stream {stream!r} comes from devices here".encode())
+        try:
+            item = self._decode(request, stream)
+        except DataError as error:
+            self.counts.bad += 1
+            return Response(Code.BAD_REQUEST, str(error).encode())
+        if path_of(item.origin) not in self._paths or len(self._lines) >= ORIGINS_MAX:
+            self.counts.refused += 1
+            return Response(Code.FORBIDDEN, f"{item.origin!r} does not belong to this gateway".encode())
+        line = self._line(item)
+        if isinstance(item, Batch):
+            self.counts.rows += len(item)
+            self._react(item, line, request)
+        return self._store(item, line)
+
+    def _decode(self, request: Request, stream: str) -> Item:
+        if len(request.path) == 3 and request.path[2] == "end":
+            return End(stream, request.payload.decode("ascii", "replace"))
+        return decode(request.payload, stream, self._spec[stream].schema)
+
+    def _line(self, item: Item) -> _Line:
+        key = (item.stream, item.origin)
+        line = self._lines.get(key)
+        if line is None:
+            last = self._last_seq(*key)
+            line = self._lines[key] = _Line(last, last, ended=False, lock=asyncio.Lock())
+        return line
+
+    def _react(self, batch: Batch, line: _Line, request: Request) -> None:
+        """The reflex: before any await, on rows no reflex has seen."""
+        fresh = batch if batch.first_seq > line.reflexed else batch.take(batch.seq > line.reflexed)
+        if not len(fresh):
+            return
+        line.reflexed = fresh.last_seq
+        for emission in self._reflex.push(fresh):
+            self._command(emission, request.peer)
+
+    def _command(self, emission: Emission, peer: Any) -> None:
+        assert isinstance(emission.item, Batch) and self._endpoint is not None
+        act: ActStage = self._acts[emission.stage]
+        for seq in emission.item.seq.tolist():
+            self.counts.commands += 1
+            if len(self._commands) >= COMMANDS_MAX:
+                self.counts.commands_failed += 1
+                continue
+            command_id = f"{act.id}:{emission.item.origin}:{seq}"
+            task = asyncio.ensure_future(self._send_command(act, command_id, seq, (peer[0], peer[1])))
+            self._commands.add(task)
+            task.add_done_callback(self._commands.discard)
+
+    async def _send_command(self, act: ActStage, command_id: str, seq: int, address: tuple[str, int]) -> None:
+        assert self._endpoint is not None
+        payload = pack({"verb": act.verb, "id": command_id, "seq": seq})
+        try:
+            response = await self._endpoint.request(
+                address, Code.PUT, f"a/{act.actuator}", payload, 60, COMMAND_TIMEOUT_NS
+            )
+            failed = not response.ok
+        except ConnectorError:
+            failed = True
+        self.counts.commands_failed += failed
+
+    async def _store(self, item: Item, line: _Line) -> Response:
+        async with line.lock:
+            if isinstance(item, Batch):
+                old = int((item.seq <= line.stored).sum())
+                self.counts.duplicated_rows += old
+                if old == len(item):
+                    return Response(Code.CHANGED)
+                if old:
+                    item = item.take(item.seq > line.stored)
+            elif line.ended:
+                return Response(Code.CHANGED)
+            try:
+                await self._append(item, encode(item))
+            except MessagingError as error:
+                self.counts.unavailable += 1
+                return Response(Code.SERVICE_UNAVAILABLE, str(error).encode())
+            if isinstance(item, Batch):
+                line.stored = item.last_seq
+            else:
+                line.ended = True
+        return Response(Code.CHANGED)

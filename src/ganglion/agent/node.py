@@ -1,0 +1,248 @@
+"""One site's node: every subsystem is listed and wired here, and nowhere else.
+
+Profiles differ only in what is listed: a gateway has an ingest and a reflex, the cloud has no outbox. A cut uplink
+changes nothing here: the engine goes on, the outbox grows, and the parent draws it down when it can.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import orjson
+
+from ganglion.agent.config import NodeConfig
+from ganglion.agent.ingest import Ingest
+from ganglion.agent.streams import TICK_STREAM, BusJournal, BusOutbox
+from ganglion.core.errors import FlowError, HostError, MessagingError
+from ganglion.core.wire import Item
+from ganglion.engine.durable import Durable
+from ganglion.engine.graph import Graph
+from ganglion.flow.load import load_flow
+from ganglion.flow.spec import FlowSpec
+from ganglion.host.ports import Host
+from ganglion.messaging import subjects
+from ganglion.messaging.janitor import Janitor
+from ganglion.messaging.nats import NatsBus, connect
+from ganglion.messaging.provision import Caps, provision
+from ganglion.messaging.server import ServerSettings, SiteServer
+
+REPORT = "report.json"
+STORE_RESERVE_BYTES = 256 << 20
+OUTBOX_TAIL_MESSAGES = 0
+
+
+@dataclass(slots=True)
+class Subsystems:
+    """What a running node consists of."""
+
+    server: SiteServer
+    bus: NatsBus
+    engine: Durable
+    outbox: BusOutbox | None
+    janitor: Janitor
+    ingest: Ingest | None
+
+
+class Node:
+    """Runs one assignment until `stop`; any subsystem that fails for good ends `run` with its error."""
+
+    def __init__(self, config: NodeConfig, host: Host, *, server_binary: str | None = None) -> None:
+        self.config = config
+        self._host = host
+        self._binary = server_binary
+        self._phase = "starting"
+        self._stop = asyncio.Event()
+        self._parts: Subsystems | None = None
+        self._checkpoint_seq = 0
+        self._spec = self._load()
+
+    def _load(self) -> FlowSpec:
+        spec = load_flow(self.config.flow_dir)
+        if spec.digest != self.config.assignment.flow_digest:
+            raise FlowError(
+                "flow.changed",
+                f"{self.config.flow_dir} is not the flow that was planned",
+                why=f"its digest is {spec.digest[:12]}, the plan's {self.config.assignment.flow_digest[:12]}",
+                next_step="plan and start again: ganglion run FLOW_DIR",
+            )
+        return spec
+
+    def stop(self) -> None:
+        """Ends `run` after a last checkpoint."""
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Starts every subsystem, keeps them running, ends them in reverse order."""
+        server = self._server()
+        await server.start()
+        try:
+            async with asyncio.TaskGroup() as group:
+                keeping = group.create_task(server.run())
+                parts = self._parts = await self._open(server)
+                reporting = group.create_task(self._report())
+                engine = group.create_task(parts.engine.run())
+                tasks = [keeping, reporting, engine, group.create_task(parts.janitor.run())]
+                await self._first(engine, parts.engine.caught_up)
+                if parts.ingest is not None:
+                    await self._accept(parts.ingest, parts.engine)
+                    tasks.append(group.create_task(self._tick()))
+                self._phase = "ready"
+                await self._first(engine, self._stop)
+                self._phase = "stopping"
+                if parts.ingest is not None:
+                    await parts.ingest.close()
+                for task in tasks:
+                    task.cancel()
+            await self._close(parts)
+        finally:
+            await server.stop()
+
+    async def _first(self, engine: asyncio.Task[None], event: asyncio.Event) -> None:
+        """Waits for the event, or for the engine to fail (which the task group then reports)."""
+        waiting = asyncio.ensure_future(event.wait())
+        await asyncio.wait({engine, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+
+    def _server(self) -> SiteServer:
+        config, limits = self.config, self.config.limits
+        return SiteServer(
+            ServerSettings(
+                site=config.site,
+                port=config.nats_port,
+                store_max_bytes=limits.journal_bytes_max
+                + limits.outbox_bytes_max
+                + limits.inbox_bytes_max
+                + STORE_RESERVE_BYTES,
+                leaf_port=config.leaf_port or None,
+                parent_url=config.parent_url or None,
+                binary=self._binary,
+            ),
+            self._host,
+        )
+
+    async def _open(self, server: SiteServer) -> Subsystems:
+        config, site = self.config, self.config.site
+        limits = config.limits
+        bus = await connect(server.url, name=config.assignment.node)
+        caps = Caps(limits.journal_bytes_max, limits.outbox_bytes_max, limits.inbox_bytes_max)
+        await provision(bus, site, caps, children=config.children)
+        source = subjects.journal(site) if config.coap_port else subjects.inbox(site)
+        janitor = Janitor(bus, self._host.clock, source=source, outbox=subjects.outbox(site))
+        outbox = BusOutbox(bus, subjects.outbox(site), self._host.clock) if config.parent_url else None
+
+        def checkpointed(seq: int) -> None:
+            self._checkpoint_seq = seq
+            janitor.processed(seq)
+
+        engine = Durable(
+            self._spec,
+            config.assignment,
+            BusJournal(bus, source),
+            outbox,
+            disk=self._host.disk,
+            clock=self._host.clock,
+            gather=bool(config.coap_port),
+            on_checkpoint=checkpointed,
+        )
+        return Subsystems(server, bus, engine, outbox, janitor, self._ingest(bus, engine))
+
+    def _ingest(self, bus: NatsBus, engine: Durable) -> Ingest | None:
+        config = self.config
+        if not config.coap_port:
+            return None
+        journal = subjects.journal(config.site)
+        above = config.assignment
+
+        async def append(item: Item, payload: bytes) -> None:
+            await bus.append(journal, subjects.journal_subject(item.stream, item.origin), payload)
+
+        consumed = {s for stage in above.runs for s in self._spec[stage].inputs}
+        wanted = {s for s in consumed | set(above.exports) if s not in above.runs}
+        return Ingest(
+            self._spec,
+            above,
+            Graph(self._spec, above, "reflex"),
+            append,
+            streams=frozenset(wanted),
+            paths=frozenset(config.paths),
+            last_seq=engine.progress.last_seq,
+        )
+
+    async def _accept(self, ingest: Ingest, engine: Durable) -> None:
+        """Opens the door to devices, with the reflex in the state the journal left it in."""
+        ingest.take_over(engine.graph.snapshot())
+        await ingest.open(self.config.coap_port, self._host.chances.stream("coap"))
+
+    async def _tick(self) -> None:
+        """Time enters the engine as journal messages, so that a replay sees it pass in the same place."""
+        parts = self._parts
+        assert parts is not None
+        journal = subjects.journal(self.config.site)
+        while True:
+            await self._host.clock.sleep_ns(self.config.limits.tick_ns)
+            if parts.engine.holds:
+                try:
+                    await parts.bus.append(
+                        journal, subjects.journal_subject(TICK_STREAM, self.config.site), b""
+                    )
+                except MessagingError:
+                    continue  # the server is restarting or full: the next tick will do
+
+    async def _close(self, parts: Subsystems) -> None:
+        await parts.engine.checkpoint()
+        self._phase = "stopped"
+        await self._write_report(parts)
+        await parts.bus.close()
+
+    async def _report(self) -> None:
+        parts = self._parts
+        assert parts is not None
+        while True:
+            await self._write_report(parts)
+            await self._host.clock.sleep_ns(self.config.limits.report_ns)
+
+    async def _write_report(self, parts: Subsystems) -> None:
+        try:
+            report = await self._state(parts)
+            await asyncio.to_thread(self._host.disk.replace, REPORT, orjson.dumps(report))
+        except (MessagingError, HostError):
+            return  # a report that cannot be made now is made next time; its age tells
+
+    async def _state(self, parts: Subsystems) -> dict[str, Any]:
+        """What the node runs and how far it is; ``settled`` when it owes nobody anything."""
+        config, engine = self.config, parts.engine
+        source = subjects.journal(config.site) if config.coap_port else subjects.inbox(config.site)
+        outbox = subjects.outbox(config.site)
+        input_last = (await parts.bus.state(source)).last_seq
+        delivered = await parts.bus.delivered(outbox) if parts.outbox else engine.progress.ordinal
+        progress = engine.progress
+        settled = (
+            progress.input_seq == input_last == self._checkpoint_seq
+            and not engine.holds
+            and delivered == progress.ordinal
+        )
+        return {
+            "node": config.assignment.node,
+            "tier": config.assignment.tier,
+            "phase": self._phase,
+            "at_ns": self._host.clock.monotonic_ns(),
+            "server_pid": parts.server.pid,
+            "server_restarts": parts.server.restarts,
+            "runs": sorted(config.assignment.runs),
+            "input_seq": progress.input_seq,
+            "input_last": input_last,
+            "checkpoint_seq": self._checkpoint_seq,
+            "ordinal": progress.ordinal,
+            "delivered": delivered,
+            "settled": settled,
+            "bad_messages": progress.bad_messages,
+            "duplicated_rows": progress.duplicated_rows,
+            "out_of_order_rows": progress.out_of_order_rows,
+            "trouble": [
+                t for t in (progress.disk_trouble, parts.outbox.trouble if parts.outbox else "") if t
+            ],
+            "stages": {s: c.to_json() for s, c in engine.counts().items()},
+            "ingest": asdict(parts.ingest.counts) if parts.ingest else None,
+        }

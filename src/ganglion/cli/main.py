@@ -1,0 +1,200 @@
+"""The commands and their options."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+from rich.console import Console
+
+from ganglion.cli.live import watching
+from ganglion.core.errors import GanglionError
+from ganglion.core.units import parse_duration_ns
+from ganglion.flow.load import load_flow
+from ganglion.flow.spec import FlowSpec
+from ganglion.host.system import system_host
+from ganglion.placement import plan as make_plan
+from ganglion.placement import report as plan_text
+from ganglion.placement import why, why_text
+from ganglion.core.topology import Topology
+from ganglion.sim.report import text as report_text
+from ganglion.sim.run import load_topology
+from ganglion.sim.run import run as run_world
+from ganglion.sim.rundir import make_run_dir
+from ganglion.sim.settings import Settings, parse_cut
+
+EXIT_UNSOUND = 1
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Write a data flow once; see where each stage runs, and run it there.",
+)
+
+FlowDir = Annotated[Path, typer.Argument(metavar="FLOW_DIR", help="A folder with flow.py and topology.yaml.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Devices = Annotated[
+    int | None, typer.Option("--devices", help="This many devices in all, shared out to the gateways.")
+]
+Pins = Annotated[
+    list[str] | None, typer.Option("--pin", help="STAGE=TIER: force a stage onto a tier. Repeatable.")
+]
+
+
+@app.command()
+def flow(flow_dir: FlowDir, as_json: AsJson = False) -> None:
+    """Print a flow as a diagram, or as its stable JSON."""
+    spec = load_flow(flow_dir)
+    sys.stdout.write(spec.dumps() if as_json else spec.diagram())
+
+
+@app.command()
+def plan(
+    flow_dir: FlowDir,
+    why_stage: Annotated[
+        str | None,
+        typer.Option("--why", metavar="STAGE", help="Say for one stage what every other tier would mean."),
+    ] = None,
+    devices: Devices = None,
+    pin: Pins = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print where each stage runs, the predicted loop latency, bytes per day and money per month."""
+    spec, topology = _given(flow_dir, devices)
+    chosen = make_plan(spec, topology, pins=_pins(pin))
+    if why_stage is not None:
+        reasons = why(spec, topology, chosen, why_stage)
+        sys.stdout.write(_json(reasons.to_json()) if as_json else why_text(reasons))
+        return
+    sys.stdout.write(_json(chosen.to_json()) if as_json else plan_text(chosen, spec))
+
+
+@app.command()
+def run(
+    flow_dir: FlowDir,
+    duration: Annotated[str, typer.Option("--for", help="How long the devices measure.")] = "40s",
+    cut: Annotated[
+        list[str] | None,
+        typer.Option("--cut", metavar="SITE@FROM-TO", help="Cut a site's uplink. Repeatable."),
+    ] = None,
+    devices: Devices = None,
+    data: Annotated[
+        Path | None,
+        typer.Option("--data", metavar="DIR", help="Play these recordings: events.npz and labels.csv."),
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE", help="Write the report as JSON.")
+    ] = None,
+    pin: Pins = None,
+    seed: Annotated[int, typer.Option("--seed", help="What the flow's generator draws from.")] = 7,
+    run_dir: Annotated[
+        Path | None,
+        typer.Option("--run-dir", metavar="DIR", help="Where all state goes (default: runs/FLOW-TIME)."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run a flow on this machine as real processes, and report what was measured.
+
+    Exit status 0: nothing acknowledged was lost or doubled and no reflex was missed. 1: something was. 2: it could
+    not be run.
+    """
+    if report is not None:
+        _writable(report)
+    directory = make_run_dir(flow_dir, run_dir)
+    settings = Settings(
+        flow_dir=flow_dir,
+        run_dir=directory,
+        duration_ns=parse_duration_ns(duration),
+        cuts=tuple(parse_cut(c) for c in cut or ()),
+        devices=devices,
+        data_dir=data,
+        pins=_pins(pin),
+        seed=seed,
+    )
+    result = asyncio.run(_interruptible(settings, quiet=as_json))
+    content = _json(result)
+    if report is not None:
+        report.write_text(content, encoding="utf-8")
+    sys.stdout.write(content if as_json else report_text(result))
+    if not as_json:
+        sys.stdout.write(f"state and logs: {directory}\n")
+    if not result["ok"]:
+        raise typer.Exit(EXIT_UNSOUND)
+
+
+async def _interruptible(settings: Settings, *, quiet: bool) -> dict[str, Any]:
+    """The run; SIGINT and SIGTERM end it cleanly by cancelling it once."""
+    host = system_host(settings.run_dir, settings.seed)
+    loop = asyncio.get_running_loop()
+    with watching(host.clock, quiet=quiet) as watch:
+        running = asyncio.ensure_future(run_world(settings, host, watch))
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, running.cancel)
+        return await running
+
+
+def _given(flow_dir: Path, devices: int | None) -> tuple[FlowSpec, Topology]:
+    spec, topology = load_flow(flow_dir), load_topology(flow_dir)
+    return spec, topology if devices is None else topology.with_devices(devices)
+
+
+def _pins(given: list[str] | None) -> dict[str, str]:
+    pins: dict[str, str] = {}
+    for pin in given or ():
+        stage, equals, tier = pin.partition("=")
+        if not (stage and equals and tier):
+            raise GanglionError(
+                "cli.pin",
+                f"--pin {pin!r} cannot be used",
+                why="it is not STAGE=TIER",
+                next_step="e.g. --pin features=gateway",
+            )
+        pins[stage] = tier
+    return pins
+
+
+def _writable(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8"):
+            pass
+    except OSError as error:
+        raise GanglionError(
+            "cli.report",
+            f"the report cannot be written to {path}",
+            why=error.strerror or str(error),
+            next_step="name another file with --report",
+        ) from error
+
+
+def _json(value: Any) -> str:
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2).decode() + "\n"
+
+
+def main() -> None:
+    """Entry point: one clear line for every operating error."""
+    try:
+        app()
+    except GanglionError as error:
+        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        console.print(f"[bold red]error[/] \\[{error.code}] {_plain(error.what)}")
+        if error.why:
+            console.print(f"  why:  {_plain(error.why)}")
+        if error.next_step:
+            console.print(f"  next: {_plain(error.next_step)}")
+        sys.exit(EXIT_ERROR)
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        sys.stderr.write("interrupted; everything was stopped\n")
+        sys.exit(EXIT_INTERRUPTED)
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", "\\[")

@@ -1,0 +1,141 @@
+"""What a run left behind, read back from disk: device logs, node reports, sink files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.ipc
+
+from ganglion.core.batch import Batch
+from ganglion.core.errors import DataError
+from ganglion.core.schema import Schema
+from ganglion.flow.spec import FlowSpec
+from ganglion.flow.stages import SinkStage
+
+
+@dataclass(frozen=True, slots=True)
+class Shot:
+    """One event as it was played to one device: the truth detection is judged by."""
+
+    origin: str
+    row: int
+    kind: str
+    is_fault: bool
+    first_seq: int
+    inception_seq: int
+    end_seq: int
+    inception_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command's first arrival at its actuator; times are monotonic nanoseconds."""
+
+    command_id: str
+    origin: str
+    seq: int
+    frame_done_ns: int
+    arrived_ns: int
+
+    @property
+    def reaction_ns(self) -> int:
+        return self.arrived_ns - self.frame_done_ns
+
+
+@dataclass(slots=True)
+class SinkRows:
+    """The rows of one sink, per origin, in the order in which they were kept."""
+
+    schema: Schema
+    batches: list[Batch] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Evidence:
+    """Everything the checks look at. ``acknowledged``: (stream, origin) -> {sequence number: content digest}."""
+
+    acknowledged: dict[tuple[str, str], dict[int, int]] = field(default_factory=dict)
+    shots: list[Shot] = field(default_factory=list)
+    commands: list[Command] = field(default_factory=list)
+    repeated_commands: int = 0
+    sinks: dict[str, SinkRows] = field(default_factory=dict)
+    device_hosts: list[dict[str, Any]] = field(default_factory=list)
+    nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def gather(spec: FlowSpec, node_dirs: dict[str, Path], device_dirs: list[Path]) -> Evidence:
+    """Reads a stopped run's directories. Raises `DataError` ``run.evidence`` for a file that cannot be read."""
+    evidence = Evidence()
+    for directory in device_dirs:
+        for stream, origin, numbers, digests in _lines(directory / "acked.jsonl"):
+            evidence.acknowledged.setdefault((stream, origin), {}).update(zip(numbers, digests, strict=True))
+        evidence.shots += [Shot(**shot) for shot in _lines(directory / "shots.jsonl")]
+        seen: set[str] = set()
+        for line in _lines(directory / "commands.jsonl"):
+            if line["repeated"] or line["command_id"] in seen:
+                evidence.repeated_commands += 1
+                continue
+            seen.add(line["command_id"])
+            evidence.commands.append(Command(**{k: line[k] for k in Command.__dataclass_fields__}))
+        evidence.device_hosts.append(_report(directory))
+    for node, directory in node_dirs.items():
+        evidence.nodes[node] = _report(directory)
+        for stage in spec.stages:
+            path = directory / "sinks" / f"{stage.id}.arrows"
+            if isinstance(stage, SinkStage) and path.exists():
+                rows = evidence.sinks.setdefault(stage.id, SinkRows(stage.schema))
+                rows.batches += _sink_batches(path, stage)
+    return evidence
+
+
+def _report(directory: Path) -> dict[str, Any]:
+    path = directory / "report.json"
+    if not path.exists():
+        raise _unreadable(path, "it is missing: the process never reported")
+    value: dict[str, Any] = orjson.loads(path.read_bytes())
+    return value
+
+
+def _lines(path: Path) -> Iterator[Any]:
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                yield orjson.loads(line)
+            except orjson.JSONDecodeError as error:
+                raise _unreadable(path, f"line {number}: {error}") from error
+
+
+def _sink_batches(path: Path, stage: SinkStage) -> Iterator[Batch]:
+    try:
+        with pa.ipc.open_stream(path.read_bytes()) as reader:
+            for record in reader:
+                yield from _by_origin(record, stage)
+    except pa.ArrowInvalid as error:
+        raise _unreadable(path, str(error)) from error
+
+
+def _by_origin(record: pa.RecordBatch, stage: SinkStage) -> Iterator[Batch]:
+    origins = np.array(record.column("origin").to_pylist())
+    seq = record.column("seq").to_numpy()
+    time_ns = record.column("time_ns").to_numpy()
+    columns = {}
+    for f in stage.schema.fields:
+        column = record.column(f.name)
+        flat = column.flatten() if f.type.shape else column
+        columns[f.name] = flat.to_numpy(zero_copy_only=False).reshape(len(seq), *f.type.shape)
+    whole = Batch(stage.inputs[0], "", seq, time_ns, columns)
+    for origin in dict.fromkeys(origins.tolist()):
+        part = whole.take(origins == origin)
+        yield Batch(part.stream, origin, part.seq, part.time_ns, part.columns)
+
+
+def _unreadable(path: Path, why: str) -> DataError:
+    return DataError("run.evidence", f"{path} cannot be read", why=why, next_step="look at log.txt beside it")

@@ -1,0 +1,128 @@
+"""From a plan to the configuration of every process of a local run: ports, relays, devices, directories."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ganglion.agent.config import NodeConfig
+from ganglion.core.topology import Topology
+from ganglion.device.devicehost import DeviceHostConfig, Emulation
+from ganglion.device.player import shot_frames_min
+from ganglion.device.recording import Event
+from ganglion.flow.assignment import origin_name
+from ganglion.flow.spec import FlowSpec
+from ganglion.host.ports import Ports
+from ganglion.placement import Plan
+from ganglion.sim.settings import Settings
+
+PERIOD_NS_MAX = 2_400_000_000
+"""Shots come at least this often, so that a short run plays many."""
+LEAD_NS = 1_500_000_000
+"""How much of a run cannot be counted on for whole shots: the start and the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class SitePorts:
+    """Loopback ports of a site; 0 where it needs none."""
+
+    nats: int
+    leaf: int
+    coap: int
+
+
+def choose_ports(topology: Topology, ports: Ports) -> dict[str, SitePorts]:
+    """Free ports for every site, each given once."""
+    given: set[int] = set()
+
+    def free(kind: str) -> int:
+        while (port := ports.free(kind)) in given:
+            pass
+        given.add(port)
+        return port
+
+    return {
+        site_id: SitePorts(
+            free("tcp"),
+            free("tcp") if topology.children(site_id) else 0,
+            free("udp") if site.tier == "gateway" else 0,
+        )
+        for site_id, site in topology.sites.items()
+    }
+
+
+def start_order(topology: Topology) -> list[str]:
+    """Sites with parents first."""
+    order = [topology.cloud]
+    for site_id in order:
+        order += topology.children(site_id)
+    return order
+
+
+def node_config(
+    settings: Settings, topology: Topology, plan: Plan, site: str, ports: SitePorts, parent_port: int
+) -> NodeConfig:
+    """The configuration of a site's node; ``parent_port``: where its relay to the parent listens, 0 at the top."""
+    return NodeConfig(
+        assignment=plan.assignments()[topology.node_id(site)],
+        flow_dir=settings.flow_dir.resolve(),
+        nats_port=ports.nats,
+        leaf_port=ports.leaf,
+        parent_url=f"nats-leaf://127.0.0.1:{parent_port}" if parent_port else "",
+        children=tuple(topology.children(site)),
+        coap_port=ports.coap,
+        paths=tuple(p.id for p in topology.paths() if p.gateway == site),
+    )
+
+
+def period_frames(settings: Settings, spec: FlowSpec, events: Sequence[Event], devices: int) -> int:
+    """Frames from shot to shot: long enough to rest, short enough that every event is played once if that can be."""
+    every_ns = spec.sources[0].every_ns
+    usable_ns = max(0, settings.duration_ns - LEAD_NS)
+    rounds = -(-len(events) // devices)
+    # One round more than needed: devices begin at different times, up to a period late.
+    wanted_ns = min(PERIOD_NS_MAX, usable_ns // (rounds + 1))
+    return max(shot_frames_min(events), wanted_ns // every_ns)
+
+
+def device_hosts(
+    settings: Settings,
+    topology: Topology,
+    spec: FlowSpec,
+    plan: Plan,
+    data_dir: Path,
+    events: Sequence[Event],
+    coap_ports: dict[str, int],
+) -> dict[str, DeviceHostConfig]:
+    """One device host per gateway: ``devices-<gateway>`` -> its configuration. Origins share out the events."""
+    paths = topology.paths()
+    total = sum(p.count for p in paths)
+    period = period_frames(settings, spec, events, total)
+    every_ns = spec.sources[0].every_ns
+    assignments = plan.assignments()
+    hosts: dict[str, list[Emulation]] = {}
+    actuators: dict[str, set[str]] = {}
+    index = 0
+    for path in paths:
+        actuators.setdefault(path.gateway, set()).update(topology.devices[path.group].actuators)
+        for number in range(path.count):
+            # Devices do not measure in step, and their events do not come all at once.
+            origin, assignment = origin_name(path.id, number), assignments[f"device:{path.id}"]
+            lead_frames, phase_ns = index * period // total, index * every_ns // total
+            hosts.setdefault(path.gateway, []).append(
+                Emulation(origin, assignment, index, total, lead_frames, phase_ns)
+            )
+            index += 1
+    return {
+        f"devices-{gateway}": DeviceHostConfig(
+            name=f"devices-{gateway}",
+            flow_dir=settings.flow_dir.resolve(),
+            data_dir=data_dir.resolve(),
+            gateway=("127.0.0.1", coap_ports[gateway]),
+            actuators=frozenset(actuators[gateway]),
+            period_frames=period,
+            devices=tuple(devices),
+        )
+        for gateway, devices in hosts.items()
+    }

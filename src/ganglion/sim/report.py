@@ -1,0 +1,296 @@
+"""The report of a run: one JSON form, and the same as text for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ganglion.core.topology import Topology
+from ganglion.core.units import SECONDS_PER_DAY, format_bytes
+from ganglion.flow.spec import FlowSpec
+from ganglion.placement import Plan
+from ganglion.sim.check import Tally, detection, percentiles, tally
+from ganglion.sim.evidence import Command, Evidence
+from ganglion.sim.relay import LinkBytes
+from ganglion.sim.settings import Settings
+from ganglion.sim.world import CutRecord
+
+FORMAT = 1
+
+
+def build(
+    settings: Settings,
+    spec: FlowSpec,
+    topology: Topology,
+    plan: Plan,
+    evidence: Evidence,
+    *,
+    cuts: list[CutRecord],
+    links: Mapping[str, LinkBytes],
+    played_s: float,
+    restarts: Mapping[str, int],
+) -> dict[str, Any]:
+    """The report of a stopped run; see docs/reference/report.md for every field."""
+    tallies = tally(spec, evidence)
+    islanded = [c for c in evidence.commands if _islanded(c, topology, cuts)]
+    free = [c for c in evidence.commands if not _islanded(c, topology, cuts)]
+    found = detection(evidence.shots, evidence.commands)
+    readings = _readings(tallies, evidence)
+    raw = sum(d["raw_bytes"] for d in evidence.device_hosts)
+    missed = _missed(spec, evidence, topology, cuts)
+    deadline_ns = min((a.within_ns for a in spec.reflexes), default=0)
+    problems = _problems(readings, missed, tallies)
+    return {
+        "format": FORMAT,
+        "ok": not problems,
+        "problems": problems,
+        "flow": spec.name,
+        "devices": sum(p.count for p in topology.paths()),
+        "gateways": len({p.gateway for p in topology.paths()}),
+        "played_s": round(played_s, 3),
+        "data": str(settings.data_dir) if settings.data_dir else f"generated, seed {settings.seed}",
+        "reaction_ms": percentiles([c.reaction_ns for c in evidence.commands]),
+        "reaction_ms_islanded": percentiles([c.reaction_ns for c in islanded]),
+        "reaction_ms_connected": percentiles([c.reaction_ns for c in free]),
+        "over_deadline": sum(c.reaction_ns > deadline_ns for c in evidence.commands),
+        "reflexes_missed": missed["all"],
+        "reflexes_missed_islanded": missed["islanded"],
+        "repeated_commands": evidence.repeated_commands,
+        "detection": found.to_json(),
+        "readings": {**readings, "streams": [t.to_json() for t in tallies]},
+        "bytes": _bytes(raw, evidence, links),
+        "heal_to_drained_s": _drained(cuts),
+        "cuts": [
+            {"site": c.site, "cut_s": round((c.healed_ns - c.cut_ns) / 1e9, 3), "backlog": c.backlog}
+            for c in cuts
+        ],
+        "restarts": dict(restarts),
+        "prediction": _prediction(plan, evidence, links, raw, played_s),
+        "stages": _stages(evidence),
+        "notes": list(plan.notes),
+    }
+
+
+def _islanded(command: Command, topology: Topology, cuts: list[CutRecord]) -> bool:
+    """True when any link above the command's gateway was cut when it arrived."""
+    gateway = command.origin.split("-", 1)[0]
+    above = topology.chain(gateway)
+    return any(c.site in above and c.cut_ns <= command.arrived_ns < (c.healed_ns or 1 << 62) for c in cuts)
+
+
+def _readings(tallies: list[Tally], evidence: Evidence) -> dict[str, int]:
+    """Totals over streams and uses. A row with two uses is published, and must be received, twice."""
+    nodes = evidence.nodes.values()
+    stages = [s for n in nodes for s in n["stages"].values()]
+    devices = [s for d in evidence.device_hosts for s in d["streams"].values()]
+    repeated = sum(n["duplicated_rows"] for n in nodes)
+    return {
+        "published": sum(t.published for t in tallies),
+        "received": sum(t.received for t in tallies),
+        "lost": sum(t.lost for t in tallies),
+        "duplicated": sum(t.duplicated for t in tallies) + repeated,
+        "altered": sum(t.altered for t in tallies),
+        "out_of_order": sum(t.out_of_order for t in tallies) + sum(n["out_of_order_rows"] for n in nodes),
+        "late": sum(s["late"] for s in stages),
+        "dropped": sum(s["dropped"] for s in stages),
+        "bad": sum(s["bad"] for s in stages) + sum(n["bad_messages"] for n in nodes),
+        "shed": sum(s["shed"] for s in devices),
+        "refused": sum(s["refused"] for s in devices),
+        "retransmitted": sum((n["ingest"] or {}).get("duplicated_rows", 0) for n in nodes),
+    }
+
+
+def _missed(spec: FlowSpec, evidence: Evidence, topology: Topology, cuts: list[CutRecord]) -> dict[str, int]:
+    """Decided trips without a command at the actuator: in all, and those decided while islanded."""
+    arrived = {(c.origin, c.seq) for c in evidence.commands}
+    missed = islanded = 0
+    for act in spec.reflexes:
+        for (stream, origin), rows in evidence.acknowledged.items():
+            if stream != act.inputs[0]:
+                continue
+            for seq in rows:
+                if (origin, seq) not in arrived:
+                    missed += 1
+                    islanded += _seq_islanded(origin, seq, evidence, topology, cuts)
+        decided = sum(n["stages"].get(act.inputs[0], {}).get("out", 0) for n in evidence.nodes.values())
+        if decided:  # the decision itself runs above the devices: only its count is known
+            missed += max(0, decided - len(arrived))
+    return {"all": missed, "islanded": islanded}
+
+
+def _seq_islanded(
+    origin: str, seq: int, evidence: Evidence, topology: Topology, cuts: list[CutRecord]
+) -> bool:
+    for shot in evidence.shots:
+        if shot.origin == origin and shot.first_seq <= seq < shot.end_seq:
+            at = Command("", origin, seq, shot.inception_ns, shot.inception_ns)
+            return _islanded(at, topology, cuts)
+    return bool(cuts)
+
+
+def _problems(readings: Mapping[str, int], missed: Mapping[str, int], tallies: list[Tally]) -> list[str]:
+    """What makes a run fail; empty when it is sound."""
+    problems = [
+        f"{t.stream} -> {t.use}: {t.lost} lost, {t.duplicated} duplicated, {t.out_of_order} out of order, "
+        f"{t.altered} altered"
+        for t in tallies
+        if not t.sound
+    ]
+    if readings["dropped"] or readings["shed"] or readings["refused"]:
+        problems.append(
+            f"{readings['dropped']} rows dropped as too old, {readings['shed']} shed by devices, "
+            f"{readings['refused']} refused by gateways"
+        )
+    if readings["out_of_order"] and not any(t.out_of_order for t in tallies):
+        problems.append(f"{readings['out_of_order']} rows reached a node out of order")
+    if readings["duplicated"] and not any(t.duplicated for t in tallies):
+        problems.append(f"{readings['duplicated']} rows reached a node twice (and were taken once)")
+    if missed["all"]:
+        problems.append(f"{missed['all']} reflexes missed, {missed['islanded']} of them while islanded")
+    return problems
+
+
+def _bytes(raw: int, evidence: Evidence, links: Mapping[str, LinkBytes]) -> dict[str, Any]:
+    uplink = {name: used.up for name, used in links.items()}
+    first_hop = sum(up for name, up in uplink.items() if name.split(">")[0] in _gateways(evidence))
+    return {
+        "raw": raw,
+        "device_payload": sum(
+            s["payload_bytes"] for d in evidence.device_hosts for s in d["streams"].values()
+        ),
+        "uplink": uplink,
+        "downlink": {name: used.down for name, used in links.items()},
+        "gateway_uplinks_share_of_raw": round(first_hop / raw, 6) if raw else None,
+    }
+
+
+def _gateways(evidence: Evidence) -> set[str]:
+    return {d["name"].removeprefix("devices-") for d in evidence.device_hosts}
+
+
+def _drained(cuts: list[CutRecord]) -> dict[str, float | None]:
+    """The longest time per site; None when it never drained."""
+    drained: dict[str, float | None] = {}
+    for cut in cuts:
+        seconds = cut.heal_to_drained_s
+        known = drained.get(cut.site, 0.0)
+        drained[cut.site] = None if seconds is None or known is None else round(max(seconds, known), 3)
+    return drained
+
+
+def _prediction(
+    plan: Plan, evidence: Evidence, links: Mapping[str, LinkBytes], raw: int, played_s: float
+) -> dict[str, dict[str, float | None]]:
+    """Per figure what the plan said and what was measured."""
+    figures: dict[str, dict[str, float | None]] = {}
+    reaction = percentiles([c.reaction_ns for c in evidence.commands])
+    if plan.loops:
+        predicted = max(loop.predicted_ns for loop in plan.loops) / 1e6
+        figures["reaction_ms_p50"] = {"predicted": round(predicted, 3), "measured": reaction["p50"]}
+    per_day = SECONDS_PER_DAY / played_s if played_s else 0.0
+    for use in plan.links:
+        if use.link in links:
+            measured = links[use.link].up * per_day
+            figures[f"bytes_per_day {use.link}"] = {
+                "predicted": round(use.bytes_per_day),
+                "measured": round(measured),
+            }
+    raw_predicted = sum(u.raw_bytes_per_day for u in plan.links if u.link not in links)
+    if raw_predicted:
+        figures["raw_bytes_per_day"] = {"predicted": round(raw_predicted), "measured": round(raw * per_day)}
+    return figures
+
+
+def _stages(evidence: Evidence) -> dict[str, dict[str, int]]:
+    """Rows through each stage, summed over the nodes and devices that run it."""
+    total: dict[str, dict[str, int]] = {}
+    for report in [*evidence.device_hosts, *evidence.nodes.values()]:
+        for stage, counts in report["stages"].items():
+            if stage.startswith("in:"):
+                continue
+            into = total.setdefault(stage, dict.fromkeys(counts, 0))
+            for name, value in counts.items():
+                into[name] += value
+    return total
+
+
+def text(report: Mapping[str, Any]) -> str:
+    """The report for people."""
+    lines = [
+        f"{report['flow']}: {report['devices']} devices at {report['gateways']} gateways, "
+        f"played {report['played_s']:.1f} s of {report['data']}",
+        "",
+        "reaction, frame complete -> command at the actuator (ms)",
+        f"  {'':12}{'p50':>9}{'p99':>9}{'max':>9}{'count':>8}",
+    ]
+    for title, key in (
+        ("all", "reaction_ms"),
+        ("connected", "reaction_ms_connected"),
+        ("islanded", "reaction_ms_islanded"),
+    ):
+        row = report[key]
+        cells = "".join(
+            f"{'-' if row[k] is None else format(row[k], '.2f'):>9}" for k in ("p50", "p99", "max")
+        )
+        lines.append(f"  {title:12}{cells}{row['count']:>8}")
+    lines.append(
+        f"  over the deadline: {report['over_deadline']}, missed: {report['reflexes_missed']}, "
+        f"missed while islanded: {report['reflexes_missed_islanded']}"
+    )
+    lines += ["", *_text_detection(report["detection"]), "", *_text_readings(report["readings"])]
+    lines += ["", *_text_bytes(report["bytes"]), "", *_text_cuts(report), "", *_text_prediction(report)]
+    lines += ["", "OK" if report["ok"] else "NOT OK: " + "; ".join(report["problems"])]
+    return "\n".join(lines) + "\n"
+
+
+def _text_detection(found: Mapping[str, Any]) -> list[str]:
+    recall = "-" if found["recall"] is None else f"{found['recall']:.3f}"
+    line = (
+        f"detection: {found['detected']} of {found['events']} faults (recall {recall}), "
+        f"{found['false_trips']} false trips over {found['non_faults']} other events"
+    )
+    rows = [f"  missed: {m['event']} (row {m['row']}) at {m['origin']}" for m in found["missed"][:5]]
+    return [line, *rows]
+
+
+def _text_readings(readings: Mapping[str, Any]) -> list[str]:
+    lines = [
+        "readings",
+        f"  {'stream':12}{'to':30}{'published':>10}{'received':>10}{'lost':>7}{'twice':>7}{'order':>7}",
+    ]
+    for s in readings["streams"]:
+        lines.append(
+            f"  {s['stream']:12}{s['use']:30}{s['published']:>10}{s['received']:>10}{s['lost']:>7}"
+            f"{s['duplicated']:>7}{s['out_of_order']:>7}"
+        )
+    rest = ("late", "dropped", "bad", "shed", "refused", "retransmitted")
+    lines.append("  " + ", ".join(f"{k} {readings[k]}" for k in rest))
+    return lines
+
+
+def _text_bytes(used: Mapping[str, Any]) -> list[str]:
+    lines = [
+        f"bytes: raw frames {format_bytes(used['raw'])}, device payload {format_bytes(used['device_payload'])}"
+    ]
+    lines += [f"  {name}: {format_bytes(up)} up" for name, up in used["uplink"].items()]
+    if used["gateway_uplinks_share_of_raw"] is not None:
+        lines.append(f"  gateway uplinks carry {used['gateway_uplinks_share_of_raw']:.1%} of the raw bytes")
+    return lines
+
+
+def _text_cuts(report: Mapping[str, Any]) -> list[str]:
+    if not report["cuts"]:
+        return ["no cuts"]
+    return [
+        f"cut of {c['site']} for {c['cut_s']:.1f} s: {c['backlog']} messages owed at the heal, "
+        f"drained {report['heal_to_drained_s'][c['site']]} s after it"
+        for c in report["cuts"]
+    ]
+
+
+def _text_prediction(report: Mapping[str, Any]) -> list[str]:
+    lines = ["predicted and measured"]
+    for name, pair in report["prediction"].items():
+        measured = "-" if pair["measured"] is None else f"{pair['measured']:g}"
+        lines.append(f"  {name:28}{pair['predicted']:>16g}{measured:>16}")
+    return lines

@@ -1,0 +1,98 @@
+"""A whole local run: plan, start, play, cut, heal, drain, stop, judge."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ganglion.core.errors import TopologyError
+from ganglion.core.topology import Topology
+from ganglion.core.topology_text import read_topology
+from ganglion.device.recording import Event, load_recording
+from ganglion.flow.load import load_flow
+from ganglion.flow.spec import FlowSpec
+from ganglion.flow.stages import AroundStage, WhereStage
+from ganglion.host.ports import Host
+from ganglion.placement import Plan, plan
+from ganglion.sim import layout, report
+from ganglion.sim.evidence import gather
+from ganglion.sim.recordings import provide
+from ganglion.sim.settings import Settings, check
+from ganglion.sim.world import World
+
+Watch = Callable[[World, Plan], None]
+"""Called once, when the world exists; it may look at it from then on."""
+
+
+def load_topology(flow_dir: Path) -> Topology:
+    """``topology.yaml`` of a flow directory; raises `TopologyError` (``topology.missing`` when there is none)."""
+    path = flow_dir / "topology.yaml"
+    try:
+        content = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TopologyError(
+            "topology.missing",
+            f"{path} cannot be read",
+            why=str(error),
+            next_step="a flow directory holds flow.py and topology.yaml",
+        ) from error
+    return read_topology(content, str(path))
+
+
+def played_selectivities(
+    spec: FlowSpec, events: list[Event], devices: int, period_frames: int
+) -> dict[str, float]:
+    """What the recordings make of each `where` that starts frames of interest: one row per fault and shot."""
+    faults = sum(e.is_fault for e in events) / len(events)
+    triggers = {s.inputs[1] for s in spec.stages if isinstance(s, AroundStage)}
+    return {
+        s.id: max(1e-9, faults / period_frames)
+        for s in spec.stages
+        if isinstance(s, WhereStage) and s.id in triggers
+    }
+
+
+async def run(settings: Settings, host: Host, watch: Watch = lambda _world, _plan: None) -> dict[str, Any]:
+    """Runs it all and returns the report. Raises a `GanglionError` for whatever keeps it from running."""
+    spec = load_flow(settings.flow_dir)
+    topology = load_topology(settings.flow_dir)
+    if settings.devices is not None:
+        topology = topology.with_devices(settings.devices)
+    check(settings, topology)
+    data_dir = await provide(settings, host)
+    events = await asyncio.to_thread(load_recording, data_dir, spec.sources[0].schema.fields[0].type)
+    count = sum(p.count for p in topology.paths())
+    period = layout.period_frames(settings, spec, events, count)
+    chosen = plan(
+        spec, topology, pins=settings.pins, selectivities=played_selectivities(spec, events, count, period)
+    )
+    world = World(settings, host, spec, topology, chosen)
+    watch(world, chosen)
+    try:
+        await world.start()
+        devices = layout.device_hosts(settings, topology, spec, chosen, data_dir, events, world.coap_ports)
+        await world.play(devices)
+        played_s = (host.clock.monotonic_ns() - world.state.play_started_ns) / 1e9
+        await world.settle()
+        await world.stop()
+    finally:
+        await world.close()
+    evidence = await asyncio.to_thread(
+        gather,
+        spec,
+        {topology.node_id(s): world.node_directory(s) for s in topology.sites},
+        [world.devices_directory(name) for name in devices],
+    )
+    return report.build(
+        settings,
+        spec,
+        topology,
+        chosen,
+        evidence,
+        cuts=world.state.cuts,
+        links={relay.name: relay.bytes for relay in world.relays.values()},
+        played_s=played_s,
+        restarts={name: kept.restarts for name, kept in world.keeper.all.items() if kept.restarts},
+    )
