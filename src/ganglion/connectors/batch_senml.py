@@ -114,10 +114,13 @@ def decode(payload: bytes, stream: str, schema: Schema) -> Batch:
     columns = _columns(records[columns_at:], stream, origin, schema)
     count = len(next(iter(columns.values())))
     start_ns = nanoseconds(first.base_time)
+    seq = _spread(first.value, steps.get("Seq"), count, 1, stream)
+    if count > 1 and (seq[1:] <= seq[:-1]).any():  # also when they wrapped, which differences would not show
+        raise _bad("sequence", f"{stream} of {origin}: bad row numbers", "they must go up, within 64 bits")
     return Batch(
         stream,
         origin,
-        _spread(first.value, steps.get("Seq"), count, 1, stream),
+        seq,
         _spread(start_ns, steps.get("Time"), count, 0, stream),
         columns,
     ).check(schema)

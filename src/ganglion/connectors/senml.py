@@ -253,7 +253,7 @@ def _loads(payload: bytes) -> Any:
         rows = decoder.decode()
     except DataError:
         raise
-    except Exception as error:  # noqa: BLE001 (whatever cbor2 makes of hostile bytes, it is bad data)
+    except Exception as error:
         if isinstance(error.__cause__, DataError):
             raise error.__cause__ from error
         raise _bad("cbor", str(error)) from error

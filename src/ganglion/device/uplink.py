@@ -23,7 +23,7 @@ from ganglion.host.ports import Clock
 
 SENML_CBOR = 112
 """CoAP content format application/senml+cbor (RFC 8428 section 12.3.6)."""
-PAYLOAD_TARGET_BYTES = 700
+PAYLOAD_TARGET_BYTES = 800
 GATHER_NS = 500_000_000
 HELD_BYTES_MAX = 4 << 20
 """Unacknowledged rows a device keeps per stream; beyond that new rows are shed, and counted."""
@@ -71,7 +71,8 @@ class StreamUplink:
             return
         if not self._held:
             self._since_ns = self.clock.monotonic_ns()
-        self._held.append(batch)
+        rows = max(1, PAYLOAD_TARGET_BYTES * len(batch) // max(1, batch.size_bytes))
+        self._held.extend(batch.take(slice(i, i + rows)) for i in range(0, len(batch), rows))
         self._held_bytes += batch.size_bytes
         if self.urgent or self._held_bytes >= PAYLOAD_TARGET_BYTES:
             self._wake.set()

@@ -101,12 +101,16 @@ class Keeper:
             await self._host.clock.sleep_ns(50_000_000)
 
     async def stop(self, name: str, grace_ns: int = STOP_GRACE_NS) -> None:
-        """Asks the process to end, waits, and kills it when it does not."""
+        """Asks the process to end, waits, and kills it when it does not.
+
+        Raises `RunError` ``run.process`` when it ended with another status than 0.
+        """
         kept = self._kept[name]
         kept.stopping = True
-        if kept.process is not None:
-            await kept.process.stop(grace_ns)
+        status = 0 if kept.process is None else await kept.process.stop(grace_ns)
         await asyncio.gather(self._tasks[name], return_exceptions=True)
+        if status != 0:
+            raise _ended(kept, status)
 
     async def stop_all(self) -> None:
         """Ends everything at once, whatever state it is in."""

@@ -95,6 +95,7 @@ def _readings(tallies: list[Tally], evidence: Evidence) -> dict[str, int]:
         "dropped": sum(s["dropped"] for s in stages),
         "bad": sum(s["bad"] for s in stages) + sum(n["bad_messages"] for n in nodes),
         "shed": sum(s["shed"] for s in devices),
+        "unsent": sum(s["offered"] - s["acknowledged"] - s["shed"] - s["refused"] for s in devices),
         "refused": sum(s["refused"] for s in devices),
         "retransmitted": sum((n["ingest"] or {}).get("duplicated_rows", 0) for n in nodes),
     }
@@ -136,10 +137,10 @@ def _problems(readings: Mapping[str, int], missed: Mapping[str, int], tallies: l
         for t in tallies
         if not t.sound
     ]
-    if readings["dropped"] or readings["shed"] or readings["refused"]:
+    if readings["dropped"] or readings["shed"] or readings["refused"] or readings["unsent"]:
         problems.append(
             f"{readings['dropped']} rows dropped as too old, {readings['shed']} shed by devices, "
-            f"{readings['refused']} refused by gateways"
+            f"{readings['refused']} refused by gateways, {readings['unsent']} never acknowledged"
         )
     if readings["out_of_order"] and not any(t.out_of_order for t in tallies):
         problems.append(f"{readings['out_of_order']} rows reached a node out of order")
@@ -263,7 +264,7 @@ def _text_readings(readings: Mapping[str, Any]) -> list[str]:
             f"  {s['stream']:12}{s['use']:30}{s['published']:>10}{s['received']:>10}{s['lost']:>7}"
             f"{s['duplicated']:>7}{s['out_of_order']:>7}"
         )
-    rest = ("late", "dropped", "bad", "shed", "refused", "retransmitted")
+    rest = ("late", "dropped", "bad", "shed", "refused", "unsent", "retransmitted")
     lines.append("  " + ", ".join(f"{k} {readings[k]}" for k in rest))
     return lines
 
