@@ -1,0 +1,334 @@
+"""`Bus` on a real nats-server; the only module that knows the client library.
+
+Waiting here is done with the event loop's own timers: they bound what the server may take, and decide nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncGenerator, Mapping
+from typing import Any
+
+import nats
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from ganglion.core.errors import MessagingError
+from ganglion.core.units import NS_PER_S
+from ganglion.messaging.bus import (
+    Stored,
+    StreamState,
+    check_payload,
+    fence,
+    full,
+    no_stream,
+    rewound,
+    unavailable,
+)
+from ganglion.messaging.provision import ApiRefused
+from ganglion.messaging.subjects import UPLINK_CONSUMER
+
+ANSWER_WITHIN_NS = 5 * NS_PER_S
+PULL_MESSAGES_MAX = 500
+PULL_MAX_BYTES = 8 << 20
+PULL_FOR_NS = 20 * NS_PER_S
+HEARTBEAT_NS = 1 * NS_PER_S
+HEARTBEATS_MISSED_MAX = 3
+READER_FORGOTTEN_AFTER_NS = 60 * NS_PER_S
+RETRY_AFTER_S = 0.1
+
+_EXPECT_LAST = "Nats-Expected-Last-Sequence"
+_EXPECT_STREAM = "Nats-Expected-Stream"
+_FULL = 10077
+_FENCE = frozenset({10070, 10071, 10164})
+_NO_STREAM = 10059
+_NO_CONSUMER = 10014
+_WRONG_STREAM = 10060
+
+
+async def connect(url: str, *, name: str = "ganglion", within_ns: int = 10 * NS_PER_S) -> NatsBus:
+    """A bus on the server at ``url`` that reconnects for ever; raises ``messaging.unavailable`` if none answers."""
+    client = Client()
+    bus = NatsBus(client)
+    try:
+        async with asyncio.timeout(within_ns / 1e9):
+            await client.connect(
+                url,
+                name=name,
+                error_cb=_quiet,
+                disconnected_cb=bus._lose,  # built here and nowhere else
+                closed_cb=bus._lose,  # built here and nowhere else
+                reconnect_time_wait=RETRY_AFTER_S,  # type: ignore[arg-type] # any number will do
+                max_reconnect_attempts=-1,
+                ping_interval=5,
+                max_outstanding_pings=2,
+            )
+            await bus._open()  # built here and nowhere else
+    except (TimeoutError, OSError, nats.errors.Error) as error:
+        with contextlib.suppress(Exception):
+            await client.close()
+        raise unavailable(url, f"no connection: {error!r}") from error
+    return bus
+
+
+async def _quiet(_error: Exception) -> None:
+    """The library tells of every failed reconnection; whoever waits for an answer is told anyway."""
+
+
+class NatsBus:
+    """`Bus` and `StreamApi` over one connection; made by `connect`."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._answers = ""
+        self._waiting: dict[str, asyncio.Future[Msg]] = {}
+        self._readers: set[asyncio.Queue[Msg | None]] = set()
+        self._asked = 0
+
+    async def _open(self) -> None:
+        self._answers = self._client.new_inbox()
+        await self._client.subscribe(f"{self._answers}.*", cb=self._answered)
+        await self._client.flush()
+
+    async def _answered(self, message: Msg) -> None:
+        future = self._waiting.pop(message.subject.rpartition(".")[2], None)
+        if future is not None and not future.done():
+            future.set_result(message)
+
+    async def _lose(self) -> None:
+        """The connection broke: no answer under way will come, and every reader must begin anew."""
+        waiting, self._waiting = self._waiting, {}
+        for future in waiting.values():
+            if not future.done():
+                future.set_exception(ConnectionResetError("the connection broke"))
+        for queue in self._readers:
+            queue.put_nowait(None)
+
+    async def _request(
+        self, about: str, subject: str, payload: bytes, headers: dict[str, str] | None = None
+    ) -> Msg:
+        """The answer to one request; raises ``messaging.unavailable``, ``messaging.no-stream`` when nobody listens."""
+        self._asked += 1
+        token = str(self._asked)
+        future: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(ANSWER_WITHIN_NS / 1e9):
+                # Never let the library keep a message for later: a write that was reported lost must not follow.
+                while not self._client.is_connected:
+                    if self._client.is_closed:
+                        raise unavailable(about, "the bus was closed")
+                    await asyncio.sleep(RETRY_AFTER_S / 4)
+                self._waiting[token] = future
+                await self._client.publish(subject, payload, f"{self._answers}.{token}", headers)
+                answer = await future
+        except TimeoutError as error:
+            raise unavailable(about, f"no answer within {ANSWER_WITHIN_NS / 1e9:g} s") from error
+        except (OSError, nats.errors.Error) as error:
+            raise unavailable(about, str(error) or repr(error)) from error
+        finally:
+            self._waiting.pop(token, None)
+        if (answer.headers or {}).get("Status") == "503":
+            raise no_stream(about)
+        return answer
+
+    async def ask(self, subject: str, request: Mapping[str, Any]) -> dict[str, Any]:
+        """`StreamApi.ask`."""
+        answer = await self._request(subject, f"$JS.API.{subject}", json.dumps(request).encode())
+        return _checked(subject, answer.data, None)
+
+    async def append(
+        self,
+        stream: str,
+        subject: str,
+        payload: bytes,
+        *,
+        headers: Mapping[str, str] | None = None,
+        expect_last: int | None = None,
+    ) -> int:
+        check_payload(payload)
+        sent = {**(headers or {}), _EXPECT_STREAM: stream}
+        if expect_last is not None:
+            sent[_EXPECT_LAST] = str(expect_last)
+        answer = await self._request(stream, subject, payload, sent)
+        return int(_checked(stream, answer.data, expect_last)["seq"])
+
+    async def read(self, stream: str, after_seq: int) -> AsyncGenerator[Stored]:
+        last = after_seq
+        while True:
+            try:
+                async with contextlib.aclosing(self._pull(stream, last)) as messages:
+                    async for message in messages:
+                        last = message.seq
+                        yield message
+            except MessagingError as error:
+                if error.code != "messaging.unavailable" or self._client.is_closed:
+                    raise
+            if self._client.is_closed:
+                raise unavailable(stream, "the bus was closed")
+            await asyncio.sleep(RETRY_AFTER_S)
+
+    async def _pull(self, stream: str, after_seq: int) -> AsyncGenerator[Stored]:
+        """Messages after ``after_seq`` until the connection, the consumer or the order breaks."""
+        queue: asyncio.Queue[Msg | None] = asyncio.Queue()
+        self._readers.add(queue)
+        inbox = self._client.new_inbox()
+        subscription, consumer = None, None
+        try:
+            subscription = await self._client.subscribe(inbox, cb=queue.put)
+            consumer = await self._consumer(stream, after_seq)
+            delivered = 0
+            while True:
+                wanted = await self._want(stream, consumer, inbox)
+                while wanted:
+                    message = await _next(queue)
+                    if message is None:
+                        return
+                    status = (message.headers or {}).get("Status") if not message.reply else None
+                    if status == "100":
+                        continue
+                    if status is not None:
+                        if status in ("404", "408"):
+                            break  # the request has run out; ask again
+                        return
+                    number, seq = _position(message.reply)
+                    delivered += 1
+                    if number != delivered or seq <= after_seq:
+                        return
+                    wanted -= 1
+                    yield _stored(seq, message)
+        except nats.errors.Error as error:
+            raise unavailable(stream, repr(error)) from error
+        finally:
+            self._readers.discard(queue)
+            if subscription is not None and self._client.is_connected:
+                with contextlib.suppress(Exception):
+                    await subscription.unsubscribe()
+                    if consumer is not None:
+                        await self._client.publish(f"$JS.API.CONSUMER.DELETE.{stream}.{consumer}")
+
+    async def _consumer(self, stream: str, after_seq: int) -> str:
+        """A reader of the server's that starts after ``after_seq``; it is forgotten when we are."""
+        state = await self.state(stream)
+        if state.last_seq < after_seq:
+            raise rewound(stream, after_seq, state.last_seq)
+        config = {
+            "deliver_policy": "by_start_sequence",
+            "opt_start_seq": after_seq + 1,
+            "ack_policy": "none",
+            "inactive_threshold": READER_FORGOTTEN_AFTER_NS,
+            "mem_storage": True,
+            "num_replicas": 1,
+        }
+        answer = await self.ask(f"CONSUMER.CREATE.{stream}", {"stream_name": stream, "config": config})
+        return str(answer["name"])
+
+    async def _want(self, stream: str, consumer: str, inbox: str) -> int:
+        """Asks for the next messages; returns how many at most."""
+        request = {
+            "batch": PULL_MESSAGES_MAX,
+            "max_bytes": PULL_MAX_BYTES,
+            "expires": PULL_FOR_NS,
+            "idle_heartbeat": HEARTBEAT_NS,
+        }
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+        await self._client.publish(subject, json.dumps(request).encode(), inbox)
+        return PULL_MESSAGES_MAX
+
+    async def state(self, stream: str) -> StreamState:
+        held = (await self.ask(f"STREAM.INFO.{stream}", {}))["state"]
+        # The server says 0 for the first message of a stream that never had one.
+        first = int(held["first_seq"]) or 1
+        last = int(held["last_seq"])
+        return StreamState(
+            first if held["messages"] else last + 1, last, int(held["messages"]), int(held["bytes"])
+        )
+
+    async def purge(self, stream: str, up_to_seq: int) -> None:
+        # Purging beyond the end would move last_seq, which others count by.
+        up_to = min(up_to_seq, (await self.state(stream)).last_seq)
+        if up_to > 0:
+            await self.ask(f"STREAM.PURGE.{stream}", {"seq": up_to + 1})
+
+    async def delivered(self, stream: str) -> int:
+        try:
+            info = await self.ask(f"CONSUMER.INFO.{stream}.{UPLINK_CONSUMER}", {})
+        except ApiRefused as refusal:
+            if refusal.number == _NO_CONSUMER:
+                return 0
+            raise
+        return int(info["ack_floor"]["stream_seq"])
+
+    async def publish(self, subject: str, payload: bytes) -> None:
+        check_payload(payload)
+        if not self._client.is_connected:
+            raise unavailable(subject, "not connected")
+        try:
+            await self._client.publish(subject, payload)
+        except nats.errors.Error as error:
+            raise unavailable(subject, repr(error)) from error
+
+    async def subscribe(self, subject: str) -> AsyncGenerator[Stored]:
+        subscription = await self._client.subscribe(subject)
+        await self._client.flush()
+        try:
+            async for message in subscription.messages:
+                yield _stored(0, message)
+        finally:
+            if not self._client.is_closed:
+                await subscription.unsubscribe()
+
+    async def close(self) -> None:
+        await self._client.close()
+        await self._lose()
+
+
+def _checked(about: str, answer: bytes, expect_last: int | None) -> dict[str, Any]:
+    """The answer as JSON; an error in it is raised as ours."""
+    content: dict[str, Any] = json.loads(answer)
+    if "error" not in content:
+        return content
+    error = content["error"]
+    number = int(error.get("err_code", 0))
+    if number == _FULL:
+        raise full(about)
+    if number in _FENCE:
+        raise fence(about, expect_last)
+    if number in (_NO_STREAM, _WRONG_STREAM):
+        raise no_stream(about.rpartition(".")[2])
+    if int(error.get("code", 0)) == 503:
+        raise unavailable(about, str(error.get("description", "")))
+    raise ApiRefused(
+        "messaging.refused",
+        f"the message server refused {about}",
+        why=f"{error.get('description', 'no reason given')} ({number})",
+        next_step="compare the site's byte caps with the space its server may use",
+        number=number,
+    )
+
+
+async def _next(queue: asyncio.Queue[Msg | None]) -> Msg | None:
+    """The next message; None when the connection broke or the server has been silent for too long."""
+    if not queue.empty():
+        return queue.get_nowait()
+    try:
+        async with asyncio.timeout(HEARTBEATS_MISSED_MAX * HEARTBEAT_NS / 1e9):
+            return await queue.get()
+    except TimeoutError:
+        return None
+
+
+def _position(reply: str) -> tuple[int, int]:
+    """(number within the consumer, stream sequence) from the reply subject of a delivered message.
+
+    ``$JS.ACK.<stream>.<consumer>.<tries>.<stream seq>.<consumer seq>...``, newer servers with domain and account first.
+    """
+    parts = reply.split(".")
+    at = 5 if len(parts) == 9 else 7
+    return int(parts[at + 1]), int(parts[at])
+
+
+def _stored(seq: int, message: Msg) -> Stored:
+    return Stored(seq, message.subject, message.data, message.headers or {})

@@ -1,0 +1,118 @@
+"""Creates or updates a site's streams: journal, outbox with the consumer its parent draws from, inbox.
+
+The requests are plain JSON of the JetStream API because the client library does not know sources that use a consumer
+made beforehand. That consumer is the point: the parent finds it again after any outage within seconds, where a
+source that makes its own takes half a minute (docs/adr/0003).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ganglion.core.errors import MessagingError
+from ganglion.core.units import NS_PER_S
+from ganglion.messaging.subjects import UPLINK_CONSUMER, deliver, inbox, journal, outbox
+
+UNACKNOWLEDGED_MAX = 1000
+"""Messages on their way to the parent before it must have stored some."""
+_NAME_IN_USE = 10058
+
+
+@dataclass(frozen=True, slots=True)
+class Caps:
+    """Byte caps of a site's streams; at a cap, appending raises ``messaging.full`` and nothing old is dropped.
+
+    The server reserves them: their sum must not exceed the server's ``store_max_bytes``.
+    """
+
+    journal_max_bytes: int
+    outbox_max_bytes: int
+    inbox_max_bytes: int
+
+    @property
+    def sum_bytes(self) -> int:
+        return self.journal_max_bytes + self.outbox_max_bytes + self.inbox_max_bytes
+
+
+class StreamApi(Protocol):
+    """The administrative side of a message server."""
+
+    async def ask(self, subject: str, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The answer of ``$JS.API.<subject>``; raises `MessagingError`, with the server's code in ``ApiRefused``."""
+
+
+class ApiRefused(MessagingError):
+    """The server answered a request with an error; ``number`` is its own error code."""
+
+    def __init__(self, code: str, what: str, *, why: str = "", next_step: str = "", number: int = 0) -> None:
+        self.number = number
+        super().__init__(code, what, why=why, next_step=next_step)
+
+
+async def provision(api: StreamApi, site: str, caps: Caps, *, children: Sequence[str] = ()) -> None:
+    """Makes the streams of ``site`` be as described, whatever was there; data in them stays.
+
+    Children may be unreachable: what they owe flows as soon as they are. Raises ``messaging.refused``, for example
+    when the caps exceed what the server may store, and ``messaging.unavailable``.
+    """
+    await _stream(api, _plain(journal(site), ["j.>"], caps.journal_max_bytes))
+    await _stream(api, _plain(outbox(site), ["out.>"], caps.outbox_max_bytes))
+    await api.ask(f"CONSUMER.CREATE.{outbox(site)}.{UPLINK_CONSUMER}", _uplink(site))
+    await provision_inbox(api, site, caps.inbox_max_bytes, children)
+
+
+async def provision_inbox(api: StreamApi, site: str, size_max_bytes: int, children: Sequence[str]) -> None:
+    """Makes the inbox draw from exactly these children; a child that stays is not disturbed."""
+    config = _plain(inbox(site), [], size_max_bytes)
+    if children:
+        config["sources"] = [_source(child) for child in sorted(children)]
+    await _stream(api, config)
+
+
+def _plain(name: str, subjects: list[str], size_max_bytes: int) -> dict[str, Any]:
+    return {
+        "name": name,
+        "subjects": subjects,
+        "storage": "file",
+        "retention": "limits",
+        "discard": "new",
+        "max_bytes": size_max_bytes,
+        "max_age": 0,  # the clock of a gateway may be wrong by years: only bytes limit
+        "num_replicas": 1,
+    }
+
+
+def _uplink(site: str) -> dict[str, Any]:
+    return {
+        "stream_name": outbox(site),
+        "config": {
+            "name": UPLINK_CONSUMER,
+            "durable_name": UPLINK_CONSUMER,
+            "deliver_subject": deliver(site),
+            "ack_policy": "flow_control",
+            "flow_control": True,
+            "idle_heartbeat": NS_PER_S,
+            "max_ack_pending": UNACKNOWLEDGED_MAX,
+        },
+    }
+
+
+def _source(child: str) -> dict[str, Any]:
+    return {
+        "name": outbox(child),
+        "external": {"api": f"$JS.{child}.API", "deliver": ""},
+        "consumer": {"name": UPLINK_CONSUMER, "deliver_subject": deliver(child)},
+        # The sender is stamped here, from the link: a child cannot write in another's name.
+        "subject_transforms": [{"src": ">", "dest": f"in.{child}.>"}],
+    }
+
+
+async def _stream(api: StreamApi, config: dict[str, Any]) -> None:
+    try:
+        await api.ask(f"STREAM.CREATE.{config['name']}", config)
+    except ApiRefused as refusal:
+        if refusal.number != _NAME_IN_USE:
+            raise
+        await api.ask(f"STREAM.UPDATE.{config['name']}", config)

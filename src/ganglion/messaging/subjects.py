@@ -1,0 +1,102 @@
+"""The names of a site's streams and subjects, in one place.
+
+Journal ``j.<stream>.<origin>``, outbox ``out.<stream>.<origin>``, inbox ``in.<child>.out.<stream>.<origin>``. The
+``in.<child>`` part is stamped by the parent from the link a message came by, so a child cannot speak for another.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from ganglion.core.errors import MessagingError
+
+UPLINK_CONSUMER = "up"
+"""The durable consumer on each outbox that the parent's inbox draws from."""
+LOCAL_SUBJECTS = ("j.>", "out.>", "in.>")
+"""What must never cross a link as a plain message: every site has streams on the same subjects."""
+
+_SITE = re.compile(r"[a-z][a-z0-9-]{0,30}")
+_TOKEN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """What a subject says: the child that sent it ("" for the site's own), the stream, the origin."""
+
+    child: str
+    stream: str
+    origin: str
+
+
+def check_site(site: str) -> str:
+    """``site`` itself; raises `MessagingError` ``messaging.site`` unless it matches ``[a-z][a-z0-9-]{0,30}``."""
+    if not _SITE.fullmatch(site):
+        raise MessagingError(
+            "messaging.site",
+            f"{site!r} is not a site id",
+            why="it names streams and directories: a small letter, then at most 30 of a-z, 0-9 and -",
+            next_step="rename the site in the topology",
+        )
+    return site
+
+
+def journal(site: str) -> str:
+    """The stream of what the site's devices sent."""
+    return f"JOURNAL_{check_site(site)}"
+
+
+def outbox(site: str) -> str:
+    """The stream of what the site owes its parent."""
+    return f"OUT_{check_site(site)}"
+
+
+def inbox(site: str) -> str:
+    """The stream of what the site's children sent."""
+    return f"IN_{check_site(site)}"
+
+
+def deliver(child: str) -> str:
+    """The subject on which a child's outbox is delivered to the parent's inbox."""
+    return f"deliver.{check_site(child)}"
+
+
+def journal_subject(stream: str, origin: str) -> str:
+    """``j.<stream>.<origin>``; raises ``messaging.subject``."""
+    return f"j.{_token(stream)}.{_token(origin)}"
+
+
+def outbox_subject(stream: str, origin: str) -> str:
+    """``out.<stream>.<origin>``; raises ``messaging.subject``."""
+    return f"out.{_token(stream)}.{_token(origin)}"
+
+
+def inbox_subject(child: str, stream: str, origin: str) -> str:
+    """``in.<child>.out.<stream>.<origin>``; raises ``messaging.subject`` or ``messaging.site``."""
+    return f"in.{check_site(child)}.{outbox_subject(stream, origin)}"
+
+
+def parse(subject: str) -> Address:
+    """The parts of a subject made by one of the above; raises ``messaging.subject`` for any other."""
+    match subject.split("."):
+        case ["j" | "out", stream, origin]:
+            return Address("", _token(stream), _token(origin))
+        case ["in", child, "out", stream, origin]:
+            return Address(check_site(child), _token(stream), _token(origin))
+        case _:
+            raise _wrong(subject)
+
+
+def _token(text: str) -> str:
+    if not _TOKEN.fullmatch(text):
+        raise _wrong(text)
+    return text
+
+
+def _wrong(text: str) -> MessagingError:
+    return MessagingError(
+        "messaging.subject",
+        f"{text!r} is no subject or part of one",
+        why="a part is 1 to 64 of A-Z, a-z, 0-9, - and _, and does not begin with - or _",
+        next_step="rename the stream or the device",
+    )
