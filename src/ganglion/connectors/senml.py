@@ -324,12 +324,18 @@ def _resolve_one(record: Record, bases: Record, now_s: Decimal | None) -> Resolv
     values = [v for v in (record.value, record.text, record.boolean, record.data) if v is not None]
     if len(values) > 1:
         raise _bad("value", "a record has more than one value")
+    if (
+        not values
+        and record.name is None
+        and record.time is None
+        and record.unit is None
+        and record.sum is None
+    ):
+        return None  # bases only
     # Section 4.2: a base value or sum stands in for a missing value or sum.
     value = _plus(record.value, bases.base_value) if record.value is not None or not values else None
     total = _plus(record.sum, bases.base_sum)
     if value is None and not values and total is None:
-        if record.name is None and record.time is None and record.unit is None:
-            return None
         raise _bad("value", "a record has neither a value nor a sum")
     name = (bases.base_name or "") + (record.name or "")
     if not _NAME.fullmatch(name):
