@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from ganglion.core.units import NS_PER_S
 from ganglion.flow.assignment import ALL
@@ -25,20 +26,37 @@ from ganglion.flow.stages import (
 )
 
 ROW_HEAD_BYTES = 16
-"""Sequence number and time of a row."""
-COAP_PAYLOAD_BYTES_MAX = 1024
-"""A device's message carries at most this much of a row; larger rows take several."""
-COAP_OVERHEAD_BYTES = 96
-"""IPv4, UDP, CoAP header and options, SenML names: per message."""
-BATCH_NS = NS_PER_S
-"""An uplink carries the rows of an origin's stream in batches of about a second."""
-BATCH_BYTES_MAX = 64_000
+"""Sequence number and time: of each row in memory, and once per message (they go up evenly)."""
+DATAGRAM_ROW_BYTES_MAX = 65_000
+"""A device sends a row in one datagram, so a larger one never leaves it."""
+GATHER_S = 0.5
+GATHER_BYTES = 700
+"""Rows that lead to no actuator wait on a device until they are so old or so many."""
+COAP_OVERHEAD_BYTES = 100
+COAP_FIELD_BYTES = 8
+"""IPv4, UDP, CoAP header and options, SenML's fixed part: per message; and each field's name in it."""
+BATCH_S = 1.0
+BATCH_BYTES = 64_000
+"""An uplink carries the rows of an origin's stream when they are so old or so many."""
 BATCH_OVERHEAD_BYTES = 250
-"""IPv4, TCP, NATS subject and headers, batch header: per batch."""
+BATCH_FIELD_BYTES = 12
+"""IPv4, TCP, NATS subject and headers, batch header: per batch; and each field's name and form in it."""
+UPLINK_IDLE_BYTES_PER_S = 150
+"""Pings and heartbeats that show that an uplink and its stream are alive."""
 COMMAND_BYTES = 128
 """A command to an actuator, with all its headers."""
 BUFFER_ROWS = 4
 """Rows a stage holds while it works, per origin."""
+AROUND_ROWS_MIN = 64
+ROW_OBJECT_BYTES = 500
+"""A ring of rows holds at least so many, each an object of its own."""
+WINDOWS_MAX = 20_000
+WINDOW_BYTES = 1000
+WINDOW_ORIGIN_BYTES = 360
+"""Windows kept per key at most; what one takes, and what each origin that is merged into it adds."""
+
+Carriage = Literal["urgent", "gathered", "batched"]
+"""How rows travel: from a device at once or gathered, or over an uplink in batches."""
 
 Key = tuple[str, str]
 """A stage id and the id of the path it works for; ``*`` for a stage whose input is merged over all paths."""
@@ -48,11 +66,13 @@ Key = tuple[str, str]
 class Load:
     """What one stage asks for on one path, per member (origin, or 1 for the merged).
 
-    ``calls`` and ``elements`` are per input row, see `ganglion.kernels.cost`.
+    ``calls`` and ``elements`` are per input row, see `ganglion.kernels.cost`. ``copies`` is 2 for a stage that a
+    reflex needs: a gateway runs it in memory for the reflex, and again from its journal.
     """
 
     stage: Stage
     members: int
+    copies: int
     rows_in_per_s: float
     rows_out_per_s: float
     calls: float
@@ -61,32 +81,28 @@ class Load:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one output row with its sequence number and time."""
-        return self.stage.schema.row_bytes + ROW_HEAD_BYTES
+        """Bytes of one output row."""
+        return self.stage.schema.row_bytes
 
-    @property
-    def messages_per_row(self) -> int:
-        """CoAP messages that carry one row."""
-        return math.ceil(self.row_bytes / COAP_PAYLOAD_BYTES_MAX)
+    def message_overhead_bytes(self, how: Carriage) -> int:
+        """What a message takes beyond its rows."""
+        fields = len(self.stage.schema.fields)
+        if how == "batched":
+            return ROW_HEAD_BYTES + BATCH_OVERHEAD_BYTES + fields * BATCH_FIELD_BYTES
+        return ROW_HEAD_BYTES + COAP_OVERHEAD_BYTES + fields * COAP_FIELD_BYTES
 
-    @property
-    def coap_row_bytes(self) -> int:
-        """Bytes one row takes on a device's link."""
-        return self.row_bytes + self.messages_per_row * COAP_OVERHEAD_BYTES
+    def messages_per_s(self, how: Carriage) -> float:
+        """Messages of one member's output."""
+        if how == "urgent":
+            return self.rows_out_per_s
+        limit, period_s = (BATCH_BYTES, BATCH_S) if how == "batched" else (GATHER_BYTES, GATHER_S)
+        full = self.rows_out_per_s / max(1, limit // self.row_bytes)
+        return min(self.rows_out_per_s, max(1 / period_s, full))
 
-    def messages_per_s(self, *, device_link: bool) -> float:
-        """Messages of one member's output over a device's link or an uplink."""
-        if device_link:
-            return self.rows_out_per_s * self.messages_per_row
-        filled = self.rows_out_per_s * self.row_bytes / BATCH_BYTES_MAX
-        return min(self.rows_out_per_s, max(NS_PER_S / BATCH_NS, filled))
-
-    def bytes_per_s(self, *, device_link: bool) -> float:
-        """Bytes of one member's output over a device's link or an uplink."""
-        if device_link:
-            return self.rows_out_per_s * self.coap_row_bytes
-        batches = self.messages_per_s(device_link=False)
-        return self.rows_out_per_s * self.row_bytes + batches * BATCH_OVERHEAD_BYTES
+    def bytes_per_s(self, how: Carriage) -> float:
+        """Bytes of one member's output, with all headers."""
+        overhead = self.messages_per_s(how) * self.message_overhead_bytes(how)
+        return self.rows_out_per_s * self.row_bytes + overhead
 
 
 def merged_stages(spec: FlowSpec) -> frozenset[str]:
@@ -102,43 +118,31 @@ def merged_stages(spec: FlowSpec) -> frozenset[str]:
 def demand(spec: FlowSpec, origins: Mapping[str, int], selectivities: Mapping[str, float]) -> dict[Key, Load]:
     """The load of every stage on every path, in flow order. ``origins``: path id -> origins on it."""
     merged = merged_stages(spec)
+    twice = {name for act in spec.reflexes for name in spec.ancestors(act.id)}
     loads: dict[Key, Load] = {}
     for stage in spec.stages:
-        if stage.id in merged:
-            loads[stage.id, ALL] = _load(
-                stage, 1, _merged_rates(stage, merged, origins, loads), selectivities
+        for path in (ALL,) if stage.id in merged else origins:
+            inputs = [_rate(loads, name, path, origins) for name in stage.inputs]
+            calls, elements = _computing(stage)
+            rows_in = inputs[0] if inputs else 0.0
+            loads[stage.id, path] = Load(
+                stage,
+                origins.get(path, 1),
+                2 if stage.id in twice else 1,
+                rows_in,
+                _rows_out(stage, inputs, selectivities),
+                calls,
+                elements,
+                _memory_bytes(stage, rows_in, 1 if path != ALL else sum(origins.values())),
             )
-            continue
-        for path, count in origins.items():
-            rates = [loads[i, path].rows_out_per_s for i in stage.inputs]
-            loads[stage.id, path] = _load(stage, count, rates, selectivities)
     return loads
 
 
-def _merged_rates(
-    stage: Stage, merged: frozenset[str], origins: Mapping[str, int], loads: Mapping[Key, Load]
-) -> list[float]:
-    rates = []
-    for name in stage.inputs:
-        if name in merged:
-            rates.append(loads[name, ALL].rows_out_per_s)
-        else:
-            rates.append(math.fsum(loads[name, p].rows_out_per_s * n for p, n in origins.items()))
-    return rates
-
-
-def _load(stage: Stage, members: int, rates: list[float], selectivities: Mapping[str, float]) -> Load:
-    calls, elements = _computing(stage)
-    rows_in = rates[0] if rates else 0.0
-    return Load(
-        stage,
-        members,
-        rows_in,
-        _rows_out(stage, rates, selectivities),
-        calls,
-        elements,
-        _memory_bytes(stage, rows_in),
-    )
+def _rate(loads: Mapping[Key, Load], name: str, path: str, origins: Mapping[str, int]) -> float:
+    """Rows per second of an input, per origin of the path or, where they are merged, of all."""
+    if (name, path) in loads:
+        return loads[name, path].rows_out_per_s
+    return math.fsum(loads[name, p].rows_out_per_s * n for p, n in origins.items())
 
 
 def _rows_out(stage: Stage, rates: list[float], selectivities: Mapping[str, float]) -> float:
@@ -177,7 +181,7 @@ def _operators(expression: Expression) -> int:
     return 1 + sum(_operators(a) for a in expression.args if isinstance(a, Expression))
 
 
-def _memory_bytes(stage: Stage, rows_in_per_s: float) -> int:
+def _memory_bytes(stage: Stage, rows_in_per_s: float, merges: int) -> int:
     row = stage.schema.row_bytes + ROW_HEAD_BYTES
     buffer = BUFFER_ROWS * row
     match stage:
@@ -186,9 +190,12 @@ def _memory_bytes(stage: Stage, rows_in_per_s: float) -> int:
         case MapStage():
             return buffer + stage.kernel.state_bytes
         case AroundStage():
-            return buffer + math.ceil((stage.before_ns + stage.after_ns) / NS_PER_S * rows_in_per_s) * row
+            rows = math.ceil((stage.before_ns + stage.after_ns) / NS_PER_S * rows_in_per_s)
+            return buffer + max(rows, AROUND_ROWS_MIN) * (row + ROW_OBJECT_BYTES)
         case WindowStage():
             # A closed window stays until it can no longer be revised; one more is open and one waits.
-            return buffer + (math.ceil(stage.keep_ns / stage.width_ns) + 2) * row
+
+            kept = min(math.ceil(stage.keep_ns / stage.width_ns) + 2, WINDOWS_MAX)
+            return buffer + kept * (WINDOW_BYTES + merges * WINDOW_ORIGIN_BYTES)
         case _:
             return buffer

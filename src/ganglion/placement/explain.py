@@ -8,7 +8,7 @@ from typing import Any
 from ganglion.core.topology import Topology
 from ganglion.flow.spec import FlowSpec
 from ganglion.flow.stages import TIERS
-from ganglion.placement.model import build
+from ganglion.placement.formulation import build
 from ganglion.placement.plan import Loop, Plan
 from ganglion.placement.planner import MONEY_TIE, clash, lay_out, plan
 from ganglion.placement.rules import Rule, pin_rule
@@ -64,10 +64,10 @@ def why(spec: FlowSpec, topology: Topology, plan_: Plan, stage: str) -> Why:
 
 def _option(spec: FlowSpec, topology: Topology, plan_: Plan, stage: str, tier: str) -> Option:
     pins = {**plan_.pins, stage: tier}
-    model = build(lay_out(spec, topology, plan_.selectivities), pins)
-    if not model.feasible(model.rules):
+    formulation = build(lay_out(spec, topology, plan_.selectivities), pins)
+    if not formulation.feasible(formulation.rules):
         pin = pin_rule(stage, tier)
-        return Option(tier, tuple(r for r in clash(model, keep={pin}) if r != pin), 0.0, (), tie=False)
+        return Option(tier, tuple(r for r in clash(formulation, keep={pin}) if r != pin), 0.0, (), tie=False)
     other = plan(spec, topology, pins=pins, selectivities=plan_.selectivities)
     more = other.money.total - plan_.money.total
     tie = abs(more) <= 2 * max(MONEY_TIE, 1e-9 * plan_.money.total)

@@ -33,6 +33,17 @@ class Ground:
         names = [s.id for s in self.spec.consumers(stage)]
         return [(n, path) if (n, path) in self.loads else (n, ALL) for n in names]
 
+    def urgent_readers(self, key: Key) -> list[Key]:
+        """Those of them that lead to an actuator, when the stage does too."""
+        leading = self.leading
+        return [r for r in self.readers(key) if r[0] in leading] if key[0] in leading else []
+
+    @property
+    def leading(self) -> frozenset[str]:
+        """The stages that reflexes need, and the reflexes."""
+        acts = self.spec.reflexes
+        return frozenset(x for act in acts for x in (*self.spec.ancestors(act.id), act.id))
+
     def loop_stages(self, act: str, path: str) -> list[Key]:
         """The stages a frame goes through until the command is given, in flow order."""
         wanted = {*self.spec.ancestors(act), act}
@@ -57,23 +68,26 @@ class Ground:
 Ranks = Mapping[Key, int]
 
 
-def crossings(ground: Ground, ranks: Ranks) -> Iterator[tuple[Key, Wire]]:
-    """Every stream with every link it goes up: it is there once, however many stages above read it."""
+def crossings(ground: Ground, ranks: Ranks) -> Iterator[tuple[Key, Wire, bool]]:
+    """Every stream with every link it goes up, once however many read it above; and whether a reflex waits for it."""
     for key in ground.loads:
         highest = max([ranks[r] for r in ground.readers(key)], default=0)
+        urgent = max([ranks[r] for r in ground.urgent_readers(key)], default=0)
         for wire in ground.ways[key[1]].wires:
             if ranks[key] <= wire.lower < highest:
-                yield key, wire
+                yield key, wire, wire.lower < urgent
 
 
 def loop_ns(ground: Ground, ranks: Ranks, act: Key) -> float:
     """Frame complete -> command at the actuator, without waiting for others' frames."""
     way = ground.ways[act[1]]
     keys = ground.loop_stages(*act)
-    crossed = {k for k, wire in crossings(ground, ranks) if k[1] == act[1] and wire.device_link}
+
+    crossed = {k for k, wire, urgent in crossings(ground, ranks) if urgent and wire.device_link}
+
     computing = math.fsum(cost.compute_ns(ground.loads[k], way.spots[ranks[k]]) for k in keys)
     streams = math.fsum(cost.loop_stream_ns(ground.loads[k], way) for k in keys if k in crossed)
-    return computing + streams + cost.loop_frame_ns(way) + cost.loop_fixed_ns(way)
+    return computing + streams + cost.loop_fixed_ns(way)
 
 
 def loops(ground: Ground, ranks: Ranks) -> tuple[Loop, ...]:
@@ -87,10 +101,13 @@ def loops(ground: Ground, ranks: Ranks) -> tuple[Loop, ...]:
 
 def links(ground: Ground, ranks: Ranks) -> tuple[LinkUse, ...]:
     """What goes up every link, and what would with every frame sent to the cloud."""
-    used: dict[str, list[Load]] = {w: [] for w in ground.wires()}
+    used: dict[str, list[tuple[Load, bool]]] = {w: [] for w in ground.wires()}
+
     raw: dict[str, list[Load]] = {w: [] for w in ground.wires()}
-    for key, wire in crossings(ground, ranks):
-        used[wire.id].append(ground.loads[key])
+
+    for key, wire, urgent in crossings(ground, ranks):
+        used[wire.id].append((ground.loads[key], urgent))
+
     for key, load in ground.loads.items():
         if isinstance(load.stage, SourceStage):
             for wire in ground.ways[key[1]].wires:
@@ -98,13 +115,15 @@ def links(ground: Ground, ranks: Ranks) -> tuple[LinkUse, ...]:
     return tuple(_link(wire, used[name], raw[name]) for name, wire in ground.wires().items())
 
 
-def _link(wire: Wire, used: list[Load], raw: list[Load]) -> LinkUse:
-    per_s = math.fsum(cost.wire_bytes_per_s(x, wire) for x in used)
+def _link(wire: Wire, used: list[tuple[Load, bool]], raw: list[Load]) -> LinkUse:
+    idle = cost.idle_bytes_per_s(wire)
+    per_s = math.fsum([idle, *(cost.wire_bytes_per_s(x, wire, urgent=u) for x, u in used)])
+
     return LinkUse(
         wire.id,
         per_s * SECONDS_PER_DAY,
-        math.fsum(cost.wire_bytes_per_s(x, wire) for x in raw) * SECONDS_PER_DAY,
-        math.fsum(cost.wire_share(x, wire) for x in used),
+        math.fsum(x.rows_out_per_s * x.row_bytes * x.members for x in raw) * SECONDS_PER_DAY,
+        math.fsum([cost.idle_share(wire), *(cost.wire_share(x, wire, urgent=u) for x, u in used)]),
         per_s * SECONDS_PER_MONTH * wire.per_byte,
     )
 
@@ -115,10 +134,11 @@ def cpus(ground: Ground, ranks: Ranks) -> dict[str, float]:
     for key, load in ground.loads.items():
         spot = ground.ways[key[1]].spots[ranks[key]]
         parts[spot.node].append(cost.stage_cpus(load, spot))
-    for key, wire in crossings(ground, ranks):
+
+    for key, wire, urgent in crossings(ground, ranks):
         for rank in (wire.lower, wire.upper):
             spot = ground.ways[key[1]].spots[rank]
-            parts[spot.node].append(cost.hop_cpus(ground.loads[key], wire, spot))
+            parts[spot.node].append(cost.hop_cpus(ground.loads[key], wire, spot, urgent=urgent))
     return {node: math.fsum(values) for node, values in parts.items()}
 
 
@@ -145,10 +165,14 @@ def nodes(ground: Ground, ranks: Ranks) -> tuple[NodeUse, ...]:
 def money(ground: Ground, ranks: Ranks) -> Money:
     """The month's bill, with what is paid whatever is decided."""
     volume, energy, cpu, fixed = [0.0], [0.0], [0.0], [0.0]
-    for key, wire in crossings(ground, ranks):
-        month_bytes = cost.wire_bytes_per_s(ground.loads[key], wire) * SECONDS_PER_MONTH
-        volume.append(month_bytes * (wire.per_byte - wire.energy_per_byte))
-        energy.append(month_bytes * wire.energy_per_byte)
+
+    moved = [(w, cost.idle_bytes_per_s(w)) for w in ground.wires().values()]
+    for key, wire, urgent in crossings(ground, ranks):
+        moved.append((wire, cost.wire_bytes_per_s(ground.loads[key], wire, urgent=urgent)))
+    for wire, per_s in moved:
+        volume.append(per_s * SECONDS_PER_MONTH * (wire.per_byte - wire.energy_per_byte))
+        energy.append(per_s * SECONDS_PER_MONTH * wire.energy_per_byte)
+
     spots = ground.spots()
     for node, busy in cpus(ground, ranks).items():
         spot = spots[node]
@@ -174,7 +198,7 @@ def assignments(ground: Ground, ranks: Ranks) -> dict[str, Assignment]:
         node = ground.ways[path].spots[ranks[stage, path]].node
         paths = [path] if path != ALL else _input_paths(ground, load)
         runs[node].setdefault(stage, set()).update(paths)
-    for (stage, path), wire in crossings(ground, ranks):
+    for (stage, path), wire, _ in crossings(ground, ranks):
         node = ground.ways[path].spots[wire.lower].node
         exports[node].setdefault(stage, set()).add(path)
     places = {node: (spot.site, TIERS[spot.rank]) for node, spot in ground.spots().items()}

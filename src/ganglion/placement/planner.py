@@ -11,7 +11,7 @@ from ganglion.flow.stages import TIERS, WhereStage
 from ganglion.placement import figures
 from ganglion.placement.demand import Key, demand
 from ganglion.placement.figures import Ground
-from ganglion.placement.model import Model, Terms, build
+from ganglion.placement.formulation import Formulation, Terms, build
 from ganglion.placement.plan import Placement, Plan
 from ganglion.placement.routes import routes
 from ganglion.placement.rules import KINDS, Rule
@@ -39,11 +39,11 @@ def plan(
     pins, selectivities = dict(pins or {}), dict(selectivities or {})
     _check_arguments(spec, pins, selectivities)
     ground = lay_out(spec, topology, selectivities)
-    model = build(ground, pins)
-    solution = _best(model)
+    formulation = build(ground, pins)
+    solution = _best(formulation)
     if solution is None:
-        raise _infeasible(spec, clash(model))
-    ranks = model.ranks(solution.values)
+        raise _infeasible(spec, clash(formulation))
+    ranks = formulation.ranks(solution.values)
     assert ranks.keys() == ground.loads.keys()
     return Plan(
         spec.name,
@@ -76,19 +76,19 @@ def lay_out(spec: FlowSpec, topology: Topology, selectivities: Mapping[str, floa
     return Ground(spec, topology, ways, demand(spec, origins, selectivities))
 
 
-def clash(model: Model, *, keep: Iterable[Rule] = ()) -> tuple[Rule, ...]:
+def clash(formulation: Formulation, *, keep: Iterable[Rule] = ()) -> tuple[Rule, ...]:
     """A smallest set of rules that cannot hold together: without any one of them there is a placement.
 
     Deletion filter: a rule (first a whole kind of them) that is not needed for the clash is dropped for good.
     """
-    active = model.rules
+    active = formulation.rules
     for kind in KINDS:
         without = [r for r in active if r.kind != kind]
-        if len(without) < len(active) and not model.feasible(without):
+        if len(without) < len(active) and not formulation.feasible(without):
             active = without
     for rule in tuple(active):
         without = [r for r in active if r != rule]
-        if rule not in keep and not model.feasible(without):
+        if rule not in keep and not formulation.feasible(without):
             active = without
     return tuple(sorted(active, key=lambda r: r.order, reverse=True))
 
@@ -113,10 +113,10 @@ def _check_arguments(spec: FlowSpec, pins: Mapping[str, str], selectivities: Map
             )
 
 
-def _best(model: Model) -> Solution | None:
+def _best(formulation: Formulation) -> Solution | None:
     """Lexicographic: each next objective is minimised without giving up the ones before."""
     try:
-        best = solve(model.program, model.money, zero=model.zeros(model.rules))
+        best = solve(formulation.program, formulation.money, zero=formulation.zeros(formulation.rules))
     except OutOfBudget as error:
         raise PlacementInfeasible(
             "placement.budget",
@@ -127,12 +127,15 @@ def _best(model: Model) -> Solution | None:
     if best is None:
         return None
     gap = best.gap
-    rows = list(model.program.rows)
-    steps = [(model.money, max(MONEY_TIE, 1e-9 * best.objective)), (model.latency_ms, LATENCY_TIE_MS)]
-    for (held, slack), costs in zip(steps, (model.latency_ms, model.height), strict=True):
+    rows = list(formulation.program.rows)
+    steps = [
+        (formulation.money, max(MONEY_TIE, 1e-9 * best.objective)),
+        (formulation.latency_ms, LATENCY_TIE_MS),
+    ]
+    for (held, slack), costs in zip(steps, (formulation.latency_ms, formulation.height), strict=True):
         rows.append(_at_most(held, best, slack))
         try:
-            better = solve(model.program, costs, zero=model.zeros(model.rules), rows=rows)
+            better = solve(formulation.program, costs, zero=formulation.zeros(formulation.rules), rows=rows)
         except OutOfBudget:
             break
         if better is None:  # the bound is at the edge of the solver's tolerance: what we have is as good

@@ -9,7 +9,7 @@ from ganglion.core.units import format_bytes, format_duration
 from ganglion.flow.assignment import ALL
 from ganglion.flow.spec import FlowSpec
 from ganglion.flow.stages import TIERS, ActStage, SinkStage, SourceStage, Stage
-from ganglion.placement.demand import Key, Load
+from ganglion.placement.demand import DATAGRAM_ROW_BYTES_MAX, Key, Load
 from ganglion.placement.jurisdictions import lies_in
 from ganglion.placement.routes import CLOUD, DEVICE, EDGE, GATEWAY, RANKS, Route, Spot
 
@@ -152,6 +152,12 @@ def jurisdiction_rule(stage: Stage) -> Rule:
     places = ", ".join(stage.constraint.jurisdictions or ())
     text = f"its rows are kept in {places} (keep_in=), also on their way"
     return Rule("jurisdiction", stage.id, text, "widen keep_in= or place a site there")
+
+
+def datagram_rule(stage: Stage) -> Rule:
+    """A row leaves a device in one datagram."""
+    text = f"a row of {stage.schema.row_bytes} bytes is larger than a datagram ({DATAGRAM_ROW_BYTES_MAX})"
+    return Rule("capability", stage.id, text, "make its frames smaller, or reduce them on the device")
 
 
 def pin_rule(stage_id: str, tier: str) -> Rule:
