@@ -591,6 +591,27 @@ def test_answers_that_do_not_match_are_not_taken():
     run(main())
 
 
+def test_an_answer_with_the_id_of_one_request_and_the_token_of_another_is_not_taken():
+    async def main():
+        raw = await Raw.open()
+        address = raw.transport.get_extra_info("sockname")
+        async with await opened(1, None, Settings(ack_timeout_ns=3600 * 10**9, nstart=2)) as client:
+            asked = [asyncio.ensure_future(client.request(address, Code.GET, "x")) for _ in range(2)]
+            one, other = await raw.hear(), await raw.hear()
+            crossed = Message(MessageType.ACK, Code.CONTENT, one.message_id, other.token, payload=b"crossed")
+            raw.say(crossed, client.address)
+            for message in (one, other):
+                right = Message(
+                    MessageType.ACK, Code.CONTENT, message.message_id, message.token, payload=b"right"
+                )
+                raw.say(right, client.address)
+            assert [r.payload for r in await asyncio.gather(*asked)] == [b"right"] * 2
+            assert client.counters.unmatched == 1
+        raw.transport.close()
+
+    run(main())
+
+
 def test_non_confirmable_requests_are_answered_in_kind_and_once():
     async def main():
         work = Work()
