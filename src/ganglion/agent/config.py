@@ -49,6 +49,7 @@ class NodeConfig:
         return self.assignment.site
 
     def to_json(self) -> dict[str, Any]:
+        """What `load_config` reads back."""
         return {
             "kind": "node",
             "assignment": self.assignment.to_json(),

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from ganglion.cli.live import watching
 from ganglion.core.errors import GanglionError
+from ganglion.core.topology import Topology
 from ganglion.core.units import parse_duration_ns
 from ganglion.flow.load import load_flow
 from ganglion.flow.spec import FlowSpec
@@ -21,12 +22,11 @@ from ganglion.host.system import system_host
 from ganglion.placement import plan as make_plan
 from ganglion.placement import report as plan_text
 from ganglion.placement import why, why_text
-from ganglion.core.topology import Topology
-from ganglion.sim.report import text as report_text
 from ganglion.sim.run import load_topology
 from ganglion.sim.run import run as run_world
 from ganglion.sim.rundir import make_run_dir
 from ganglion.sim.settings import Settings, parse_cut
+from ganglion.sim.text import text as report_text
 
 EXIT_UNSOUND = 1
 EXIT_ERROR = 2

@@ -1,6 +1,6 @@
 """A device's way to its gateway: rows of each exported stream in order, each kept until it is acknowledged.
 
-Rows that lead to an actuator go at once; others gather for half a second or a datagram's worth. One message per
+Rows that lead to an actuator go at once; others gather for a second or a datagram's worth. One message per
 stream is under way at a time, so rows arrive in order; an unanswered one is sent again for ever with the same
 numbers, and the gateway skips what it already has.
 """
@@ -24,7 +24,7 @@ from ganglion.host.ports import Clock
 SENML_CBOR = 112
 """CoAP content format application/senml+cbor (RFC 8428 section 12.3.6)."""
 PAYLOAD_TARGET_BYTES = 800
-GATHER_NS = 500_000_000
+GATHER_NS = 1_000_000_000
 HELD_BYTES_MAX = 4 << 20
 """Unacknowledged rows a device keeps per stream; beyond that new rows are shed, and counted."""
 RETRY_NS = 200_000_000

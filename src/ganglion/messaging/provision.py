@@ -17,7 +17,6 @@ from ganglion.messaging.subjects import UPLINK_CONSUMER, deliver, inbox, journal
 
 UNACKNOWLEDGED_MAX = 1000
 """Messages on their way to the parent before it must have stored some."""
-_NAME_IN_USE = 10058
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +109,12 @@ def _source(child: str) -> dict[str, Any]:
 
 
 async def _stream(api: StreamApi, config: dict[str, Any]) -> None:
+    # Asked first, because creating a stream that is there already is refused when its cap could not be reserved twice.
     try:
-        await api.ask(f"STREAM.CREATE.{config['name']}", config)
-    except ApiRefused as refusal:
-        if refusal.number != _NAME_IN_USE:
+        await api.ask(f"STREAM.INFO.{config['name']}", {})
+    except MessagingError as error:
+        if error.code != "messaging.no-stream":
             raise
-        await api.ask(f"STREAM.UPDATE.{config['name']}", config)
+        await api.ask(f"STREAM.CREATE.{config['name']}", config)
+        return
+    await api.ask(f"STREAM.UPDATE.{config['name']}", config)

@@ -34,6 +34,7 @@ class Tally:
     altered: int = 0
 
     def to_json(self) -> dict[str, Any]:
+        """One object of the report's ``readings.streams``."""
         return asdict(self)
 
     @property
@@ -52,6 +53,7 @@ class Detection:
     missed: list[dict[str, Any]] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
+        """The report's ``detection``."""
         recall = self.detected / self.events if self.events else None
         return {
             "events": self.events,
@@ -80,9 +82,10 @@ def tally(spec: FlowSpec, evidence: Evidence) -> list[Tally]:
                     tallies.append(_commands(stage, source, acknowledged, evidence))
             elif not between:
                 tallies.append(_rows(stage, source, acknowledged, evidence.sinks.get(stage.id)))
-            elif all(isinstance(s, WindowStage | MapStage) for s in between):
-                if any(isinstance(s, WindowStage) for s in between):
-                    tallies.append(_windows(stage, source, acknowledged, evidence.sinks.get(stage.id)))
+            elif all(isinstance(s, WindowStage | MapStage) for s in between) and any(
+                isinstance(s, WindowStage) for s in between
+            ):
+                tallies.append(_windows(stage, source, acknowledged, evidence.sinks.get(stage.id)))
     return tallies
 
 

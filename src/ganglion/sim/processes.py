@@ -18,6 +18,8 @@ BACK_OFF_NS = 200_000_000
 RESTARTS_MAX = 100
 EXIT_CONFIG = 2
 READY_NS_MAX = 60 * 10**9
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+"""Frames are small: more threads per process would only contend."""
 
 
 @dataclass(slots=True)
@@ -64,7 +66,9 @@ class Keeper:
 
     async def _launch(self, kept: Kept) -> None:
         command = [sys.executable, "-m", "ganglion.agent", str(kept.directory / "config.json")]
-        kept.process = await self._host.processes.start(command, log=kept.directory / "log.txt")
+        kept.process = await self._host.processes.start(
+            command, log=kept.directory / "log.txt", environment=ONE_THREAD
+        )
 
     async def _keep(self, kept: Kept, *, restart: bool) -> None:
         while True:

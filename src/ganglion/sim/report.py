@@ -1,4 +1,4 @@
-"""The report of a run: one JSON form, and the same as text for people."""
+"""The report of a run, as JSON: what was measured, judged and predicted."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ganglion.core.topology import Topology
-from ganglion.core.units import SECONDS_PER_DAY, format_bytes
+from ganglion.core.units import SECONDS_PER_DAY
 from ganglion.flow.spec import FlowSpec
 from ganglion.placement import Plan
 from ganglion.sim.check import Tally, detection, percentiles, tally
@@ -213,85 +213,3 @@ def _stages(evidence: Evidence) -> dict[str, dict[str, int]]:
             for name, value in counts.items():
                 into[name] += value
     return total
-
-
-def text(report: Mapping[str, Any]) -> str:
-    """The report for people."""
-    lines = [
-        f"{report['flow']}: {report['devices']} devices at {report['gateways']} gateways, "
-        f"played {report['played_s']:.1f} s of {report['data']}",
-        "",
-        "reaction, frame complete -> command at the actuator (ms)",
-        f"  {'':12}{'p50':>9}{'p99':>9}{'max':>9}{'count':>8}",
-    ]
-    for title, key in (
-        ("all", "reaction_ms"),
-        ("connected", "reaction_ms_connected"),
-        ("islanded", "reaction_ms_islanded"),
-    ):
-        row = report[key]
-        cells = "".join(
-            f"{'-' if row[k] is None else format(row[k], '.2f'):>9}" for k in ("p50", "p99", "max")
-        )
-        lines.append(f"  {title:12}{cells}{row['count']:>8}")
-    lines.append(
-        f"  over the deadline: {report['over_deadline']}, missed: {report['reflexes_missed']}, "
-        f"missed while islanded: {report['reflexes_missed_islanded']}"
-    )
-    lines += ["", *_text_detection(report["detection"]), "", *_text_readings(report["readings"])]
-    lines += ["", *_text_bytes(report["bytes"]), "", *_text_cuts(report), "", *_text_prediction(report)]
-    lines += ["", "OK" if report["ok"] else "NOT OK: " + "; ".join(report["problems"])]
-    return "\n".join(lines) + "\n"
-
-
-def _text_detection(found: Mapping[str, Any]) -> list[str]:
-    recall = "-" if found["recall"] is None else f"{found['recall']:.3f}"
-    line = (
-        f"detection: {found['detected']} of {found['events']} faults (recall {recall}), "
-        f"{found['false_trips']} false trips over {found['non_faults']} other events"
-    )
-    rows = [f"  missed: {m['event']} (row {m['row']}) at {m['origin']}" for m in found["missed"][:5]]
-    return [line, *rows]
-
-
-def _text_readings(readings: Mapping[str, Any]) -> list[str]:
-    lines = [
-        "readings",
-        f"  {'stream':12}{'to':30}{'published':>10}{'received':>10}{'lost':>7}{'twice':>7}{'order':>7}",
-    ]
-    for s in readings["streams"]:
-        lines.append(
-            f"  {s['stream']:12}{s['use']:30}{s['published']:>10}{s['received']:>10}{s['lost']:>7}"
-            f"{s['duplicated']:>7}{s['out_of_order']:>7}"
-        )
-    rest = ("late", "dropped", "bad", "shed", "refused", "unsent", "retransmitted")
-    lines.append("  " + ", ".join(f"{k} {readings[k]}" for k in rest))
-    return lines
-
-
-def _text_bytes(used: Mapping[str, Any]) -> list[str]:
-    lines = [
-        f"bytes: raw frames {format_bytes(used['raw'])}, device payload {format_bytes(used['device_payload'])}"
-    ]
-    lines += [f"  {name}: {format_bytes(up)} up" for name, up in used["uplink"].items()]
-    if used["gateway_uplinks_share_of_raw"] is not None:
-        lines.append(f"  gateway uplinks carry {used['gateway_uplinks_share_of_raw']:.1%} of the raw bytes")
-    return lines
-
-
-def _text_cuts(report: Mapping[str, Any]) -> list[str]:
-    if not report["cuts"]:
-        return ["no cuts"]
-    return [
-        f"cut of {c['site']} for {c['cut_s']:.1f} s: {c['backlog']} messages owed at the heal, "
-        f"drained {report['heal_to_drained_s'][c['site']]} s after it"
-        for c in report["cuts"]
-    ]
-
-
-def _text_prediction(report: Mapping[str, Any]) -> list[str]:
-    lines = ["predicted and measured"]
-    for name, pair in report["prediction"].items():
-        measured = "-" if pair["measured"] is None else f"{pair['measured']:g}"
-        lines.append(f"  {name:28}{pair['predicted']:>16g}{measured:>16}")
-    return lines

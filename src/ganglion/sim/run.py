@@ -41,9 +41,7 @@ def load_topology(flow_dir: Path) -> Topology:
     return read_topology(content, str(path))
 
 
-def played_selectivities(
-    spec: FlowSpec, events: list[Event], devices: int, period_frames: int
-) -> dict[str, float]:
+def played_selectivities(spec: FlowSpec, events: list[Event], period_frames: int) -> dict[str, float]:
     """What the recordings make of each `where` that starts frames of interest: one row per fault and shot."""
     faults = sum(e.is_fault for e in events) / len(events)
     triggers = {s.inputs[1] for s in spec.stages if isinstance(s, AroundStage)}
@@ -66,7 +64,7 @@ async def run(settings: Settings, host: Host, watch: Watch = lambda _world, _pla
     count = sum(p.count for p in topology.paths())
     period = layout.period_frames(settings, spec, events, count)
     chosen = plan(
-        spec, topology, pins=settings.pins, selectivities=played_selectivities(spec, events, count, period)
+        spec, topology, pins=settings.pins, selectivities=played_selectivities(spec, events, period)
     )
     world = World(settings, host, spec, topology, chosen)
     watch(world, chosen)

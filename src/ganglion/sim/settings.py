@@ -70,6 +70,7 @@ def check(settings: Settings, topology: Topology) -> None:
             raise RunError(
                 "run.cut",
                 f"the uplink of {cut.site!r} cannot be cut from {cut.from_ns / 1e9:g} s to {cut.to_ns / 1e9:g} s",
-                why=f"sites with an uplink are {', '.join(with_uplink)}; the run lasts {settings.duration_ns / 1e9:g} s",
+                why=f"sites with an uplink are {', '.join(with_uplink)}; "
+                f"the run lasts {settings.duration_ns / 1e9:g} s",
                 next_step="name one of those, and heal before the run ends: --cut gw1@10s-25s",
             )
