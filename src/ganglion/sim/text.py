@@ -1,0 +1,94 @@
+"""The report of a run as text, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ganglion.core.units import format_bytes
+
+
+def text(report: Mapping[str, Any]) -> str:
+    """The report for people."""
+    lines = [
+        _headline(report),
+        "",
+        "reaction, frame complete -> command at the actuator (ms)",
+        f"  {'':12}{'p50':>9}{'p99':>9}{'max':>9}{'count':>8}",
+    ]
+    for title, key in (
+        ("all", "reaction_ms"),
+        ("connected", "reaction_ms_connected"),
+        ("islanded", "reaction_ms_islanded"),
+    ):
+        row = report[key]
+        cells = "".join(
+            f"{'-' if row[k] is None else format(row[k], '.2f'):>9}" for k in ("p50", "p99", "max")
+        )
+        lines.append(f"  {title:12}{cells}{row['count']:>8}")
+    lines.append(
+        f"  over the deadline: {report['over_deadline']}, missed: {report['reflexes_missed']}, "
+        f"missed while islanded: {report['reflexes_missed_islanded']}"
+    )
+    lines += ["", *_detection(report["detection"]), "", *_readings(report["readings"])]
+    lines += ["", *_bytes(report["bytes"]), "", *_cuts(report), "", *_prediction(report)]
+    lines += ["", "OK" if report["ok"] else "NOT OK: " + "; ".join(report["problems"])]
+    return "\n".join(lines) + "\n"
+
+
+def _detection(found: Mapping[str, Any]) -> list[str]:
+    recall = "-" if found["recall"] is None else f"{found['recall']:.3f}"
+    line = (
+        f"detection: {found['detected']} of {found['events']} faults (recall {recall}), "
+        f"{found['false_trips']} false trips over {found['non_faults']} other events"
+    )
+    rows = [f"  missed: {m['event']} (row {m['row']}) at {m['origin']}" for m in found["missed"][:5]]
+    return [line, *rows]
+
+
+def _readings(readings: Mapping[str, Any]) -> list[str]:
+    lines = [
+        "readings",
+        f"  {'stream':12}{'to':30}{'published':>10}{'received':>10}{'lost':>7}{'twice':>7}{'order':>7}",
+    ]
+    lines += [
+        f"  {s['stream']:12}{s['use']:30}{s['published']:>10}{s['received']:>10}{s['lost']:>7}"
+        f"{s['duplicated']:>7}{s['out_of_order']:>7}"
+        for s in readings["streams"]
+    ]
+    rest = ("late", "dropped", "bad", "shed", "refused", "unsent", "retransmitted")
+    lines.append("  " + ", ".join(f"{k} {readings[k]}" for k in rest))
+    return lines
+
+
+def _bytes(used: Mapping[str, Any]) -> list[str]:
+    lines = [
+        f"bytes: raw frames {format_bytes(used['raw'])}, device payload {format_bytes(used['device_payload'])}"
+    ]
+    lines += [f"  {name}: {format_bytes(up)} up" for name, up in used["uplink"].items()]
+    if used["gateway_uplinks_share_of_raw"] is not None:
+        lines.append(f"  gateway uplinks carry {used['gateway_uplinks_share_of_raw']:.1%} of the raw bytes")
+    return lines
+
+
+def _cuts(report: Mapping[str, Any]) -> list[str]:
+    if not report["cuts"]:
+        return ["no cuts"]
+    return [
+        f"cut of {c['site']} for {c['cut_s']:.1f} s: {c['backlog']} messages owed at the heal, "
+        f"drained {report['heal_to_drained_s'][c['site']]} s after it"
+        for c in report["cuts"]
+    ]
+
+
+def _prediction(report: Mapping[str, Any]) -> list[str]:
+    lines = ["predicted and measured"]
+    for name, pair in report["prediction"].items():
+        measured = "-" if pair["measured"] is None else f"{pair['measured']:g}"
+        lines.append(f"  {name:28}{pair['predicted']:>16g}{measured:>16}")
+    return lines
+
+
+def _headline(report: Mapping[str, Any]) -> str:
+    where = f"{report['devices']} devices at {report['gateways']} gateways"
+    return f"{report['flow']}: {where}, played {report['played_s']:.1f} s of {report['data']}"
