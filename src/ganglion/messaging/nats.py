@@ -261,6 +261,10 @@ class NatsBus:
             raise
         return int(info["ack_floor"]["stream_seq"])
 
+    async def drawn(self, stream: str) -> bool:
+        """True while a parent draws from an outbox: it has bound the outbox's consumer."""
+        return bool((await self.ask(f"CONSUMER.INFO.{stream}.{UPLINK_CONSUMER}", {})).get("push_bound"))
+
     async def publish(self, subject: str, payload: bytes) -> None:
         check_payload(payload)
         if not self._client.is_connected:

@@ -1,0 +1,5 @@
+"""``python -m ganglion.cli``."""
+
+from ganglion.cli.main import main
+
+main()
