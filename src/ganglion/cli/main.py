@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +23,7 @@ from ganglion.host.system import system_host
 from ganglion.placement import plan as make_plan
 from ganglion.placement import report as plan_text
 from ganglion.placement import why, why_text
-from ganglion.sim.run import load_topology
+from ganglion.sim.run import Job, load_topology, prepare
 from ganglion.sim.run import run as run_world
 from ganglion.sim.rundir import make_run_dir
 from ganglion.sim.settings import Settings, parse_cut
@@ -108,10 +109,9 @@ def run(
     """
     if report is not None:
         _writable(report)
-    directory = make_run_dir(flow_dir, run_dir)
-    settings = Settings(
+    asked = Settings(
         flow_dir=flow_dir,
-        run_dir=directory,
+        run_dir=Path(),
         duration_ns=parse_duration_ns(duration),
         cuts=tuple(parse_cut(c) for c in cut or ()),
         devices=devices,
@@ -119,7 +119,9 @@ def run(
         pins=_pins(pin),
         seed=seed,
     )
-    result = asyncio.run(_interruptible(settings, quiet=as_json))
+    job = prepare(asked)
+    directory = make_run_dir(flow_dir, run_dir)
+    result = asyncio.run(_interruptible(job, replace(asked, run_dir=directory), quiet=as_json))
     content = _json(result)
     if report is not None:
         report.write_text(content, encoding="utf-8")
@@ -130,12 +132,12 @@ def run(
         raise typer.Exit(EXIT_UNSOUND)
 
 
-async def _interruptible(settings: Settings, *, quiet: bool) -> dict[str, Any]:
+async def _interruptible(job: Job, settings: Settings, *, quiet: bool) -> dict[str, Any]:
     """The run; SIGINT and SIGTERM end it cleanly by cancelling it once."""
     host = system_host(settings.run_dir, settings.seed)
     loop = asyncio.get_running_loop()
     with watching(host.clock, quiet=quiet) as watch:
-        running = asyncio.ensure_future(run_world(settings, host, watch))
+        running = asyncio.ensure_future(run_world(job, settings, host, watch))
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, running.cancel)
         return await running
@@ -162,10 +164,14 @@ def _pins(given: list[str] | None) -> dict[str, str]:
 
 
 def _writable(path: Path) -> None:
+    """Raises ``cli.report`` now, rather than after the run, when the report could not be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8"):
-            pass
+        if not path.exists():
+            path.touch()
+            path.unlink()
+        else:
+            path.open("a").close()
     except OSError as error:
         raise GanglionError(
             "cli.report",

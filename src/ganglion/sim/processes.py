@@ -10,13 +10,14 @@ from typing import Any
 
 import orjson
 
-from ganglion.core.errors import RunError
+from ganglion.core.errors import HostError, RunError
 from ganglion.host.ports import Host, Process
 
 STOP_GRACE_NS = 10 * 10**9
 BACK_OFF_NS = 200_000_000
 RESTARTS_MAX = 100
 EXIT_CONFIG = 2
+FREE_BYTES_MIN = 8 << 20
 READY_NS_MAX = 60 * 10**9
 ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 """Frames are small: more threads per process would only contend."""
@@ -87,7 +88,17 @@ class Keeper:
         kept.ended.set()
 
     def check(self) -> None:
-        """Raises `RunError` ``run.process`` when a process ended for good."""
+        """Raises `RunError` ``run.process`` when a process ended for good, `HostError` ``host.disk-full`` before
+        the disk is full: on a full disk nothing acknowledges, nothing can be logged, and the run could not end well.
+        """
+        free = self._host.disk.free_bytes()
+        if free < FREE_BYTES_MIN:
+            raise HostError(
+                "host.disk-full",
+                f"only {free >> 10} KB are left under {self._host.disk.root}, so the run was stopped",
+                why="streams, checkpoints and logs need room to stay safe",
+                next_step="free space, or name a directory on another disk with --run-dir",
+            )
         for task in self._tasks.values():
             if task.done() and not task.cancelled() and (error := task.exception()) is not None:
                 raise error

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ganglion.core.errors import TopologyError
+from ganglion.core.schema import TensorType
 from ganglion.core.topology import Topology
 from ganglion.core.topology_text import read_topology
 from ganglion.device.recording import Event, load_recording
@@ -52,15 +54,41 @@ def played_selectivities(spec: FlowSpec, events: list[Event], period_frames: int
     }
 
 
-async def run(settings: Settings, host: Host, watch: Watch = lambda _world, _plan: None) -> dict[str, Any]:
-    """Runs it all and returns the report. Raises a `GanglionError` for whatever keeps it from running."""
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What is to run, checked as far as it can be before anything is written or started."""
+
+    spec: FlowSpec
+    topology: Topology
+
+
+def prepare(settings: Settings) -> Job:
+    """Loads and checks the flow, the topology, the cuts and, when they are given, the recordings.
+
+    Raises a `GanglionError` for whatever would keep it from running.
+    """
     spec = load_flow(settings.flow_dir)
     topology = load_topology(settings.flow_dir)
     if settings.devices is not None:
         topology = topology.with_devices(settings.devices)
     check(settings, topology)
+    plan(spec, topology, pins=settings.pins)
+    if settings.data_dir is not None:
+        load_recording(settings.data_dir, _frame(spec))
+    return Job(spec, topology)
+
+
+def _frame(spec: FlowSpec) -> TensorType:
+    return spec.sources[0].schema.fields[0].type
+
+
+async def run(
+    job: Job, settings: Settings, host: Host, watch: Watch = lambda _world, _plan: None
+) -> dict[str, Any]:
+    """Runs it all in ``settings.run_dir``, which must be new, and returns the report."""
+    spec, topology = job.spec, job.topology
     data_dir = await provide(settings, host)
-    events = await asyncio.to_thread(load_recording, data_dir, spec.sources[0].schema.fields[0].type)
+    events = await asyncio.to_thread(load_recording, data_dir, _frame(spec))
     count = sum(p.count for p in topology.paths())
     period = layout.period_frames(settings, spec, events, count)
     chosen = plan(
