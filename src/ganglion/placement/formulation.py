@@ -21,7 +21,7 @@ from ganglion.placement.routes import DEVICE, RANKS, Spot, Wire
 from ganglion.placement.rules import CPU_SHARE_MAX, LINK_SHARE_MAX, Rule, Seat
 from ganglion.placement.solver import OutOfBudget, Program, solve
 
-COLUMNS_MAX = 100_000
+COLUMNS_MAX = 20_000
 """More is no small topology: this version plans exactly or not at all."""
 
 Terms = dict[int, float]

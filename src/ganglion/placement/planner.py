@@ -79,17 +79,23 @@ def lay_out(spec: FlowSpec, topology: Topology, selectivities: Mapping[str, floa
 def clash(formulation: Formulation, *, keep: Iterable[Rule] = ()) -> tuple[Rule, ...]:
     """A smallest set of rules that cannot hold together: without any one of them there is a placement.
 
+    That sources are at the device goes without saying; only where nothing else clashes with ``keep`` it is said.
+
+
     Deletion filter: a rule (first a whole kind of them) that is not needed for the clash is dropped for good.
     """
-    active = formulation.rules
+    given = [r for r in formulation.rules if r.kind == "source"]
+    active = [r for r in formulation.rules if r.kind != "source"]
     for kind in KINDS:
         without = [r for r in active if r.kind != kind]
-        if len(without) < len(active) and not formulation.feasible(without):
+        if len(without) < len(active) and not formulation.feasible(given + without):
             active = without
     for rule in tuple(active):
         without = [r for r in active if r != rule]
-        if rule not in keep and not formulation.feasible(without):
+        if rule not in keep and not formulation.feasible(given + without):
             active = without
+    if not set(active) - set(keep):
+        active += given
     return tuple(sorted(active, key=lambda r: r.order, reverse=True))
 
 

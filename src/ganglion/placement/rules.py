@@ -31,8 +31,10 @@ KINDS = (
     "offline",
     "tier",
     "pin",
+    "source",
 )
-"""Where several rules say the same, the later kind is the one that is named."""
+"""Where several rules say the same, the later kind is the one that is named. ``source`` cannot be lifted, so it is
+named only where nothing else is to be said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +113,9 @@ def _by_place(stage: Stage, spot: Spot) -> Iterator[Rule]:
 
 
 def _by_actuator(stage: ActStage, way: Route, rank: int) -> Iterator[Rule]:
-    if way.path == ALL:
-        text = f"rows merged over all origins name no device whose {stage.actuator} could act"
-        yield Rule("actuator", stage.id, text, "act on a stream that is kept by origin")
-    elif stage.actuator not in way.actuators:
+
+    assert way.path != ALL, "the language refuses reflexes on merged rows"
+    if stage.actuator not in way.actuators:
         text = f"devices {way.group} have no actuator {stage.actuator}"
         yield Rule("actuator", stage.id, text, f"add {stage.actuator} to actuators of group {way.group}")
     elif rank == DEVICE:
@@ -125,7 +126,7 @@ def _by_actuator(stage: ActStage, way: Route, rank: int) -> Iterator[Rule]:
 def _tier_rule(stage: Stage, tiers: str) -> Rule:
     match stage:
         case SourceStage():
-            return Rule("tier", stage.id, "a source is measured at the device", "leave it there")
+            return Rule("source", stage.id, "frames are measured at the device", "leave it there")
         case SinkStage():
             return Rule(
                 "tier", stage.id, f"the sink is kept at the {stage.at} (at=)", "change at= of the sink"
@@ -148,10 +149,10 @@ def missing_tier(stage: Stage, way: Route, rank: int) -> Rule:
 
 
 def jurisdiction_rule(stage: Stage) -> Rule:
-    """The rows of ``stage`` may be only in some jurisdictions, also on their way."""
+    """Rows may be only in some jurisdictions, also on their way; one rule for all stages that inherit it."""
     places = ", ".join(stage.constraint.jurisdictions or ())
-    text = f"its rows are kept in {places} (keep_in=), also on their way"
-    return Rule("jurisdiction", stage.id, text, "widen keep_in= or place a site there")
+    text = "rows are kept there (keep_in=), also on their way"
+    return Rule("jurisdiction", places, text, "widen keep_in= or place a site there")
 
 
 def datagram_rule(stage: Stage) -> Rule:
