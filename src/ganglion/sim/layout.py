@@ -17,7 +17,7 @@ from ganglion.host.ports import Ports
 from ganglion.placement import Plan
 from ganglion.sim.settings import Settings
 
-PERIOD_NS_MAX = 2_400_000_000
+PERIOD_NS_MAX = 5_000_000_000
 """Shots come at least this often, so that a short run plays many."""
 LEAD_NS = 1_500_000_000
 """How much of a run cannot be counted on for whole shots: the start and the end."""
