@@ -115,6 +115,16 @@ def test_the_report_has_every_stage_reflex_link_and_node(made):
     assert all(line == line.rstrip() for line in text.splitlines())
 
 
+def test_a_long_table_is_cut_and_says_so():
+    names = [f"g{i}" for i in range(60)]
+    link = {"latency": "1ms", "bandwidth": "1Mbit"}
+    site = {"tier": "gateway", "parent": "cloud", "node": {"class": "box"}, "uplink": link}
+    changes = {f"sites__{name}": site for name in names}
+    topology = small_topology(**changes, devices__relay__gateways=names, devices__relay__count=60)
+    text = report(plan(small_flow(), topology), small_flow())
+    assert "... and 20 more (--json has all)" in text
+
+
 def test_the_examples_plan_is_proved_and_its_reflex_is_local():
     spec = load_flow(FEEDER)
     topology = read_topology((FEEDER / "topology.yaml").read_text(), "topology.yaml")

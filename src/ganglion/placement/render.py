@@ -9,7 +9,7 @@ from ganglion.flow.spec import FlowSpec, describe
 from ganglion.placement.explain import Option, Why
 from ganglion.placement.plan import Loop, Plan
 
-_GAP = 2
+_ROWS_MAX = 40
 _DESCRIPTION_CHARS_MAX = 48
 
 
@@ -112,7 +112,10 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _table(rows: list[list[str]]) -> str:
-    """Columns of equal width, two spaces apart; the last one may be ragged."""
+    """Columns of equal width, two spaces apart; the last one may be ragged. A long table is cut, and says so."""
+    if len(rows) > _ROWS_MAX + 1:
+        more = f"... and {len(rows) - 1 - _ROWS_MAX} more (--json has all)"
+        return _table(rows[: _ROWS_MAX + 1]) + f"\n  {more}"
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
     lines = ("  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[-1]]) for row in rows)
     return "\n".join("  " + line.rstrip() for line in lines)
