@@ -23,12 +23,7 @@ def make_run_dir(flow_dir: Path, chosen: Path | None) -> Path:
     if chosen is None:
         parent = Path("runs")
         _forget_old(parent, name)
-        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-        chosen = parent / f"{name}-{stamp}"
-        number = 1
-        while chosen.exists():
-            number += 1
-            chosen = parent / f"{name}-{stamp}-{number}"
+        chosen = parent / f"{name}-{datetime.now(UTC).strftime('%Y%m%d-%H%M%S.%f')}"
     try:
         if chosen.exists() and any(chosen.iterdir()):
             raise RunError(
