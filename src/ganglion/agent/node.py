@@ -30,7 +30,6 @@ from ganglion.messaging.server import ServerSettings, SiteServer
 
 REPORT = "report.json"
 STORE_RESERVE_BYTES = 256 << 20
-OUTBOX_TAIL_MESSAGES = 0
 
 
 @dataclass(slots=True)
@@ -210,6 +209,10 @@ class Node:
         except (MessagingError, HostError):
             return  # a report that cannot be made now is made next time; its age tells
 
+    def _trouble(self, parts: Subsystems) -> tuple[str, ...]:
+        outbox = parts.outbox.trouble if parts.outbox else ""
+        return parts.engine.progress.disk_trouble, outbox, parts.janitor.trouble
+
     async def _state(self, parts: Subsystems) -> dict[str, Any]:
         """What the node runs and how far it is; ``settled`` when it owes nobody anything."""
         config, engine = self.config, parts.engine
@@ -240,9 +243,7 @@ class Node:
             "bad_messages": progress.bad_messages,
             "duplicated_rows": progress.duplicated_rows,
             "out_of_order_rows": progress.out_of_order_rows,
-            "trouble": [
-                t for t in (progress.disk_trouble, parts.outbox.trouble if parts.outbox else "") if t
-            ],
+            "trouble": [t for t in self._trouble(parts) if t],
             "stages": {s: c.to_json() for s, c in engine.counts().items()},
             "ingest": asdict(parts.ingest.counts) if parts.ingest else None,
         }
