@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import yaml
 
@@ -64,7 +66,7 @@ def small_topology(**changes):
             del target[last]
         else:
             target[last] = new
-    return read_topology(yaml.safe_dump(value, sort_keys=False), "small.yaml")
+    return read_topology(json.dumps(value, indent=1), "small.yaml")
 
 
 def small_flow(
@@ -146,7 +148,7 @@ def random_topology(rng):
         "sites": sites,
         "devices": devices,
     }
-    return read_topology(yaml.safe_dump(value, sort_keys=False), "random.yaml")
+    return read_topology(json.dumps(value, indent=1), "random.yaml")
 
 
 def random_flow(rng):
