@@ -96,6 +96,12 @@ class Ingest:
         """Listens on 127.0.0.1; raises ``host.port-taken``."""
         self._endpoint = await Endpoint.open(port=port, handler=self.handle, random=chance, settings=COAP)
 
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens."""
+        assert self._endpoint is not None
+        return self._endpoint.address
+
     async def close(self) -> None:
         """Stops listening; commands under way are given up."""
         for task in self._commands:

@@ -1,0 +1,114 @@
+"""The command line: what it prints, and one clear line for whatever is wrong."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from ganglion.cli import main
+from ganglion.core.errors import GanglionError
+
+FEEDER = Path(__file__).parents[2] / "examples" / "feeder"
+
+
+@pytest.fixture
+def ganglion(monkeypatch, capsys, tmp_path):
+    """Runs the command in an empty directory: (exit status, standard output, standard error)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["ganglion", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        captured = capsys.readouterr()
+        return int(ended.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+def test_flow_prints_a_diagram_and_stable_json(ganglion):
+    status, diagram, _ = ganglion("flow", str(FEEDER))
+    assert status == 0
+    assert "breaker_open: act breaker open within 20ms" in diagram
+    _, first, _ = ganglion("flow", str(FEEDER), "--json")
+    _, second, _ = ganglion("flow", str(FEEDER), "--json")
+    assert first == second
+    assert json.loads(first)["flow"] == "feeder-protection"
+
+
+def test_plan_says_where_why_and_what_it_costs(ganglion):
+    status, text, _ = ganglion("plan", str(FEEDER))
+    assert status == 0
+    assert "proved optimal" in text
+    assert "not bit-exact" in text
+    _, content, _ = ganglion("plan", str(FEEDER), "--json", "--devices", "40")
+    plan = json.loads(content)
+    assert plan["certificate"]["proved"]
+    assert {p["tier"] for p in plan["placements"] if p["stage"] == "decide"} <= {"device", "gateway"}
+    assert all(loop["predicted_ns"] <= loop["deadline_ns"] for loop in plan["loops"])
+    _, reasons, _ = ganglion("plan", str(FEEDER), "--why", "decide")
+    assert "offline of breaker_open" in reasons
+
+
+@pytest.mark.parametrize(
+    "arguments, code",
+    [
+        (["flow", "nowhere"], "flow.missing"),
+        (["plan", "nowhere"], "flow.missing"),
+        (["plan", str(FEEDER), "--why", "nothing"], "flow.unknown-stage"),
+        (["plan", str(FEEDER), "--pin", "features"], "cli.pin"),
+        (["plan", str(FEEDER), "--pin", "features=moon"], "flow.tier"),
+        (["plan", str(FEEDER), "--pin", "decide=cloud"], "placement.infeasible"),
+        (["plan", str(FEEDER), "--devices", "0"], "topology.devices"),
+        (["run", "nowhere"], "flow.missing"),
+        (["run", str(FEEDER), "--for", "banana"], "unit.duration"),
+        (["run", str(FEEDER), "--for", "0s"], "run.duration"),
+        (["run", str(FEEDER), "--cut", "gw1"], "run.cut"),
+        (["run", str(FEEDER), "--cut", "gw9@1s-2s"], "run.cut"),
+        (["run", str(FEEDER), "--data", "nowhere"], "recording.missing"),
+        (["run", str(FEEDER), "--run-dir", str(FEEDER)], "run.directory"),
+        (["run", str(FEEDER), "--report", "/dev/null/report.json"], "cli.report"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_place(ganglion, tmp_path, arguments, code):
+    status, out, err = ganglion(*arguments)
+    assert status == 2
+    assert out == ""
+    lines = err.splitlines()
+    assert lines[0].startswith(f"error [{code}] ")
+    assert lines[1].startswith("  why:  ")
+    assert lines[2].startswith("  next: ")
+    assert len(lines) == 3
+    assert list(tmp_path.iterdir()) == [], "nothing may be written for a run that cannot start"
+
+
+def test_a_broken_topology_is_named_by_line(ganglion, tmp_path):
+    broken = tmp_path / "flow"
+    broken.mkdir()
+    for name in ("flow.py", "detect.py"):
+        (broken / name).write_text((FEEDER / name).read_text())
+    text = (FEEDER / "topology.yaml").read_text().replace("latency: 40ms", "latency: 40 moments", 1)
+    (broken / "topology.yaml").write_text(text)
+    line = next(n for n, x in enumerate(text.splitlines(), start=1) if "moments" in x)
+    status, _, err = ganglion("plan", str(broken))
+    assert status == 2
+    assert f"topology.yaml:{line}: sites.gw1.uplink.latency" in err.replace("\n", " ")
+
+
+def test_a_folder_of_recordings_must_have_the_form(ganglion, tmp_path):
+    (tmp_path / "events.npz").write_bytes(b"no archive")
+    (tmp_path / "labels.csv").write_text("row\n")
+    status, _, err = ganglion("run", str(FEEDER), "--data", str(tmp_path))
+    assert status == 2
+    assert "recording.form" in err
+
+
+def test_errors_keep_their_parts_when_pickled():
+    import pickle
+
+    error = GanglionError("a.b", "what", why="why", next_step="next")
+    copy = pickle.loads(pickle.dumps(error))
+    assert (copy.code, copy.what, copy.why, copy.next_step) == ("a.b", "what", "why", "next")
