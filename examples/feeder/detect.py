@@ -14,7 +14,10 @@ engineer:
   frame (pick-up, with a lower drop-out level: hysteresis). A large one trips at once.
 
 Only operations of the portable set are used: static shapes, constant indices, `np.where` for choice, explicit
-state. Limits: a fault present at energisation (or before `HOLD_OFF_FRAMES` calm frames) is not seen; a
+state. In NumPy the number of array calls is what counts, so what is remembered is one vector, choices between
+scalars are made with `&`, `|` and with a truth value as factor 0 or 1, and one product does for six channels.
+
+Limits: a fault present at energisation (or before `HOLD_OFF_FRAMES` calm frames) is not seen; a
 balanced three-phase fault whose current is below the load is not told from a balanced load; a fault upstream
 of the measuring point draws no current through it and is not seen; a single-phase load switched on alone
 looks like a weak fault.
@@ -45,7 +48,7 @@ GREY_FRAMES_MAX = 30
 """After this many frames (0.5 s) that are not calm the memory starts anew: this is the normal state now."""
 
 DEAD_VOLT, DEAD_AMP, DEAD_SHARE = 20.0, 2.0, 0.05
-"""The line is dead below these, or below this share of the remembered voltage and current."""
+"""The line is dead below these (RMS of each phase), or below this share of the remembered components."""
 
 PICKUP_AMP, PICKUP_SHARE, PICKUP_STEP_SHARE = 4.0, 0.015, 0.015
 """Residual pick-up: measuring noise (A), plus a share of the remembered load, plus a share of the step."""
@@ -66,20 +69,17 @@ FAST_RISE_SHARE = 2.0
 """Rise that trips in one frame, in remembered loads."""
 
 STATE: dict[str, Any] = {
-    "mem_re": np.zeros(3, np.float32),
-    "mem_im": np.zeros(3, np.float32),
-    "mem_v": 0.0,
-    "last_re": np.zeros(3, np.float32),
-    "last_im": np.zeros(3, np.float32),
-    "last_v": 0.0,
-    "last_calm": False,
-    "live": 0,
-    "picked": 0,
-    "grey": 0,
-    "latched": False,
+    "mem": np.zeros(7, np.float32),
+    "last": np.zeros(7, np.float32),
+    "last_calm": np.False_,
+    "live": np.int32(0),
+    "picked": np.int32(0),
+    "grey": np.int32(0),
+    "latched": np.False_,
 }
-"""Initial state of `decide`: remembered components (A) and voltage (V); those of the last frame and whether
-it was calm; calm frames since energisation, frames confirming, frames not calm; the trip latch."""
+"""Initial state of `decide`: remembered components (`seq` of `features`), those of the last frame and whether
+it was calm; calm frames since energisation, frames confirming, frames not calm; the trip latch. NumPy scalars,
+since `~` and sums of truth values mean something else on Python's own."""
 
 
 def _fourier() -> np.ndarray:
@@ -107,120 +107,124 @@ def _fourier() -> np.ndarray:
     return (fit[:, :2] * np.array([1.0, -1.0]) / np.sqrt(2)).astype(np.float32)
 
 
-def _sequences() -> tuple[np.ndarray, np.ndarray]:
-    """Two f32[6, 3]: (re_a, im_a, re_b, im_b, re_c, im_c) -> real and imaginary part of sequences 0, 1, 2."""
+def _sequences() -> np.ndarray:
+    """f32[12, 14]: phasors (re, im) of Va, Vb, Vc, Ia, Ib, Ic -> two f32[7] for `features` to turn by an angle.
+
+    The first is `seq` at angle zero: the currents' real parts (sequence 0, 1, 2), their imaginary parts, the
+    real part of the positive-sequence voltage. The second is the same times -j. The vector `seq` at the angle
+    `w` is first * cos(w) + second * sin(w).
+    """
     turn = np.exp(2j * np.pi / 3)
-    fortescue = np.array([[1, 1, 1], [1, turn, turn**2], [1, turn**2, turn]]) / 3
-    re, im = np.zeros((6, 3)), np.zeros((6, 3))
-    re[0::2], re[1::2] = fortescue.real.T, -fortescue.imag.T
-    im[0::2], im[1::2] = fortescue.imag.T, fortescue.real.T
-    return re.astype(np.float32), im.astype(np.float32)
+    fortescue = np.array([[1, 1, 1], [1, turn, turn**2], [1, turn**2, turn]]).T / 3
+    table = np.zeros((12, 14))
+    for part, unit in ((0, 1), (1, 1j)):  # what a phasor's real part adds, and what its imaginary part adds
+        amps, volt = unit * fortescue, unit * fortescue[:, 1:2]
+        table[part:6:2, 6:7], table[part:6:2, 13:14] = volt.real, volt.imag
+        table[part + 6 :: 2, :6] = np.hstack([amps.real, amps.imag])
+        table[part + 6 :: 2, 7:13] = np.hstack([amps.imag, -amps.real])
+    return table.astype(np.float32)
 
 
 FOURIER = _fourier()
-SEQ_RE, SEQ_IM = _sequences()
+SEQUENCES = _sequences()
+MEAN = np.full(SAMPLES, 1 / SAMPLES, np.float32)
 
 
 def features(x: Any) -> dict[str, Any]:
     """The numbers that describe one cycle.
 
     `x` is f32[6, 64]: Va, Vb, Vc in V to ground, Ia, Ib, Ic in A. Returns `rms` (A, over the three phases),
-    `peak` (A, largest sample), `i_rms` f32[3] (A), `v_rms` f32[3] (V), `i_re` and `i_im` f32[3] (A RMS: zero,
-    positive and negative sequence, angle counted from the positive-sequence voltage), `v_seq` f32[3] (V RMS,
-    magnitudes of the same sequences), `bad` (a sample is not a number or absurd; it counts as 0 V or 0 A).
+    `peak` (A, largest sample), `i_rms` (A) and `v_rms` (V) of the phase where it is largest, `seq` f32[7]
+    (real parts of the current's zero, positive and negative sequence, A RMS, then their imaginary parts, the
+    angle counted from the positive-sequence voltage; last that voltage's magnitude, V RMS) and `bad` (a sample
+    is not a number or absurd; it counts as 0 V or 0 A).
     """
     good = np.abs(x) <= SAMPLE_LIMIT  # False for NaN as well
-    bad = np.logical_not(np.all(good))
     x = np.where(good, x, 0.0)
-    volts, amps = x[0:3], x[3:6]
-    i_rms = np.sqrt(np.mean(amps * amps, axis=1))
-    v_rms = np.sqrt(np.mean(volts * volts, axis=1))
-    v = np.concatenate([x[0] @ FOURIER, x[1] @ FOURIER, x[2] @ FOURIER])
-    i = np.concatenate([x[3] @ FOURIER, x[4] @ FOURIER, x[5] @ FOURIER])
-    v_re, v_im = v @ SEQ_RE, v @ SEQ_IM
-    i_re, i_im = i @ SEQ_RE, i @ SEQ_IM
-    v_seq = np.sqrt(v_re * v_re + v_im * v_im)
+    square = (x * x) @ MEAN
+    largest = np.max(square.reshape(2, 3), axis=1)
+    both = (x @ FOURIER).reshape(12) @ SEQUENCES
+    re, im = both[6], both[13]
     # Angles count from the positive-sequence voltage, so frames compare although clock and grid drift.
-    length = np.maximum(v_seq[1], 1e-3)
-    cos, sin = v_re[1] / length, v_im[1] / length
+    length = np.maximum(np.sqrt(re * re + im * im), 1e-3)
     return {
-        "rms": np.sqrt(np.mean(i_rms * i_rms)),
-        "peak": np.max(np.abs(amps)),
-        "i_rms": i_rms,
-        "v_rms": v_rms,
-        "i_re": i_re * cos + i_im * sin,
-        "i_im": i_im * cos - i_re * sin,
-        "v_seq": v_seq,
-        "bad": bad,
+        "rms": np.sqrt((square[3] + square[4] + square[5]) / 3.0),
+        "peak": np.max(np.abs(x[3:6])),
+        "i_rms": np.sqrt(largest[1]),
+        "v_rms": np.sqrt(largest[0]),
+        "seq": both[0:7] * (re / length) + both[7:14] * (im / length),
+        "bad": ~np.all(good),
     }
 
 
-def unexplained(f: Any, s: Any) -> tuple[Any, Any, Any, Any]:
-    """`residual`, `jump`, `rise`, `load` in A against the memory.
+def unexplained(seq: Any, mem: Any) -> tuple[Any, Any, Any, Any]:
+    """`residual`, `jump`, `rise`, `load` in A of the components `seq` against the remembered `mem`.
 
     Unbalance that neither a load step nor a capacitor explains; size of the change of the positive sequence,
     its active part (signed), and the size of the remembered positive sequence.
     """
-    d_re, d_im = f.i_re - s.mem_re, f.i_im - s.mem_im
-    load = np.sqrt(s.mem_re[1] * s.mem_re[1] + s.mem_im[1] * s.mem_im[1])
-    jump = np.sqrt(d_re[1] * d_re[1] + d_im[1] * d_im[1])
-    # How much the load would have to grow to give this change of active current; no load more than doubles.
-    growth = d_re[1] * s.mem_re[1] / (s.mem_re[1] * s.mem_re[1] + 1.0)
-    growth = np.minimum(np.maximum(growth, -1.0), 1.0)
-    r_re, r_im = d_re - growth * s.mem_re, d_im - growth * s.mem_im
-    square = r_re * r_re + r_im * r_im
-    return np.sqrt(np.maximum(square[0], square[2])), jump, d_re[1], load
+    delta = seq - mem
+    rise, reactive = delta[1], delta[4]
+    mem_re, mem_im = mem[1], mem[4]
+    # How much the load would have to grow to give this change of active current; no load more than doubles,
+    # which the larger of the two divisors sees to.
+    wanted = rise * mem_re
+    growth = wanted / np.maximum(mem_re * mem_re + 1.0, abs(wanted))
+    left = delta - mem * growth
+    square = left * left
+    residual = np.sqrt(np.maximum(square[0] + square[3], square[2] + square[5]))
+    jump = np.sqrt(rise * rise + reactive * reactive)
+    return residual, jump, rise, np.sqrt(mem_re * mem_re + mem_im * mem_im)
 
 
 def decide(f: Any, s: Any) -> tuple[dict[str, Any], bool, dict[str, Any]]:
     """One decision per frame: `(outputs, True, next state)`; `f` as `features` returns it, `s` as `STATE`.
 
-    Outputs: `trip` (True on exactly one frame per fault, latched until the line is dead), `fault` (picked up
-    in this frame), `live` (energised and past the hold-off), `bad` (frame not usable, state untouched),
-    `residual` and `rise` (A, see `unexplained`).
+    Outputs: `trip` (True on exactly one frame per fault, latched until the line is dead), `bad` (frame not
+    usable, state untouched), `residual` and `rise` (A, see `unexplained`).
     """
-    residual, jump, rise, load = unexplained(f, s)
+    residual, jump, rise, load = unexplained(f.seq, s.mem)
+    volt, mem_volt = f.seq[6], s.mem[6]
     bad = f.bad
-    dead = (np.max(f.v_rms) < np.maximum(DEAD_VOLT, DEAD_SHARE * s.mem_v)) & (
-        np.max(f.i_rms) < np.maximum(DEAD_AMP, DEAD_SHARE * load)
+    usable = ~bad
+    dead = (
+        usable
+        & ((f.v_rms < DEAD_VOLT) | (f.v_rms < DEAD_SHARE * mem_volt))
+        & ((f.i_rms < DEAD_AMP) | (f.i_rms < DEAD_SHARE * load))
     )
+    alive = ~dead
     settled = s.live >= HOLD_OFF_FRAMES
-    armed = settled & np.logical_not(dead) & np.logical_not(bad)
+    armed = settled & alive & usable
 
     pickup = PICKUP_AMP + PICKUP_SHARE * load + PICKUP_STEP_SHARE * jump
-    dip = f.v_seq[1] < DIP_SHARE * s.mem_v
-    rise_level = RISE_AMP + np.where(dip, DIP_RISE_SHARE, RISE_SHARE) * load
-    above = armed & ((residual > pickup) | (rise > rise_level))
-    below = (residual < DROPOUT * pickup) & (rise < DROPOUT * rise_level)
-    fast = armed & ((residual > FAST_AMP + FAST_SHARE * load) | (rise > FAST_AMP + FAST_RISE_SHARE * load))
+    dip = volt < DIP_SHARE * mem_volt
+    level, dip_level = RISE_AMP + RISE_SHARE * load, RISE_AMP + DIP_RISE_SHARE * load
+    above = armed & ((residual > pickup) | (rise > level) | (dip & (rise > dip_level)))
+    small = (rise < DROPOUT * dip_level) | (~dip & (rise < DROPOUT * level))
+    calm = usable & (residual < DROPOUT * pickup) & small
+    restless = ~calm
+    fast = (residual > FAST_AMP + FAST_SHARE * load) | (rise > FAST_AMP + FAST_RISE_SHARE * load)
 
-    picked = np.where(above, s.picked + 1, np.where(below, 0, s.picked))
-    want = armed & (fast | (picked >= CONFIRM_FRAMES))
-    trip = want & np.logical_not(s.latched)
-    grey = np.where(armed & np.logical_not(below), s.grey + 1, 0)
+    # Counters: a truth value adds 0 or 1, and as a factor keeps or clears. A bad frame leaves each as it is.
+    picked = (s.picked + (above & (s.picked < CONFIRM_FRAMES))) * (above | restless)
+    trip = armed & (fast | (picked >= CONFIRM_FRAMES)) & ~s.latched
+    stirred = armed & restless
+    grey = (s.grey + stirred) * (stirred | bad)
 
     # A frame enters the memory one late, when it and the next are calm: no part of a disturbance gets in.
     # It starts anew at energisation, while the line has not settled, and when a disturbance has become
     # normal.
-    first = (s.live == 0) | np.logical_not(settled | below)
+    first = usable & ((s.live == 0) | ~(settled | calm))
     restart = first | (grey >= GREY_FRAMES_MAX)
-    rate = np.where(below & s.last_calm, MEMORY_RATE, 0.0)
-    nxt = {
-        "mem_re": np.where(restart, f.i_re, s.mem_re + rate * (s.last_re - s.mem_re)),
-        "mem_im": np.where(restart, f.i_im, s.mem_im + rate * (s.last_im - s.mem_im)),
-        "mem_v": np.where(restart, f.v_seq[1], s.mem_v + rate * (s.last_v - s.mem_v)),
-        "last_re": f.i_re,
-        "last_im": f.i_im,
-        "last_v": f.v_seq[1],
-        "last_calm": below,
-        "live": np.where(dead, 0, np.where(first, 1, np.minimum(s.live + 1, HOLD_OFF_FRAMES))),
-        "picked": np.where(dead, 0, np.minimum(picked, CONFIRM_FRAMES)),
-        "grey": np.where(dead | restart, 0, grey),
-        "latched": np.logical_not(dead) & (s.latched | trip),
+    live = s.live * ~first
+    kept = np.where(calm & s.last_calm, s.mem + MEMORY_RATE * (s.last - s.mem), s.mem)
+    after = {
+        "mem": np.where(restart, f.seq, kept),
+        "last": np.where(bad, s.last, f.seq),
+        "last_calm": calm | (bad & s.last_calm),
+        "live": (live + (usable & (live < HOLD_OFF_FRAMES))) * alive,
+        "picked": picked * alive,
+        "grey": grey * ~restart,
+        "latched": (s.latched | trip) & alive,
     }
-    kept = {name: np.where(bad, getattr(s, name), value) for name, value in nxt.items()}
-    return (
-        {"trip": trip, "fault": above, "live": armed, "bad": bad, "residual": residual, "rise": rise},
-        True,
-        kept,
-    )
+    return {"trip": trip, "bad": bad, "residual": residual, "rise": rise}, True, after

@@ -62,9 +62,11 @@ def test_recordings_of_the_dev_part():
 
 def test_components_of_a_known_cycle():
     f = SimpleNamespace(**detect.features(cycle(unbalance=(1, 1, 1), angle=-np.pi / 6)))
-    assert f.v_seq == pytest.approx([0, 2400, 0], abs=1)
-    assert f.i_re == pytest.approx([0, 200 * np.cos(np.pi / 6), 0], abs=0.1)
-    assert f.i_im == pytest.approx([0, -100, 0], abs=0.1)
+    assert f.seq[0:3] == pytest.approx([0, 200 * np.cos(np.pi / 6), 0], abs=0.1)
+    assert f.seq[3:6] == pytest.approx([0, -100, 0], abs=0.1)
+    assert f.seq[6] == pytest.approx(2400, abs=1)
+    assert f.v_rms == pytest.approx(2400, rel=1e-3)
+    assert f.i_rms == pytest.approx(200, rel=1e-3)
     assert f.rms == pytest.approx(200, rel=1e-3)
     assert f.peak == pytest.approx(200 * np.sqrt(2), rel=2e-3)
     assert not f.bad
@@ -74,16 +76,15 @@ def test_offset_is_not_read_as_current():
     """A decaying offset of 1,000 A leaves little in the fundamental; a plain Fourier sum reads over 100 A."""
     x = cycle(amp=0.0)
     x[3] += 1000 * np.exp(-np.arange(64) / 3.84 / 20)
-    f = detect.features(x)
-    assert np.hypot(f["i_re"], f["i_im"]).max() < 20
+    seq = detect.features(x)["seq"]
+    assert np.hypot(seq[0:3], seq[3:6]).max() < 20
 
 
 @given(phase=st.floats(0, 2 * np.pi), angle=st.floats(-1.2, 0.5), amp=st.floats(20, 600))
 @settings(max_examples=30)
 def test_components_do_not_depend_on_the_clock(phase, angle, amp):
     one, two = (detect.features(cycle(amp=amp, angle=angle, phase=p)) for p in (0.0, phase))
-    assert one["i_re"] == pytest.approx(two["i_re"], abs=0.01 * amp)
-    assert one["i_im"] == pytest.approx(two["i_im"], abs=0.01 * amp)
+    assert one["seq"][0:6] == pytest.approx(two["seq"][0:6], abs=0.01 * amp)
 
 
 def test_one_trip_per_fault_until_the_line_is_dead():
@@ -138,6 +139,16 @@ def test_a_dead_line_never_trips():
     assert trips([cycle()] * 10 + [DEAD] * 20)[0] == []
 
 
+def test_current_in_one_phase_keeps_the_line_alive():
+    """A collapsed voltage alone is not a dead line: the latch holds until no phase carries current."""
+    held = cycle(volt=10.0, unbalance=(0.08, 0, 0))
+    shot = [cycle()] * 10 + [FAULT] * 3
+    _, state = trips([*shot, held, held])
+    assert state["latched"]
+    _, state = trips([*shot, 0.5 * held])
+    assert not state["latched"]
+
+
 HOSTILE = st.sampled_from([np.nan, np.inf, -np.inf, 3e38, -2e6])
 
 
@@ -173,3 +184,17 @@ def test_state_keeps_its_shape_and_kind():
     for name, value in detect.STATE.items():
         assert np.shape(state[name]) == np.shape(value), name
         assert np.asarray(state[name]).dtype.kind == np.asarray(value).dtype.kind, name
+
+
+@pytest.mark.parametrize("state", [detect.STATE, trips([cycle()] * 10)[1]], ids=["fresh", "settled"])
+def test_truth_values_stay_truth_values_without_numbers(state):
+    nothing = detect.features(np.full((6, 64), np.nan, np.float32))
+    assert type(nothing["bad"]) is np.bool_
+    for name in ("seq", "i_rms", "v_rms"):
+        for bad in (np.True_, np.False_):
+            frame = {**nothing, name: nothing[name] * np.float32("nan"), "bad": bad}
+            out, _, after = detect.decide(SimpleNamespace(**frame), SimpleNamespace(**state))
+            assert {type(v) for v in (out["trip"], out["bad"], after["latched"], after["last_calm"])} == {
+                np.bool_
+            }
+            assert {type(after[k]) for k in ("live", "picked", "grey")} == {np.int32}
