@@ -27,7 +27,7 @@ class Batch:
 
     ``seq`` int64[n], strictly increasing: the identity of each row with (stream, origin).
     ``time_ns`` int64[n]: event time, nanoseconds since the Unix epoch, as the origin says.
-    ``columns``: field name -> array of shape (n, \\*field shape), in schema order.
+    ``columns``: field name -> array of shape (n, then the field's shape), in schema order.
     """
 
     stream: str
@@ -67,6 +67,13 @@ class Batch:
 
     def check(self, schema: Schema) -> Batch:
         """Raises `DataError` ``batch.schema`` or ``batch.sequence`` unless the rows are as promised."""
+        if not _are_rows(self.seq, self.time_ns):
+            raise DataError(
+                "batch.sequence",
+                f"{self.stream} of {self.origin}: bad row numbers",
+                why=f"1 to {ROWS_MAX} rows, one time each, 64-bit integers, sequence strictly increasing",
+                next_step="look at the sender: it repeats or reorders rows",
+            )
         n = len(self)
         if tuple(self.columns) != schema.names:
             raise DataError(
@@ -84,13 +91,6 @@ class Batch:
                     why=f"the flow promised {n} rows of {field.type}",
                     next_step="run the device and its parent from the same plan",
                 )
-        if self.time_ns.shape != (n,) or n == 0 or n > ROWS_MAX or np.any(np.diff(self.seq) <= 0):
-            raise DataError(
-                "batch.sequence",
-                f"{self.stream} of {self.origin}: bad row numbers",
-                why=f"1 to {ROWS_MAX} rows, one time each, sequence strictly increasing",
-                next_step="look at the sender: it repeats or reorders rows",
-            )
         return self
 
     def row_digests(self) -> list[int]:
@@ -117,6 +117,15 @@ class Batch:
             np.concatenate([p.time_ns for p in parts]),
             {k: np.concatenate([p.columns[k] for p in parts]) for k in parts[0].columns},
         )
+
+
+def _are_rows(seq: npt.NDArray[Any], time_ns: npt.NDArray[Any]) -> bool:
+    if seq.ndim != 1 or time_ns.shape != seq.shape or not 1 <= len(seq) <= ROWS_MAX:
+        return False
+    if seq.dtype != np.int64 or time_ns.dtype != np.int64:
+        return False
+    # Compared, not subtracted: the difference of two extreme numbers wraps round.
+    return bool(np.all(seq[1:] > seq[:-1]))
 
 
 def sequence(boot: int, count: int) -> int:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import numpy.typing as npt
 from ganglion.core.errors import FlowError
 
 ELEMENTS_MAX = 1 << 20
+EXTENTS_MAX = 8
 FIELDS_MAX = 256
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _NUMPY = {
@@ -39,8 +41,7 @@ class TensorType:
     shape: tuple[int, ...] = ()
 
     def __getitem__(self, shape: int | tuple[int, ...]) -> TensorType:
-        dims = (shape,) if isinstance(shape, int) else tuple(shape)
-        return TensorType(self.dtype, dims)
+        return TensorType(self.dtype, shape if isinstance(shape, tuple) else (shape,))
 
     def __post_init__(self) -> None:
         if self.dtype not in _NUMPY:
@@ -50,11 +51,12 @@ class TensorType:
                 why=f"known are {', '.join(_NUMPY)}",
                 next_step="use one of those",
             )
-        if any(d < 1 for d in self.shape) or self.elements > ELEMENTS_MAX:
+        whole = all(type(d) is int and d >= 1 for d in self.shape)
+        if not whole or len(self.shape) > EXTENTS_MAX or self.elements > ELEMENTS_MAX:
             raise FlowError(
                 "schema.shape",
                 f"{self.shape} is not a shape of a frame",
-                why=f"each extent is a whole number >= 1, at most {ELEMENTS_MAX} elements in all",
+                why=f"at most {EXTENTS_MAX} whole numbers >= 1, at most {ELEMENTS_MAX} elements in all",
                 next_step="give a static shape like f32[3, 64]",
             )
 
@@ -78,8 +80,14 @@ class TensorType:
 
     @staticmethod
     def of(value: Any) -> TensorType:
-        """The type of a NumPy value; float64 narrows to f32 and int64 to i32, as kernels compute."""
-        array = np.asarray(value)
+        """The type of a NumPy value; float64 narrows to f32 and int64 to i32, as kernels compute.
+
+        Raises ``schema.dtype`` for text, complex numbers, objects and ragged lists.
+        """
+        try:
+            array = np.asarray(value)
+        except ValueError:  # a ragged list; NumPy's message speaks of its own insides
+            array = np.asarray(None)
         kind = {"f": "f32", "i": "i32", "u": "i32", "b": "bool"}.get(array.dtype.kind)
         if array.dtype == np.int16:
             kind = "i16"
@@ -122,11 +130,11 @@ class Field:
                 next_step="rename the field",
             )
         first = self.type.shape[0] if self.type.shape else 1
-        if len(self.scale) not in (0, 1, first):
+        if len(self.scale) not in (0, 1, first) or not all(math.isfinite(s) and s != 0 for s in self.scale):
             raise FlowError(
                 "schema.scale",
-                f"{self.name} has {len(self.scale)} scale factors",
-                why=f"its type is {self.type}: give one factor, or {first}",
+                f"{self.name} has scale {list(self.scale)[:16]}",
+                why=f"its type is {self.type}: give one finite factor other than 0, or {first}",
                 next_step="fix scale=",
             )
 
@@ -206,7 +214,17 @@ class Schema:
 
     @staticmethod
     def of(columns: Mapping[str, Any], units: Mapping[str, str] | None = None) -> Schema:
-        """The schema of one example row: a mapping of names to scalars or arrays."""
+        """The schema of one example row: a mapping of names to scalars or arrays.
+
+        Raises ``schema.unknown-field`` when ``units`` names a field that is not there.
+        """
         units = units or {}
+        if unknown := [u for u in units if u not in columns]:
+            raise FlowError(
+                "schema.unknown-field",
+                f"units= names {', '.join(unknown)}",
+                why=f"the fields are {', '.join(columns)}",
+                next_step="give units to fields that are there",
+            )
         fields = (Field(name, TensorType.of(value), units.get(name, "")) for name, value in columns.items())
         return Schema(tuple(fields))

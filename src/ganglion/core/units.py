@@ -33,20 +33,25 @@ _SIZE_BYTES = {
     "GiB": 2**30,
 }
 _RATE_BIT_PER_S = {"bit": 1, "Kbit": 10**3, "Mbit": 10**6, "Gbit": 10**9}
-_NUMBER = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)\s*")
+_NUMBER = re.compile(r"\s*([0-9]{1,19}(?:\.[0-9]{1,9})?)\s*([A-Za-z]{1,4})\s*")
+_VALUE_MAX = (1 << 63) - 1
+"""Values live in 64-bit signed integers, about 292 years as nanoseconds."""
 
 
 def _parse(text: str, table: dict[str, int], kind: str, example: str) -> int:
-    match = _NUMBER.fullmatch(text)
+    match = _NUMBER.fullmatch(text) if isinstance(text, str) else None
     unit = match.group(2) if match else ""
-    if match is None or unit not in table:
+    value = (
+        int((Decimal(match.group(1)) * table[unit]).to_integral_value()) if match and unit in table else -1
+    )
+    if not 0 <= value <= _VALUE_MAX:
         raise GanglionError(
             f"unit.{kind}",
-            f"{text!r} is not a {kind}",
-            why=f"it must be a number and one of the units {', '.join(table)}",
+            f"{str(text)[:80]!r} is not a {kind}",
+            why=f"it must be text: a number (below 2^63 of the least unit) and one of {', '.join(table)}",
             next_step=f"write it like {example}",
         )
-    return int((Decimal(match.group(1)) * table[unit]).to_integral_value())
+    return value
 
 
 def parse_duration_ns(text: str) -> int:
@@ -69,7 +74,8 @@ def format_duration(duration_ns: int) -> str:
     for unit in ("d", "h", "min", "s", "ms", "us"):
         size = _DURATION_NS[unit]
         if abs(duration_ns) >= size:
-            return f"{duration_ns / size:.4g}{unit}"
+            value = duration_ns / size
+            return f"{value:.0f}{unit}" if abs(value) >= 1000 else f"{value:.4g}{unit}"
     return f"{duration_ns}ns"
 
 
@@ -77,7 +83,7 @@ def format_bytes(size_bytes: float) -> str:
     """Decimal units for people: ``"1.53 MB"``."""
     value = float(size_bytes)
     for unit in ("B", "KB", "MB", "GB"):
-        if abs(value) < 1000:
+        if abs(value) < 999.5:  # what would be rounded to four digits is said in the next unit
             return f"{value:.3g} {unit}"
         value /= 1000
-    return f"{value:.3g} TB"
+    return f"{value:.3g} TB" if abs(value) < 999.5 else f"{value:.0f} TB"
