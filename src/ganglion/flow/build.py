@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from ganglion.core.errors import FlowError
-from ganglion.core.labels import Labels
+from ganglion.core.labels import Labels, jurisdictions
 from ganglion.core.schema import Field, Schema, TensorType
 from ganglion.core.units import parse_duration_ns
 from ganglion.flow.expression import record
+from ganglion.flow.rules import check_input, check_reflex, constraint_after, named_aggregate, sees
 from ganglion.flow.spec import STAGES_MAX, FlowSpec
 from ganglion.flow.stages import (
-    ANYWHERE,
-    PARTIALS,
     TIERS,
     ActStage,
     Aggregate,
@@ -56,6 +55,13 @@ class Frame:
         scale: float | Sequence[float] = (),
     ) -> None:
         object.__setattr__(self, "type", TensorType(dtype, tuple(shape)))
+        if not isinstance(unit, str) and len(unit) != (shape[0] if shape else 1):
+            raise FlowError(
+                "schema.shape",
+                f"a frame of shape {shape} has {len(unit)} units",
+                why="there is one unit for all, or one for each channel (first extent)",
+                next_step='write e.g. gg.Frame(2, 64, unit=("V", "A"))',
+            )
         object.__setattr__(self, "unit", unit if isinstance(unit, str) else ",".join(unit))
         factors = (float(scale),) if isinstance(scale, int | float) else tuple(float(s) for s in scale)
         object.__setattr__(self, "scale", factors)
@@ -85,6 +91,13 @@ class Flow:
         keep_in: Sequence[str] = (),
     ) -> Stream:
         """Frames of every origin, one each ``every`` (>= 100 us). ``keep_in``: jurisdictions they may be in."""
+        if not isinstance(frame, Frame):
+            raise FlowError(
+                "schema.shape",
+                f"source {name} was given {frame} as its frame",
+                why="a source says how frames are stored, in which unit and scale",
+                next_step='write e.g. gg.Frame(3, 64, unit="A")',
+            )
         every_ns = parse_duration_ns(every)
         if every_ns < EVERY_NS_MIN:
             raise FlowError(
@@ -94,7 +107,7 @@ class Flow:
                 next_step="put more samples into one frame",
             )
         schema = Schema((Field("frame", frame.type, frame.unit, frame.scale),))
-        constraint = Constraint(("device",), tuple(keep_in) or None)
+        constraint = Constraint(("device",), jurisdictions(keep_in) or None)
         return self._add(SourceStage(name, (), schema, labels or Labels(), constraint, every_ns=every_ns))
 
     def spec(self) -> FlowSpec:
@@ -122,15 +135,23 @@ class Flow:
             raise FlowError(
                 "flow.stage-id",
                 f"{stage.id!r} is not a stage id",
-                why="ids are lower case letters, digits and _, at most 41, not one of " + ", ".join(RESERVED),
+                why="ids are lower case letters, digits and _, at most 41, not "
+                + " or ".join(sorted(RESERVED)),
                 next_step="give id=",
             )
-        if stage.id in self._stages or len(self._stages) >= STAGES_MAX:
+        if stage.id in self._stages:
             raise FlowError(
                 "flow.stage-id",
                 f"flow {self.name} has a stage {stage.id!r} already",
-                why=f"ids are unique within a flow, at most {STAGES_MAX} stages",
+                why="ids are unique within a flow",
                 next_step="give this one another id=",
+            )
+        if len(self._stages) >= STAGES_MAX:
+            raise FlowError(
+                "flow.stage-id",
+                f"there is no room for a stage {stage.id!r}",
+                why=f"a flow has at most {STAGES_MAX} stages",
+                next_step="do more in one kernel, or make two flows",
             )
         self._stages[stage.id] = stage
         return Stream(self, stage)
@@ -162,13 +183,13 @@ class Stream:
                 why="a stage runs a declared kernel",
                 next_step="decorate the function with @gg.kernel(...)",
             )
-        _check_input(kernel, self.stage)
+        check_input(kernel, self.stage)
         stage = MapStage(
             id or kernel.name,
             (self.id,),
             kernel.output,
             self.stage.labels,
-            _on(on, keep_in, self),
+            constraint_after(self.stage, on, keep_in),
             kernel=kernel,
         )
         return self.flow._add(stage)
@@ -196,7 +217,7 @@ class Stream:
                 (self.id,),
                 self.schema,
                 self.stage.labels,
-                _on(on, (), self),
+                constraint_after(self.stage, on),
                 predicate=expression,
                 selectivity=selectivity,
             )
@@ -204,13 +225,11 @@ class Stream:
 
     def around(self, trigger: Stream, *, before: str, after: str, id: str | None = None) -> Stream:
         """Rows of this stream near each row of ``trigger`` of the same origin, each at most once."""
-        if trigger.flow is not self.flow or self.id not in FlowSpec("", self.flow.stages).ancestors(
-            trigger.id
-        ):
+        if not isinstance(trigger, Stream) or not self._seen_by(trigger):
             raise FlowError(
                 "flow.around",
-                f"{trigger.id} does not come from {self.id}",
-                why="frames are kept around rows that were computed from them",
+                f"{trigger.id if isinstance(trigger, Stream) else trigger!r} does not come from {self.id}",
+                why="frames are kept around rows of the same origin that were computed from them one by one",
                 next_step="pass a stream made from this one with map and where",
             )
         labels = self.stage.labels.join(trigger.stage.labels)
@@ -220,11 +239,14 @@ class Stream:
                 (self.id, trigger.id),
                 self.schema,
                 labels,
-                _on((), (), self),
+                constraint_after(self.stage, (), trigger.stage.constraint.jurisdictions or ()),
                 before_ns=parse_duration_ns(before),
                 after_ns=parse_duration_ns(after),
             )
         )
+
+    def _seen_by(self, trigger: Stream) -> bool:
+        return trigger.flow is self.flow and sees(FlowSpec("", self.flow.stages), self.id, trigger.id)
 
     def window(self, width: str, *, by: By = "origin", lag_max: str = "10s", keep: str = "7d") -> Window:
         """Tumbling windows of event time (>= 1 ms); finish with ``.aggregate(...)``."""
@@ -254,7 +276,7 @@ class Stream:
                 (self.id,),
                 window.schema,
                 window.labels,
-                _on(on, (), self),
+                constraint_after(self.stage, on),
                 width_ns=window.width_ns,
                 aggregates=window.aggregates,
                 by="all",
@@ -265,24 +287,22 @@ class Stream:
         )
 
     def act(self, actuator: str, verb: str, *, within: str, id: str | None = None) -> None:
-        """A reflex: every row makes ``actuator`` of its origin do ``verb``; never depends on an uplink."""
-        if not _NAME.fullmatch(actuator) or not _NAME.fullmatch(verb):
-            raise FlowError(
-                "flow.act",
-                f"act({actuator!r}, {verb!r})",
-                why="actuators and verbs are lower case names",
-                next_step='write e.g. .act("breaker", "open", within="20ms")',
-            )
+        """A reflex: every row makes ``actuator`` of its origin do ``verb``; never depends on an uplink.
+
+        ``within`` (> 0): from the row's last sample to the command at the actuator.
+        """
+        within_ns = parse_duration_ns(within)
+        check_reflex(FlowSpec("", self.flow.stages), self.id, actuator, verb, within_ns)
         self.flow._add(
             ActStage(
                 id or f"{actuator.replace('-', '_')}_{verb.replace('-', '_')}",
                 (self.id,),
                 self.schema,
                 self.stage.labels,
-                Constraint(("device", "gateway")),
+                Constraint(("device", "gateway"), self.stage.constraint.jurisdictions),
                 actuator=actuator,
                 verb=verb,
-                within_ns=parse_duration_ns(within),
+                within_ns=within_ns,
             )
         )
 
@@ -321,24 +341,7 @@ class Window:
                 why="a window must compute something",
                 next_step='write .aggregate(rms=gg.mean("rms"))',
             )
-        aggregates = []
-        for name, wanted in outputs.items():
-            if not isinstance(wanted, Aggregate) or wanted.function not in PARTIALS:
-                raise FlowError(
-                    "flow.aggregate",
-                    f"{name}={wanted!r}",
-                    why=f"an aggregate is one of {', '.join(PARTIALS)} of a field",
-                    next_step='write e.g. peak=gg.max("peak")',
-                )
-            if wanted.function != "count" and stream.schema[wanted.field].type.shape != ():
-                raise FlowError(
-                    "flow.aggregate",
-                    f"{wanted.function}({wanted.field!r}) of a field of shape {stream.schema[wanted.field].type}",
-                    why="aggregates take scalar fields",
-                    next_step="reduce the array in a kernel first",
-                )
-            aggregates.append(Aggregate(name, wanted.function, wanted.field))
-        chosen = tuple(aggregates)
+        chosen = tuple(named_aggregate(name, wanted, stream.schema) for name, wanted in outputs.items())
         units = {f.name: f.unit for f in stream.schema.fields}
         return stream.flow._add(
             WindowStage(
@@ -346,53 +349,11 @@ class Window:
                 (stream.id,),
                 window_schema(chosen, units),
                 stream.stage.labels,
-                _on(on, (), stream),
+                constraint_after(stream.stage, on),
                 width_ns=self._width_ns,
                 aggregates=chosen,
                 by=self._by,
                 lag_max_ns=self._lag_max_ns,
                 keep_ns=self._keep_ns,
             )
-        )
-
-
-def _on(tiers: Sequence[Tier], keep_in: Sequence[str], upstream: Stream) -> Constraint:
-    unknown = [t for t in tiers if t not in TIERS]
-    if unknown:
-        raise FlowError(
-            "flow.tier",
-            f"on={list(tiers)}",
-            why=f"tiers are {', '.join(TIERS)}",
-            next_step="use those",
-        )
-    inherited = upstream.stage.constraint.jurisdictions
-    jurisdictions = tuple(keep_in) or inherited
-    if jurisdictions and inherited:
-        jurisdictions = tuple(j for j in jurisdictions if j in inherited)
-    if tiers or jurisdictions:
-        return Constraint(tuple(tiers) or None, jurisdictions or None)
-    return ANYWHERE
-
-
-def _check_input(kernel: Kernel, upstream: Stage) -> None:
-    schema = upstream.schema
-    if isinstance(kernel.input, TensorType):
-        field = schema.fields[0]
-        stored = TensorType("f32", field.type.shape) if field.scale else field.type
-        fits, has = len(schema.fields) == 1 and stored == kernel.input, str(stored)
-    else:
-        wanted = {(f.name, f.type) for f in kernel.input.fields}
-        fits = wanted <= {(f.name, f.type) for f in schema.fields}
-        has = ", ".join(f"{f.name}: {f.type}" for f in schema.fields)
-    if not fits:
-        needs = (
-            kernel.input
-            if isinstance(kernel.input, TensorType)
-            else ", ".join(f"{f.name}: {f.type}" for f in kernel.input.fields)
-        )
-        raise FlowError(
-            "flow.kernel-input",
-            f"kernel {kernel.name} does not fit {upstream.id}",
-            why=f"it takes {needs}, the stream has {has}",
-            next_step="change the kernel's declared input, or map it onto another stream",
         )

@@ -5,6 +5,7 @@ An expression is a frozen tree of JSON-able tuples, so a flow stays plain data a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -26,10 +27,10 @@ _BINARY: dict[str, Callable[[Any, Any], Any]] = {
     ">=": np.greater_equal,
     "==": np.equal,
     "!=": np.not_equal,
-    "&": np.logical_and,
-    "|": np.logical_or,
+    "&": np.bitwise_and,  # on booleans the logical one; on integers what Python and NumPy mean by &
+    "|": np.bitwise_or,
 }
-_UNARY: dict[str, Callable[[Any], Any]] = {"~": np.logical_not, "neg": np.negative, "abs": np.abs}
+_UNARY: dict[str, Callable[[Any], Any]] = {"~": np.invert, "neg": np.negative, "abs": np.abs}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,8 +40,10 @@ class Expression:
     op: str
     args: tuple[Any, ...]
 
+    __array_ufunc__ = None  # a NumPy scalar on the left leaves the operator to us
+
     def evaluate(self, columns: Mapping[str, npt.NDArray[Any]]) -> Any:
-        """The value for all rows at once; columns are (n, ...) arrays."""
+        """The value for all rows at once, as NumPy gives it; columns are (n, ...) arrays."""
         if self.op == "field":
             return columns[self.args[0]]
         if self.op == "const":
@@ -55,7 +58,7 @@ class Expression:
 
     def __str__(self) -> str:
         if self.op in ("field", "const"):
-            return str(self.args[0])
+            return str(self.args[0])  # constants are plain Python numbers
         if self.op in _UNARY:
             return f"{'-' if self.op == 'neg' else self.op}({self.args[0]})"
         return f"({self.args[0]} {self.op} {self.args[1]})"
@@ -71,6 +74,24 @@ class Expression:
 
     def __truediv__(self, other: Any) -> Expression:
         return _make("/", self, other)
+
+    def __radd__(self, other: Any) -> Expression:
+        return _make("+", other, self)
+
+    def __rsub__(self, other: Any) -> Expression:
+        return _make("-", other, self)
+
+    def __rmul__(self, other: Any) -> Expression:
+        return _make("*", other, self)
+
+    def __rtruediv__(self, other: Any) -> Expression:
+        return _make("/", other, self)
+
+    def __rand__(self, other: Any) -> Expression:
+        return _make("&", other, self)
+
+    def __ror__(self, other: Any) -> Expression:
+        return _make("|", other, self)
 
     def __lt__(self, other: Any) -> Expression:
         return _make("<", self, other)
@@ -136,25 +157,23 @@ def record(predicate: Callable[[Any], Any], schema: Schema) -> Expression:
     """
     try:
         expression = predicate(_Fields(schema))
+        value = _tried(expression, schema) if isinstance(expression, Expression) else None
     except FlowError:
         raise
     except Exception as error:
         raise FlowError(
             "flow.predicate",
             f"the predicate failed: {type(error).__name__}: {error}",
-            why="it is recorded once with fields, not run on values",
-            next_step="use fields, numbers and + - * / < <= > >= == != & | ~ abs()",
+            why="it is recorded once with fields, then tried on zeros of their types",
+            next_step="use fields, numbers and + - * / < <= > >= == != & | ~ abs(), & | ~ on truth values",
         ) from error
-    if not isinstance(expression, Expression):
+    if value is None or not isinstance(expression, Expression):
         raise FlowError(
             "flow.predicate",
             f"the predicate gave {type(expression).__name__}",
             why="it must use the row's fields",
             next_step="write it like: lambda t: t.trip & (t.rms > 5)",
         )
-    probe = {f.name: np.zeros((2, *f.type.shape), f.type.numpy) for f in schema.fields}
-    with np.errstate(all="ignore"):
-        value = np.asarray(expression.evaluate(probe))
     if value.shape != (2,) or value.dtype != np.bool_:
         raise FlowError(
             "flow.predicate",
@@ -165,6 +184,12 @@ def record(predicate: Callable[[Any], Any], schema: Schema) -> Expression:
     return expression
 
 
+def _tried(expression: Expression, schema: Schema) -> npt.NDArray[Any]:
+    probe = {f.name: np.zeros((2, *f.type.shape), f.type.numpy) for f in schema.fields}
+    with np.errstate(all="ignore"):
+        return np.asarray(expression.evaluate(probe))
+
+
 def _make(op: str, left: Any, right: Any) -> Expression:
     return Expression(op, (_operand(left), _operand(right)))
 
@@ -172,11 +197,13 @@ def _make(op: str, left: Any, right: Any) -> Expression:
 def _operand(value: Any) -> Expression:
     if isinstance(value, Expression):
         return value
-    if isinstance(value, bool | int | float):
+    if isinstance(value, np.generic):
+        value = value.item()  # a plain number: it prints stably and takes the field's precision
+    if isinstance(value, bool | int | float) and math.isfinite(value):
         return Expression("const", (value,))
     raise FlowError(
         "flow.predicate",
         f"{value!r} cannot stand in a predicate",
-        why="constants are numbers and booleans",
-        next_step="use a number",
+        why="constants are finite numbers and booleans",
+        next_step="use a number; look for inf and nan in a kernel",
     )

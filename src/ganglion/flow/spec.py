@@ -110,7 +110,8 @@ def describe(stage: Stage) -> str:
     match stage:
         case SourceStage():
             field = stage.schema.fields[0]
-            return f"source of {field.type} [{field.unit}] every {format_duration(stage.every_ns)}"
+            unit = f" [{field.unit}]" if field.unit else ""
+            return f"source of {field.type}{unit} every {format_duration(stage.every_ns)}"
         case MapStage():
             return f"map {stage.kernel.name}{' (stateful)' if stage.kernel.stateful else ''}"
         case WhereStage():

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ganglion.core.labels import Labels
-from ganglion.core.schema import Schema, f64, i64
 from ganglion.core.schema import Field as Column
+from ganglion.core.schema import Schema, f64, i64
 from ganglion.flow.expression import Expression
 from ganglion.kernels import Kernel
 
@@ -93,6 +93,13 @@ class WhereStage(Stage):
     selectivity: float = 1.0
 
     kind = "where"
+
+    def __eq__(self, other: object) -> bool:
+        # == of two predicates records a third one, so stages are compared by their stable form.
+        return isinstance(other, WhereStage) and self.to_json() == other.to_json()
+
+    def __hash__(self) -> int:
+        return hash((self.id, self.inputs))
 
     def details(self) -> dict[str, Any]:
         return {"predicate": self.predicate.to_json(), "selectivity": self.selectivity}
