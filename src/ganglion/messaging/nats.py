@@ -31,6 +31,7 @@ from ganglion.messaging.bus import (
 from ganglion.messaging.provision import ApiRefused
 from ganglion.messaging.subjects import UPLINK_CONSUMER
 
+CONNECT_WITHIN_NS = 10 * NS_PER_S
 ANSWER_WITHIN_NS = 5 * NS_PER_S
 PULL_MESSAGES_MAX = 500
 PULL_MAX_BYTES = 8 << 20
@@ -49,10 +50,19 @@ _NO_CONSUMER = 10014
 _WRONG_STREAM = 10060
 
 
-async def connect(url: str, *, name: str = "ganglion", within_ns: int = 10 * NS_PER_S) -> NatsBus:
-    """A bus on the server at ``url`` that reconnects for ever; raises ``messaging.unavailable`` if none answers."""
+async def connect(
+    url: str,
+    *,
+    name: str = "ganglion",
+    within_ns: int = CONNECT_WITHIN_NS,
+    answer_within_ns: int = ANSWER_WITHIN_NS,
+) -> NatsBus:
+    """A bus on the server at ``url`` that reconnects for ever; raises ``messaging.unavailable`` if none answers.
+
+    Every later request, a write above all, fails with that code when no answer came ``answer_within_ns``.
+    """
     client = Client()
-    bus = NatsBus(client)
+    bus = NatsBus(client, answer_within_ns)
     try:
         async with asyncio.timeout(within_ns / 1e9):
             await client.connect(
@@ -81,8 +91,9 @@ async def _quiet(_error: Exception) -> None:
 class NatsBus:
     """`Bus` and `StreamApi` over one connection; made by `connect`."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, answer_within_ns: int) -> None:
         self._client = client
+        self._answer_within_ns = answer_within_ns
         self._answers = ""
         self._waiting: dict[str, asyncio.Future[Msg]] = {}
         self._readers: set[asyncio.Queue[Msg | None]] = set()
@@ -115,7 +126,7 @@ class NatsBus:
         token = str(self._asked)
         future: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
         try:
-            async with asyncio.timeout(ANSWER_WITHIN_NS / 1e9):
+            async with asyncio.timeout(self._answer_within_ns / 1e9):
                 # Never let the library keep a message for later: a write that was reported lost must not follow.
                 while not self._client.is_connected:
                     if self._client.is_closed:
@@ -125,7 +136,7 @@ class NatsBus:
                 await self._client.publish(subject, payload, f"{self._answers}.{token}", headers)
                 answer = await future
         except TimeoutError as error:
-            raise unavailable(about, f"no answer within {ANSWER_WITHIN_NS / 1e9:g} s") from error
+            raise unavailable(about, f"no answer within {self._answer_within_ns / 1e9:g} s") from error
         except (OSError, nats.errors.Error) as error:
             raise unavailable(about, str(error) or repr(error)) from error
         finally:
@@ -134,9 +145,12 @@ class NatsBus:
             raise no_stream(about)
         return answer
 
-    async def ask(self, subject: str, request: Mapping[str, Any]) -> dict[str, Any]:
-        """`StreamApi.ask`."""
-        answer = await self._request(subject, f"$JS.API.{subject}", json.dumps(request).encode())
+    async def ask(
+        self, subject: str, request: Mapping[str, Any], *, domain: str | None = None
+    ) -> dict[str, Any]:
+        """`StreamApi.ask`; ``messaging.no-stream`` also when there is no link to ``domain`` now."""
+        api = "$JS.API" if domain is None else f"$JS.{domain}.API"
+        answer = await self._request(subject, f"{api}.{subject}", json.dumps(request).encode())
         return _checked(subject, answer.data, None)
 
     async def append(

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ganglion.core.errors import MessagingError
-from ganglion.core.units import NS_PER_S
-from ganglion.messaging.subjects import UPLINK_CONSUMER, deliver, inbox, journal, outbox
+from ganglion.core.units import NS_PER_MS, NS_PER_S
+from ganglion.host.ports import Clock
+from ganglion.messaging.subjects import OUTBOX_PREFIX, UPLINK_CONSUMER, deliver, inbox, journal, outbox
 
+ADOPT_RETRY_NS = 100 * NS_PER_MS
 UNACKNOWLEDGED_MAX = 1000
 """Messages on their way to the parent before it must have stored some."""
 
@@ -38,8 +40,13 @@ class Caps:
 class StreamApi(Protocol):
     """The administrative side of a message server."""
 
-    async def ask(self, subject: str, request: Mapping[str, Any]) -> dict[str, Any]:
-        """The answer of ``$JS.API.<subject>``; raises `MessagingError`, with the server's code in ``ApiRefused``."""
+    async def ask(
+        self, subject: str, request: Mapping[str, Any], *, domain: str | None = None
+    ) -> dict[str, Any]:
+        """The answer of ``$JS.API.<subject>``, of another site's server when ``domain`` names it.
+
+        Raises `MessagingError`; `ApiRefused` carries the server's own error code.
+        """
 
 
 class ApiRefused(MessagingError):
@@ -50,20 +57,67 @@ class ApiRefused(MessagingError):
         super().__init__(code, what, why=why, next_step=next_step)
 
 
-async def provision(api: StreamApi, site: str, caps: Caps, *, children: Sequence[str] = ()) -> None:
+async def provision(
+    api: StreamApi, site: str, caps: Caps, *, children: Sequence[str] = (), adopt_later: bool = False
+) -> None:
     """Makes the streams of ``site`` be as described, whatever was there; data in them stays.
 
-    Children may be unreachable: what they owe flows as soon as they are. Raises ``messaging.refused``, for example
-    when the caps exceed what the server may store, and ``messaging.unavailable``.
+    The inbox draws from exactly these children, who may be unreachable: what they owe flows once they are back. With
+    ``adopt_later`` children that were never drawn from are left to `adopt_children`. Raises ``messaging.refused``, for
+    example when the caps exceed what the server may store, and ``messaging.unavailable``.
     """
     await _stream(api, _plain(journal(site), ["j.>"], caps.journal_max_bytes))
     await _stream(api, _plain(outbox(site), ["out.>"], caps.outbox_max_bytes))
     await api.ask(f"CONSUMER.CREATE.{outbox(site)}.{UPLINK_CONSUMER}", _uplink(site))
-    await provision_inbox(api, site, caps.inbox_max_bytes, children)
+    if adopt_later:
+        children = sorted(await _adopted(api, site) & set(children))
+    await _inbox(api, site, caps.inbox_max_bytes, children)
 
 
-async def provision_inbox(api: StreamApi, site: str, size_max_bytes: int, children: Sequence[str]) -> None:
-    """Makes the inbox draw from exactly these children; a child that stays is not disturbed."""
+async def adopt_children(
+    api: StreamApi, site: str, caps: Caps, children: Sequence[str], clock: Clock
+) -> None:
+    """Adds each child as soon as it answers; returns when the inbox draws from all of them.
+
+    A source that is made while its child is away is tried again only every 5 s; one made when the child answers flows
+    at once. Children drawn from already are not touched: the server remembers how far it is with each only as long as
+    it stays configured. Servers that do not answer are asked again, for ever.
+    """
+    while True:
+        try:
+            adopted = await _adopted(api, site)
+            ready = [c for c in children if c not in adopted and await reaches(api, c)]
+            if ready:
+                await _inbox(api, site, caps.inbox_max_bytes, sorted(adopted | set(ready)))
+            if adopted.issuperset(children):
+                return
+        except MessagingError as error:
+            if error.code != "messaging.unavailable":
+                raise
+        await clock.sleep_ns(ADOPT_RETRY_NS)
+
+
+async def reaches(api: StreamApi, child: str) -> bool:
+    """True when the child's server answers across the link and is provisioned."""
+    try:
+        await api.ask(f"CONSUMER.INFO.{outbox(child)}.{UPLINK_CONSUMER}", {}, domain=child)
+    except MessagingError:
+        return False
+    return True
+
+
+async def _adopted(api: StreamApi, site: str) -> set[str]:
+    """The children the inbox draws from now."""
+    try:
+        info = await api.ask(f"STREAM.INFO.{inbox(site)}", {})
+    except MessagingError as error:
+        if error.code == "messaging.no-stream":
+            return set()
+        raise
+    return {source["name"].removeprefix(OUTBOX_PREFIX) for source in info["config"].get("sources") or ()}
+
+
+async def _inbox(api: StreamApi, site: str, size_max_bytes: int, children: Sequence[str]) -> None:
     config = _plain(inbox(site), [], size_max_bytes)
     if children:
         config["sources"] = [_source(child) for child in sorted(children)]

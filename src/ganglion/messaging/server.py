@@ -96,7 +96,7 @@ def render(settings: ServerSettings, directory: Path) -> str:
     if settings.parent_url is not None:
         denied = json.dumps(list(LOCAL_SUBJECTS))
         leaf += [
-            '  reconnect: "1s"',
+            '  reconnect: "250ms"',
             "  remotes: [ {",
             f"    url: {_quoted(settings.parent_url)}",
             f"    deny_imports: {denied}",

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 
 from ganglion.core.errors import MessagingError
 
+OUTBOX_PREFIX = "OUT_"
 UPLINK_CONSUMER = "up"
 """The durable consumer on each outbox that the parent's inbox draws from."""
 LOCAL_SUBJECTS = ("j.>", "out.>", "in.>")
 """What must never cross a link as a plain message: every site has streams on the same subjects."""
 
 _SITE = re.compile(r"[a-z][a-z0-9-]{0,30}")
-_TOKEN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_TOKEN = re.compile(r"[A-Za-z0-9_:/.-]{1,128}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ def journal(site: str) -> str:
 
 def outbox(site: str) -> str:
     """The stream of what the site owes its parent."""
-    return f"OUT_{check_site(site)}"
+    return f"{OUTBOX_PREFIX}{check_site(site)}"
 
 
 def inbox(site: str) -> str:
@@ -80,9 +81,9 @@ def parse(subject: str) -> Address:
     """The parts of a subject made by one of the above; raises ``messaging.subject`` for any other."""
     match subject.split("."):
         case ["j" | "out", stream, origin]:
-            return Address("", _token(stream), _token(origin))
+            return Address("", _text(stream), _text(origin))
         case ["in", child, "out", stream, origin]:
-            return Address(check_site(child), _token(stream), _token(origin))
+            return Address(check_site(child), _text(stream), _text(origin))
         case _:
             raise _wrong(subject)
 
@@ -90,6 +91,14 @@ def parse(subject: str) -> Address:
 def _token(text: str) -> str:
     if not _TOKEN.fullmatch(text):
         raise _wrong(text)
+    # A point would end the part; names of origins may hold some.
+    return text.replace(".", "%2E")
+
+
+def _text(token: str) -> str:
+    text = token.replace("%2E", ".")
+    if not _TOKEN.fullmatch(text):
+        raise _wrong(token)
     return text
 
 
@@ -97,6 +106,6 @@ def _wrong(text: str) -> MessagingError:
     return MessagingError(
         "messaging.subject",
         f"{text!r} is no subject or part of one",
-        why="a part is 1 to 64 of A-Z, a-z, 0-9, - and _, and does not begin with - or _",
+        why="a part is 1 to 128 of A-Z, a-z, 0-9 and - : . / _",
         next_step="rename the stream or the device",
     )

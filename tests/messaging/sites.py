@@ -1,0 +1,195 @@
+"""Real and simulated sites with the same faults, for the tests of this folder."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from pathlib import Path
+
+from ganglion.core.errors import MessagingError
+from ganglion.host.system import system_host
+from ganglion.messaging import nats
+from ganglion.messaging.memory import MemorySites
+from ganglion.messaging.provision import Caps, adopt_children, provision
+from ganglion.messaging.server import ServerSettings, SiteServer
+
+PATIENCE_S = 60
+"""How long a test waits for what must happen; none asserts that it took less."""
+
+
+async def until(condition):
+    """Returns once ``await condition()`` is true; a server that is away counts as not yet."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            with contextlib.suppress(MessagingError):
+                if await condition():
+                    return
+            await asyncio.sleep(0.02)
+
+
+async def take(messages, count):
+    """The next ``count`` messages of a read; it stays open."""
+    async with asyncio.timeout(PATIENCE_S):
+        return [await anext(messages) for _ in range(count)]
+
+
+class Relay:
+    """A TCP relay on the way to ``port`` that can be cut."""
+
+    def __init__(self, port):
+        self._target = port
+        self._open = True
+        self._writers = set()
+        self._tasks = set()
+
+    async def start(self):
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    def cut(self):
+        self._open = False
+        for writer in self._writers:
+            writer.transport.abort()
+
+    def heal(self):
+        self._open = True
+
+    async def stop(self):
+        self._server.close()
+        self.cut()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _serve(self, reader, writer):
+        self._tasks.add(asyncio.current_task())
+        try:
+            if not self._open:
+                return
+            up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._target)
+            pair = {writer, up_writer}
+            self._writers |= pair
+            await asyncio.gather(_pump(reader, up_writer), _pump(up_reader, writer))
+            self._writers -= pair
+        except OSError:
+            pass
+        finally:
+            writer.transport.abort()
+
+
+async def _pump(reader, writer):
+    with contextlib.suppress(OSError):
+        while data := await reader.read(1 << 16):
+            writer.write(data)
+            await writer.drain()
+    writer.transport.abort()
+
+
+class NatsSites:
+    """Sites with a nats-server each; a child reaches its parent through a relay."""
+
+    def __init__(self, root: Path):
+        self._root = root
+        self._hosts, self._servers, self._leaf_ports = {}, {}, {}
+        self._relays, self._buses, self._tasks = {}, [], []
+        self.keep = False
+
+    async def add(self, site, caps, *, parent=None, children=()):
+        """A running, provisioned site; its children are adopted as they come."""
+        host = self._hosts[site] = system_host(self._root / site)
+        leaf_port = self._leaf_ports[site] = host.ports.free()
+        url = None
+        if parent is not None:
+            relay = self._relays[site] = Relay(self._leaf_ports[parent])
+            await relay.start()
+            url = f"nats-leaf://127.0.0.1:{relay.port}"
+        settings = ServerSettings(site, host.ports.free(), caps.sum_bytes + (64 << 20), leaf_port, url)
+        server = self._servers[site] = SiteServer(settings, host)
+        await server.start()
+        if self.keep:
+            self._tasks.append(asyncio.create_task(server.run()))
+        bus = await self.bus(site)
+        await provision(bus, site, caps, children=children, adopt_later=True)
+        if children:
+            self._tasks.append(asyncio.create_task(adopt_children(bus, site, caps, children, host.clock)))
+        return bus
+
+    async def bus(self, site):
+        bus = await nats.connect(self._servers[site].url, answer_within_ns=2_000_000_000)
+        self._buses.append(bus)
+        return bus
+
+    def server(self, site):
+        return self._servers[site]
+
+    def clock(self, site):
+        return self._hosts[site].clock
+
+    def cut(self, child):
+        self._relays[child].cut()
+
+    def heal(self, child):
+        self._relays[child].heal()
+
+    async def stop(self, site):
+        """SIGKILL; returns when it is gone or, when it is kept running, at once."""
+        pid = self._servers[site].pid
+        os.kill(pid, signal.SIGKILL)
+        while not self.keep and self._servers[site].pid is not None:
+            await asyncio.sleep(0.01)
+
+    async def start(self, site):
+        await self._servers[site].start()
+
+    async def close(self):
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for bus in self._buses:
+            await bus.close()
+        for server in self._servers.values():
+            await server.stop()
+        for relay in self._relays.values():
+            await relay.stop()
+
+
+class SimulatedSites:
+    """`NatsSites` without servers."""
+
+    def __init__(self, _root: Path):
+        self._sites = MemorySites()
+
+    async def add(self, site, caps, *, parent=None, children=()):
+        return self._sites.add(site, caps, parent=parent)
+
+    async def bus(self, site):
+        return self._sites.bus(site)
+
+    def cut(self, child):
+        self._sites.cut(child)
+
+    def heal(self, child):
+        self._sites.heal(child)
+
+    async def stop(self, site):
+        self._sites.stop(site)
+
+    async def start(self, site):
+        self._sites.start(site)
+
+    async def close(self):
+        pass
+
+
+@contextlib.asynccontextmanager
+async def pair(make, root, caps):
+    """(sites, bus of "up", bus of "down"): a parent and its only child."""
+    sites = make(root)
+    try:
+        parent = await sites.add("up", caps, children=["down"])
+        yield sites, parent, await sites.add("down", caps, parent="up")
+    finally:
+        await sites.close()
+
+
+CAPS = Caps(1 << 20, 1 << 20, 1 << 20)
