@@ -238,7 +238,12 @@ def test_a_sites_own_subjects_do_not_cross_the_link_but_reports_do(run):
 
         await until(heard)
         assert [(m.subject, m.payload) for m in await waiting] == [("report.down", b"well")]
-        for bus, stream, count in [(up, outbox("up"), 1), (up, journal("up"), 0), (down, OUT, 1), (down, J, 1)]:
+        for bus, stream, count in [
+            (up, outbox("up"), 1),
+            (up, journal("up"), 0),
+            (down, OUT, 1),
+            (down, J, 1),
+        ]:
             assert (await bus.state(stream)).messages == count, stream
         await reports.aclose()
 
