@@ -108,14 +108,16 @@ class Judge:
         rate = self.rate(stage)
         if how == "urgent":
             return rate
-        size, period = (64_000, 1.0) if how == "batched" else (700, 0.5)
+        size, period = (64_000, 1.0) if how == "batched" else (800, 1.0)
         return min(rate, max(1 / period, rate / max(1, size // self.spec[stage].schema.row_bytes)))
 
     def sent(self, stage, how):
         schema = self.spec[stage].schema
         fixed, each = (250, 12) if how == "batched" else (100, 8)
         per_message = 16 + fixed + each * len(schema.fields)
-        return self.rate(stage) * schema.row_bytes + self.messages(stage, how) * per_message
+        integers = sum(f.type.size_bytes for f in schema.fields if f.type.dtype == "i16" and f.type.shape)
+        row = schema.row_bytes - (integers / 2 if how == "batched" else 0)
+        return self.rate(stage) * row + self.messages(stage, how) * per_message
 
     # -- what a decision takes -------------------------------------------------------------------------
     def spot(self, path, tier):
@@ -349,4 +351,4 @@ def _lexicographic(rows, slack=1e-7):
     return rows[0]
 
 
-assert (d.UPLINK_IDLE_BYTES_PER_S, d.GATHER_BYTES, d.BATCH_BYTES, d.WINDOWS_MAX) == (150, 700, 64_000, 20_000)
+assert (d.UPLINK_IDLE_BYTES_PER_S, d.GATHER_BYTES, d.BATCH_BYTES, d.WINDOWS_MAX) == (150, 800, 64_000, 20_000)
