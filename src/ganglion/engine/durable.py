@@ -8,7 +8,9 @@ ordinal tells) are not sent twice. Sinks are cut back to the checkpoint. See ADR
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+import hashlib
+import json
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -25,9 +27,10 @@ from ganglion.flow.assignment import Assignment
 from ganglion.flow.spec import FlowSpec
 from ganglion.flow.stages import SinkStage
 from ganglion.host.ports import Clock, Disk
+from ganglion.host.threads import to_its_end
 
 CHECKPOINT = "checkpoint.cbor"
-CHECKPOINT_FORMAT = 1
+CHECKPOINT_FORMAT = 2
 CHECKPOINT_EVERY_NS = 1_000_000_000
 CHECKPOINT_ENTRIES_MAX = 5_000
 SINK_WAITING_BYTES_MAX = 16 << 20
@@ -112,7 +115,10 @@ class Durable:
             if isinstance(s, SinkStage) and s.id in assignment.runs
         }
         self._known_ordinal = 0
-        self._flow_digest = spec.digest
+        self._whole = False  # recovered, and no entry half taken
+        # What decides which messages the same input makes: a checkpoint belongs to that, and to nothing else.
+        identity = json.dumps([assignment.to_json(), spec.digest, gather], sort_keys=True)
+        self._identity = hashlib.sha256(identity.encode()).hexdigest()
 
     @property
     def holds(self) -> bool:
@@ -126,6 +132,7 @@ class Durable:
     async def run(self) -> None:
         """Restores, replays and goes on for ever. Raises ``engine.checkpoint`` when state and streams disagree."""
         await self._recover()
+        self._whole = True
         target = await self._journal.last_seq()
         if self.progress.input_seq >= target:
             self.caught_up.set()
@@ -153,8 +160,16 @@ class Durable:
         finally:
             if following is not None:
                 following.cancel()
+                await asyncio.wait({following})
+            if isinstance(entries, AsyncGenerator):
+                await entries.aclose()
 
     async def _take(self, entry: Entry) -> None:
+        if entry.seq != self.progress.input_seq + 1:
+            raise _checkpoint_error(
+                f"after input {self.progress.input_seq} comes {entry.seq}: what lay between was removed unread"
+            )
+        self._whole = False
         if entry.payload is None:
             self._exporter.flush()
         else:
@@ -168,6 +183,7 @@ class Durable:
                 await self._outbox.append(self.progress.ordinal, stream, origin, payload)
                 self._known_ordinal = self.progress.ordinal
         self.progress.input_seq = entry.seq
+        self._whole = True
 
     def _leave(self, emission: Emission) -> None:
         if emission.kind == "export":
@@ -201,14 +217,19 @@ class Durable:
         return fresh
 
     async def checkpoint(self) -> None:
-        """Makes everything up to ``progress.input_seq`` survive a crash. A full disk delays it, and is said."""
+        """Makes everything up to ``progress.input_seq`` survive a crash. A full disk delays it, and is said.
+
+        Within an entry, or before `run` has recovered, there is nothing whole to save: the last checkpoint stays.
+        """
+        if not self._whole:
+            return
         while True:
             try:
                 lengths = {}
                 for name, sink in self._sinks.items():
-                    lengths[name] = [await asyncio.to_thread(sink.sync), sink.rows]
+                    lengths[name] = [await to_its_end(sink.sync), sink.rows]
                 content = pack(self._state(lengths))
-                await asyncio.to_thread(self._disk.replace, CHECKPOINT, content)
+                await to_its_end(self._disk.replace, CHECKPOINT, content)
                 break
             except HostError as error:
                 self.progress.disk_trouble = str(error)
@@ -221,7 +242,7 @@ class Durable:
         p = self.progress
         return {
             "format": CHECKPOINT_FORMAT,
-            "flow": self._flow_digest,
+            "identity": self._identity,
             "input_seq": p.input_seq,
             "ordinal": p.ordinal,
             "graph": self.graph.snapshot(),
@@ -237,18 +258,10 @@ class Durable:
         self._known_ordinal = last
         if content is None:
             for sink in self._sinks.values():
-                sink.cut_back(0, 0)
+                await asyncio.to_thread(sink.cut_back, 0, 0)
             return
         state = unpack(content)
-        newest = await self._journal.last_seq()
-        if state["flow"] != self._flow_digest or state["ordinal"] > last or state["input_seq"] > newest:
-            raise MessagingError(
-                "engine.checkpoint",
-                "the checkpoint does not belong to these streams",
-                why=f"it says input {state['input_seq']} of {newest}, outbox {state['ordinal']} of {last}, "
-                f"flow {state['flow'][:8]} (running {self._flow_digest[:8]})",
-                next_step="start from a fresh --run-dir, or restore the streams' directory beside the checkpoint",
-            )
+        await self._check(state, last)
         p = self.progress
         p.input_seq, p.ordinal = state["input_seq"], state["ordinal"]
         p.seen = {(stream, origin): Seen.restored(held) for stream, origin, held in state["seen"]}
@@ -258,6 +271,31 @@ class Durable:
         for name, (size_bytes, rows) in state["sinks"].items():
             await asyncio.to_thread(self._sinks[name].cut_back, size_bytes, rows)
 
+    async def _check(self, state: dict[str, Any], outbox_last: int) -> None:
+        """Raises ``engine.checkpoint`` unless the streams and files hold at least what the checkpoint says."""
+        if state["format"] != CHECKPOINT_FORMAT:
+            raise _checkpoint_error(f"its format is {state['format']}, this program's {CHECKPOINT_FORMAT}")
+        if state["identity"] != self._identity:
+            raise _checkpoint_error("it was written under another flow or assignment")
+        newest = await self._journal.last_seq()
+        if state["ordinal"] > outbox_last or state["input_seq"] > newest:
+            raise _checkpoint_error(
+                f"it says input {state['input_seq']} of {newest}, outbox {state['ordinal']} of {outbox_last}"
+            )
+        for name, (size_bytes, _) in state["sinks"].items():
+            found = await asyncio.to_thread(self._disk.size_bytes, self._sinks[name].path)
+            if found < size_bytes:
+                raise _checkpoint_error(f"sink {name} had {size_bytes} bytes, now it has {found}")
+
     def counts(self) -> dict[str, Counts]:
         """Per stage and incoming stream."""
         return self.graph.counts
+
+
+def _checkpoint_error(why: str) -> MessagingError:
+    return MessagingError(
+        "engine.checkpoint",
+        "the checkpoint does not belong to these streams",
+        why=why,
+        next_step="start from a fresh --run-dir, or restore the streams' directory beside the checkpoint",
+    )

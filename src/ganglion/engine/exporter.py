@@ -12,6 +12,9 @@ from ganglion.core.batch import Batch
 from ganglion.core.wire import End, Item, encode
 
 MESSAGE_TARGET_BYTES = 64_000
+MESSAGE_RAW_BYTES_MAX = 512_000
+"""Column bytes of one message: a bus takes at most 1 MiB, and encoding never makes much more of them."""
+_ROW_OVERHEAD_BYTES = 16  # sequence number and time
 
 
 class Exporter:
@@ -20,6 +23,7 @@ class Exporter:
     def __init__(self, *, gather: bool) -> None:
         self._gather = gather
         self._held: dict[tuple[str, str], list[Batch]] = {}
+        self._held_bytes: dict[tuple[str, str], int] = {}
         self._due: list[tuple[str, str, bytes]] = []
 
     @property
@@ -34,9 +38,12 @@ class Exporter:
             self._flush(key)
             self._due.append((*key, encode(item)))
             return
-        held = self._held.setdefault(key, [])
-        held.append(item)
-        if not self._gather or sum(b.size_bytes for b in held) >= MESSAGE_TARGET_BYTES:
+        held = self._held.get(key)
+        if held and item.first_seq <= held[-1].last_seq:
+            self._flush(key)  # rows that came out of order start a message: within one, numbers only go up
+        self._held.setdefault(key, []).append(item)
+        self._held_bytes[key] = self._held_bytes.get(key, 0) + item.size_bytes
+        if not self._gather or self._held_bytes[key] >= MESSAGE_TARGET_BYTES:
             self._flush(key)
 
     def flush(self) -> None:
@@ -51,8 +58,13 @@ class Exporter:
 
     def _flush(self, key: tuple[str, str]) -> None:
         held = self._held.pop(key, None)
-        if held:
-            self._due.append((*key, encode(Batch.concat(held))))
+        if not held:
+            return
+        row_bytes = self._held_bytes.pop(key) // sum(len(b) for b in held) + _ROW_OVERHEAD_BYTES
+        rows = max(1, MESSAGE_RAW_BYTES_MAX // row_bytes)
+        batch = Batch.concat(held)
+        for first in range(0, len(batch), rows):
+            self._due.append((*key, encode(batch.take(slice(first, first + rows)))))
 
     def snapshot(self) -> Any:
         """What is held. Nothing may be due: take first."""
@@ -67,3 +79,4 @@ class Exporter:
             (stream, origin): [Batch(stream, origin, seq, time_ns, columns) for seq, time_ns, columns in held]
             for stream, origin, held in state
         }
+        self._held_bytes = {key: sum(b.size_bytes for b in held) for key, held in self._held.items()}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from ganglion.core.batch import Batch
 from ganglion.core.errors import KernelError
@@ -18,6 +20,10 @@ from ganglion.kernels.kernel import State
 KEYS_MAX = 100_000
 """Origins one operator keeps state for; more are refused as bad rows."""
 AROUND_SLACK_ROWS = 64
+AROUND_ROWS_MAX = 100_000
+"""Rows held per origin for a trigger that may come; older ones beyond are let go, and counted as dropped."""
+AROUND_SPANS_MAX = 64
+"""Times around triggers that are remembered per origin, the newest."""
 
 
 @dataclass(slots=True)
@@ -62,6 +68,7 @@ class MapOperator:
         self._field = upstream.schema.fields[0] if isinstance(stage.kernel.input, TensorType) else None
         names = () if isinstance(stage.kernel.input, TensorType) else stage.kernel.input.names
         self._names = names
+        self._columns = tuple((f.name, f.type.numpy) for f in stage.schema.fields)
         self._state: dict[str, State] = {}
 
     def process(self, batch: Batch) -> list[Batch]:
@@ -72,13 +79,11 @@ class MapOperator:
                 self.counts.bad += len(batch)
                 return []
             self._state[batch.origin] = kernel.fresh_state()
-        frames = self._field.physical(batch.columns[self._field.name]) if self._field else None
+        frame_of = self._frames(batch)
         kept: list[int] = []
         rows: list[dict[str, Any]] = []
         for i in range(len(batch)):
-            frame = (
-                frames[i] if frames is not None else Record(**{n: batch.columns[n][i] for n in self._names})
-            )
+            frame = frame_of(i)
             try:
                 outputs, emit, self._state[batch.origin] = kernel.step(frame, self._state[batch.origin])
             except KernelError:
@@ -90,22 +95,37 @@ class MapOperator:
         if not rows:
             return []
         self.counts.out += len(rows)
-        columns = {
-            f.name: np.stack([r[f.name] for r in rows]).astype(f.type.numpy, copy=False)
-            for f in self._stage.schema.fields
-        }
-        index = np.array(kept)
-        return [Batch(self._stage.id, batch.origin, batch.seq[index], batch.time_ns[index], columns)]
+        columns = {name: np.array([r[name] for r in rows], dtype) for name, dtype in self._columns}
+        whole = len(kept) == len(batch)  # the usual case: no row was left out
+        seq, time_ns = (batch.seq, batch.time_ns) if whole else (batch.seq[kept], batch.time_ns[kept])
+        return [Batch(self._stage.id, batch.origin, seq, time_ns, columns)]
+
+    def _frames(self, batch: Batch) -> Callable[[int], Any]:
+        """The i-th row as the kernel sees it, read-only: a frame a kernel wrote into would leave here altered."""
+        if self._field is not None:
+            frames = _read_only(self._field.physical(batch.columns[self._field.name]))
+            return frames.__getitem__
+        columns = {name: _read_only(batch.columns[name]) for name in self._names}
+        return lambda i: Record(**{name: column[i] for name, column in columns.items()})
 
     def end(self, stream: str, origin: str) -> tuple[list[Batch], bool]:
         return [], True
 
     def snapshot(self) -> Any:
-        return {"state": self._state if self._kernel.stateful else {}, "counts": self.counts.to_json()}
+        held = self._state if self._kernel.stateful else {}
+        # Copies, for a kernel may write into its state; arrays, for `core.packing` keeps the dtype of those only.
+        state = {o: {name: np.array(v) for name, v in s.items()} for o, s in held.items()}
+        return {"state": state, "counts": self.counts.to_json()}
 
     def restore(self, state: Any) -> None:
-        self._state = dict(state["state"])
+        self._state = {o: {name: np.array(v)[()] for name, v in s.items()} for o, s in state["state"].items()}
         self.counts = Counts(**state["counts"])
+
+
+def _read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 class WhereOperator:
@@ -135,16 +155,37 @@ class WhereOperator:
 
 
 @dataclass(slots=True)
+class _Held:
+    """One row of the base stream, and whether it was sent."""
+
+    row: Batch
+    sent: bool = False
+
+    @property
+    def time_ns(self) -> int:
+        return int(self.row.time_ns[0])
+
+
+@dataclass(slots=True)
 class _Ring:
-    rows: deque[Batch]
-    open_until_ns: int
-    sent_seq: int
+    """One origin's rows and what they wait for.
+
+    ``spans``: times (from, until) around triggers, both inclusive. ``ended``: the inputs that have ended.
+    """
+
+    rows: deque[_Held] = field(default_factory=deque)
+    spans: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=AROUND_SPANS_MAX))
+    ended: set[str] = field(default_factory=set)
+
+    def wants(self, held: _Held) -> bool:
+        return not held.sent and any(first <= held.time_ns <= last for first, last in self.spans)
 
 
 class AroundOperator:
     """Rows of the base stream near trigger rows, each once, in order.
 
-    A trigger is computed from a base row, so it comes after it; up to `AROUND_SLACK_ROWS` rows may lie between.
+    Base rows and triggers may come in either order (a device sends triggers first); a trigger finds the rows before
+    it as long as no more than `AROUND_SLACK_ROWS` rows lie between them and it beyond ``before``.
     """
 
     def __init__(self, stage: AroundStage) -> None:
@@ -153,56 +194,70 @@ class AroundOperator:
         self._rings: dict[str, _Ring] = {}
 
     def process(self, batch: Batch) -> list[Batch]:
-        ring = self._rings.setdefault(batch.origin, _Ring(deque(), -1, -1))
-        if batch.stream == self._stage.inputs[1]:
-            chosen = self._trigger(ring, batch)
-        else:
-            self.counts.rows += len(batch)
-            chosen = self._base(ring, batch)
+        triggers = batch.stream == self._stage.inputs[1]
+        self.counts.rows += 0 if triggers else len(batch)
+        ring = self._rings.get(batch.origin)
+        if ring is None:
+            if len(self._rings) >= KEYS_MAX:
+                self.counts.bad += len(batch)
+                return []
+            ring = self._rings[batch.origin] = _Ring()
+        ring.ended.discard(batch.stream)
+        chosen = self._trigger(ring, batch) if triggers else self._base(ring, batch)
         if not chosen:
             return []
-        ring.sent_seq = chosen[-1].last_seq
+        for held in chosen:
+            held.sent = True
         self.counts.out += len(chosen)
-        return [Batch.concat(chosen).renamed(self._stage.id)]
+        rows = sorted((held.row for held in chosen), key=lambda row: row.first_seq)
+        return [Batch.concat(rows).renamed(self._stage.id)]
 
-    def _base(self, ring: _Ring, batch: Batch) -> list[Batch]:
-        horizon = int(batch.time_ns[0]) - self._stage.before_ns
-        while len(ring.rows) > AROUND_SLACK_ROWS and int(ring.rows[0].time_ns[0]) < horizon:
+    def _base(self, ring: _Ring, batch: Batch) -> list[_Held]:
+        horizon_ns = int(batch.time_ns[0]) - self._stage.before_ns
+        while len(ring.rows) > AROUND_SLACK_ROWS and ring.rows[0].time_ns < horizon_ns:
             ring.rows.popleft()
-        rows = [batch.take(slice(i, i + 1)) for i in range(len(batch))]
+        while len(ring.rows) > AROUND_ROWS_MAX:
+            self.counts.dropped += not ring.rows.popleft().sent
+        rows = [_Held(batch.take(slice(i, i + 1))) for i in range(len(batch))]
         ring.rows.extend(rows)
-        return [r for r in rows if int(r.time_ns[0]) <= ring.open_until_ns]
+        return [held for held in rows if ring.wants(held)]
 
-    def _trigger(self, ring: _Ring, batch: Batch) -> list[Batch]:
-        chosen: list[Batch] = []
+    def _trigger(self, ring: _Ring, batch: Batch) -> list[_Held]:
         for at_ns in batch.time_ns.tolist():
-            ring.open_until_ns = max(ring.open_until_ns, at_ns + self._stage.after_ns)
-            from_ns = at_ns - self._stage.before_ns
-            sent = chosen[-1].last_seq if chosen else ring.sent_seq
-            chosen += [
-                r
-                for r in ring.rows
-                if r.first_seq > sent and from_ns <= int(r.time_ns[0]) <= ring.open_until_ns
-            ]
-        return chosen
+            first, last = at_ns - self._stage.before_ns, at_ns + self._stage.after_ns
+            if ring.spans and ring.spans[-1][0] <= first <= ring.spans[-1][1]:
+                earlier = ring.spans.pop()
+                first, last = earlier[0], max(earlier[1], last)
+            ring.spans.append((first, last))
+        return [held for held in ring.rows if ring.wants(held)]
 
     def end(self, stream: str, origin: str) -> tuple[list[Batch], bool]:
-        return [], stream == self._stage.inputs[0]
+        # Either may end first, as they may travel apart.
+        if origin not in self._rings and len(self._rings) >= KEYS_MAX:
+            return [], False
+        ended = self._rings.setdefault(origin, _Ring()).ended
+        ended.add(stream)
+        return [], ended.issuperset(self._stage.inputs)
 
     def snapshot(self) -> Any:
         rings = {}
         for origin, ring in self._rings.items():
-            rows = Batch.concat(list(ring.rows)) if ring.rows else None
+            rows = Batch.concat([h.row for h in ring.rows]) if ring.rows else None
             held = None if rows is None else [rows.seq, rows.time_ns, dict(rows.columns)]
-            rings[origin] = [held, ring.open_until_ns, ring.sent_seq]
+            rings[origin] = [
+                held,
+                [h.sent for h in ring.rows],
+                [list(s) for s in ring.spans],
+                sorted(ring.ended),
+            ]
         return {"rings": rings, "counts": self.counts.to_json()}
 
     def restore(self, state: Any) -> None:
         self.counts = Counts(**state["counts"])
         self._rings = {}
-        for origin, (held, open_until_ns, sent_seq) in state["rings"].items():
-            rows: deque[Batch] = deque()
+        for origin, (held, sent, spans, ended) in state["rings"].items():
+            ring = self._rings[origin] = _Ring(ended=set(ended))
+            ring.spans.extend((first, last) for first, last in spans)
             if held is not None:
                 batch = Batch(self._stage.inputs[0], origin, held[0], held[1], held[2])
-                rows.extend(batch.take(slice(i, i + 1)) for i in range(len(batch)))
-            self._rings[origin] = _Ring(rows, open_until_ns, sent_seq)
+                ring.rows.extend(_Held(batch.take(slice(i, i + 1)), s) for i, s in enumerate(sent))

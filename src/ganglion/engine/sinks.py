@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from ganglion.core.batch import Batch
+from ganglion.core.errors import HostError
 from ganglion.core.schema import Schema
 from ganglion.host.ports import Disk
 
@@ -45,6 +46,7 @@ class SinkFile:
         self._fields = schema.fields
         self._arrow = arrow_schema(schema)
         self._waiting: list[bytes] = []
+        self._size_bytes: int | None = None  # what is whole on disk; None until it was asked
         self.rows = 0
 
     @property
@@ -64,21 +66,36 @@ class SinkFile:
         self.rows += len(batch)
 
     def sync(self) -> int:
-        """Writes and fsyncs what waits; returns the file's length. Blocks: call it in a thread."""
-        waiting, self._waiting = self._waiting, []
+        """Writes and fsyncs what waits; returns the file's length. Blocks: call it in a thread.
+
+        After an error everything still waits, and what was written of it is cut off by the next call.
+        """
+        size = self._whole()
+        if self._waiting or not size:
+            head = [] if size else [self._arrow.serialize().to_pybytes()]
+            size = self._size_bytes = self._disk.append(self.path, b"".join(head + self._waiting))
+            self._waiting = []
+        return size
+
+    def _whole(self) -> int:
         size = self._disk.size_bytes(self.path)
-        if not waiting and size:
-            return size
-        head = [] if size else [self._arrow.serialize().to_pybytes()]
-        try:
-            return self._disk.append(self.path, b"".join(head + waiting))
-        except Exception:
-            self._waiting = waiting + self._waiting
-            self._disk.truncate(self.path, size)
-            raise
+        if self._size_bytes is None:
+            self._size_bytes = size
+        if size < self._size_bytes:
+            raise HostError(
+                "host.disk",
+                f"{self.path} was cut short by somebody else",
+                why=f"it had {self._size_bytes} bytes, now it has {size}",
+                next_step="put the file back, or start from a fresh --run-dir",
+            )
+        if size > self._size_bytes:
+            self._disk.truncate(self.path, self._size_bytes)
+        return self._size_bytes
 
     def cut_back(self, size_bytes: int, rows: int) -> None:
-        """After a restart: forgets what the checkpoint does not know."""
+        """After a restart: forgets what the checkpoint does not know. The file must be at least that long."""
         self._waiting = []
+        assert self._disk.size_bytes(self.path) >= size_bytes
         self._disk.truncate(self.path, size_bytes)
+        self._size_bytes = size_bytes
         self.rows = rows

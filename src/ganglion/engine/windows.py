@@ -4,10 +4,12 @@ An origin's watermark is the latest event time seen from it. A window by origin 
 passes its end. A window over all origins is first given when every *current* origin has passed its end; an origin
 whose watermark lies more than ``lag_max`` behind the most advanced one is not current, so an island does not stall
 the others. What it brings later is merged and given again as the next revision, when that origin has passed the end.
+An origin that has ended has passed everything; when it comes back (after a restart) its watermark counts again.
 """
 
 from __future__ import annotations
 
+from bisect import insort
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,14 +18,12 @@ import numpy.typing as npt
 
 from ganglion.core.batch import Batch
 from ganglion.engine.operators import Counts
-from ganglion.flow.stages import PARTIALS, Aggregate, WindowStage
+from ganglion.engine.partials import Parts, finish, merge, parts_in, parts_of
+from ganglion.flow.stages import WindowStage
 
 WINDOWS_MAX = 20_000
 """Windows one stage keeps, per key, for revisions; beyond that the oldest closed one is forgotten."""
-ENDED_NS = 1 << 62
-
-Parts = list[float]
-"""The monoid's value of every aggregate, flattened: see `_parts_of` and `_merge`."""
+_NEVER_NS = -(1 << 63)
 
 
 @dataclass(slots=True)
@@ -36,6 +36,34 @@ class _Slot:
     changed: set[str] = field(default_factory=set)
     given: int = 0  # how often it was given; its next revision number
 
+    def snapshot(self) -> list[Any]:
+        return [
+            dict(self.parts),
+            dict(self.rows),
+            dict(self.revision_in),
+            sorted(self.changed),
+            self.given,
+        ]
+
+
+@dataclass(slots=True)
+class _Key:
+    """The windows of one key. ``open``: starts of those with rows not given yet."""
+
+    slots: dict[int, _Slot] = field(default_factory=dict)
+    order: list[int] = field(default_factory=list)  # the starts, sorted
+    open: set[int] = field(default_factory=set)
+    next_seq: int = 0
+    forgotten_ns: int = _NEVER_NS
+    """Start of the latest window forgotten. One at or before it that is not held would begin anew: refused."""
+
+    def slot(self, start: int) -> _Slot:
+        slot = self.slots.get(start)
+        if slot is None:
+            slot = self.slots[start] = _Slot()
+            insort(self.order, start)
+        return slot
+
 
 class WindowOperator:
     """One window or rollup stage."""
@@ -44,202 +72,150 @@ class WindowOperator:
         self.counts = Counts()
         self._stage = stage
         self._watermark_ns: dict[str, int] = {}
-        self._slots: dict[str, dict[int, _Slot]] = {}
-        self._next_seq: dict[str, int] = {}
+        self._ended: set[str] = set()
+        self._keys: dict[str, _Key] = {}
 
     def process(self, batch: Batch) -> list[Batch]:
         stage = self._stage
         self.counts.rows += len(batch)
-        key = batch.origin if stage.by == "origin" else "all"
+        name = batch.origin if stage.by == "origin" else "all"
         starts = (
             batch.columns["start_ns"] if stage.merges else batch.time_ns // stage.width_ns * stage.width_ns
         )
         latest = int(starts.max()) + stage.width_ns if stage.merges else int(batch.time_ns.max())
-        mark = max(latest, self._watermark_ns.get(batch.origin, latest))
-        self._watermark_ns[batch.origin] = mark
-        slots = self._slots.setdefault(key, {})
-        oldest_ns = self._lead_ns(key) - stage.keep_ns
+        self._watermark_ns[batch.origin] = max(latest, self._watermark_ns.get(batch.origin, latest))
+        self._ended.discard(batch.origin)
+        key = self._keys.setdefault(name, _Key())
+        oldest_ns = self._lead_ns(name) - stage.keep_ns
         for start in np.unique(starts).tolist():
             rows = starts == start
-            if start + stage.width_ns < oldest_ns and start not in slots:
+            too_old = start + stage.width_ns < oldest_ns or start <= key.forgotten_ns
+            if too_old and start not in key.slots:
                 self.counts.dropped += int(rows.sum())
                 continue
-            slot = slots.setdefault(start, _Slot())
+            slot = key.slot(start)
             if slot.given:
                 self.counts.late += int(rows.sum())
-            if stage.merges:
-                self._replace(slot, batch, rows)
-            else:
-                self._accumulate(slot, batch, rows)
-            slot.changed.add(batch.origin)
-        return self._give(key)
+            if self._take(slot, batch, rows):
+                slot.changed.add(batch.origin)
+                key.open.add(start)
+        return self._give(name, key)
 
     def end(self, stream: str, origin: str) -> tuple[list[Batch], bool]:
-        self._watermark_ns[origin] = ENDED_NS
-        return self._give(origin if self._stage.by == "origin" else "all"), self._stage.by == "origin"
+        self._ended.add(origin)
+        name = origin if self._stage.by == "origin" else "all"
+        key = self._keys.get(name)
+        return self._give(name, key) if key else [], self._stage.by == "origin"
 
-    def _accumulate(self, slot: _Slot, batch: Batch, rows: npt.NDArray[np.bool_]) -> None:
+    def _take(self, slot: _Slot, batch: Batch, rows: npt.NDArray[np.bool_]) -> bool:
+        """Adds rows to a window, or puts a partial result in place of its older revision; False: nothing new."""
         origin = batch.origin
-        values = [v for a in self._stage.aggregates for v in _parts_of(a, batch, rows)]
-        before = slot.parts.get(origin)
-        slot.parts[origin] = values if before is None else _merge(self._stage.aggregates, before, values)
-        slot.rows[origin] = slot.rows.get(origin, 0) + int(rows.sum())
-
-    def _replace(self, slot: _Slot, batch: Batch, rows: npt.NDArray[np.bool_]) -> None:
+        aggregates = self._stage.aggregates
+        if not self._stage.merges:
+            before = slot.parts.get(origin)
+            values = parts_of(aggregates, batch, rows)
+            slot.parts[origin] = values if before is None else merge(aggregates, before, values)
+            slot.rows[origin] = slot.rows.get(origin, 0) + int(rows.sum())
+            return True
         index = int(np.flatnonzero(rows)[-1])  # the last revision in the batch
         revision = int(batch.columns["revision"][index])
-        if revision < slot.revision_in.get(batch.origin, -1):
-            return
-        slot.revision_in[batch.origin] = revision
-        slot.rows[batch.origin] = int(batch.columns["rows"][index])
-        slot.parts[batch.origin] = [
-            float(batch.columns[name][index]) for a in self._stage.aggregates for name in _part_names(a)
-        ]
-
-    def _lead_ns(self, key: str) -> int:
-        """The most advanced watermark that counts for a key; ended origins do not."""
-        if self._stage.by == "origin":
-            return self._watermark_ns[key]
-        running = [w for w in self._watermark_ns.values() if w < ENDED_NS]
-        return max(running, default=0)
-
-    def _ready(self, slot: _Slot, end_ns: int, lead_ns: int) -> bool:
-        if not any(self._watermark_ns[o] >= end_ns for o in slot.changed):
+        if revision < slot.revision_in.get(origin, 0):
             return False
-        if slot.given or self._stage.by == "origin":
-            return True
-        current = (w for w in self._watermark_ns.values() if w >= lead_ns - self._stage.lag_max_ns)
-        return all(w >= end_ns for w in current)
+        slot.revision_in[origin] = revision
+        slot.rows[origin] = int(batch.columns["rows"][index])
+        slot.parts[origin] = parts_in(aggregates, batch, index)
+        return True
 
-    def _give(self, key: str) -> list[Batch]:
-        slots = self._slots.get(key, {})
-        if not slots:
-            return []
-        lead_ns = self._lead_ns(key)
-        rows: list[tuple[int, _Slot]] = []
-        for start in sorted(slots):
-            slot = slots[start]
-            if self._ready(slot, start + self._stage.width_ns, lead_ns):
-                rows.append((start, slot))
-        batch = self._result(key, rows) if rows else None
-        for _, slot in rows:
+    def _lead_ns(self, name: str) -> int:
+        """The most advanced watermark that counts for a key: of those still running, if there are any."""
+        if self._stage.by == "origin":
+            return self._watermark_ns[name]
+        running = [w for o, w in self._watermark_ns.items() if o not in self._ended]
+        return max(running or self._watermark_ns.values())
+
+    def _passed(self, origin: str, end_ns: int) -> bool:
+        return origin in self._ended or self._watermark_ns[origin] >= end_ns
+
+    def _ready(self, slot: _Slot, end_ns: int, slowest_ns: int) -> bool:
+        """``slowest_ns``: the least watermark of all current origins (one of them for a key by origin)."""
+        if not any(self._passed(o, end_ns) for o in slot.changed):
+            return False
+        return slot.given > 0 or self._stage.by == "origin" or slowest_ns >= end_ns
+
+    def _slowest_ns(self, lead_ns: int) -> int:
+        current_ns = lead_ns - self._stage.lag_max_ns
+        running = (w for o, w in self._watermark_ns.items() if o not in self._ended)
+        return min((w for w in running if w >= current_ns), default=1 << 63)
+
+    def _give(self, name: str, key: _Key) -> list[Batch]:
+        width_ns = self._stage.width_ns
+        lead_ns = self._lead_ns(name)
+        slowest_ns = self._slowest_ns(lead_ns) if self._stage.by == "all" else lead_ns
+        ready = [s for s in sorted(key.open) if self._ready(key.slots[s], s + width_ns, slowest_ns)]
+        batch = self._result(name, key, ready) if ready else None
+        for start in ready:
+            slot = key.slots[start]
             slot.given += 1
             slot.changed.clear()
-        self._forget(slots, lead_ns)
+            key.open.discard(start)
+        self._forget(key, lead_ns - self._stage.keep_ns)
         return [batch] if batch is not None else []
 
-    def _result(self, key: str, rows: list[tuple[int, _Slot]]) -> Batch:
+    def _result(self, name: str, key: _Key, starts: list[int]) -> Batch:
         stage = self._stage
-        first = self._next_seq.get(key, 0)
-        self._next_seq[key] = first + len(rows)
-        columns: dict[str, list[float]] = {name: [] for name in stage.schema.names}
-        for start, slot in rows:
+        columns: dict[str, list[float]] = {field: [] for field in stage.schema.names}
+        for start in starts:
+            slot = key.slots[start]
             count = sum(slot.rows.values())
             merged: Parts | None = None
             for origin in sorted(slot.parts):
                 parts = slot.parts[origin]
-                merged = parts if merged is None else _merge(stage.aggregates, merged, parts)
+                merged = parts if merged is None else merge(stage.aggregates, merged, parts)
             assert merged is not None
             columns["start_ns"].append(start)
             columns["revision"].append(slot.given)
             columns["rows"].append(count)
-            for name, value in _finish(stage.aggregates, merged, count):
-                columns[name].append(value)
-        self.counts.out += len(rows)
+            for column, value in finish(stage.aggregates, merged, count):
+                columns[column].append(value)
+        self.counts.out += len(starts)
+        seq = key.next_seq + np.arange(len(starts), dtype=np.int64)
+        key.next_seq += len(starts)
         typed = {f.name: np.array(columns[f.name], f.type.numpy) for f in stage.schema.fields}
-        starts = typed["start_ns"]
-        return Batch(
-            stage.id, key, first + np.arange(len(rows), dtype=np.int64), starts + stage.width_ns - 1, typed
-        )
+        return Batch(stage.id, name, seq, typed["start_ns"] + stage.width_ns - 1, typed)
 
-    def _forget(self, slots: dict[int, _Slot], lead_ns: int) -> None:
-        oldest_ns = lead_ns - self._stage.keep_ns
-        excess = len(slots) - WINDOWS_MAX
-        for start in sorted(slots):
-            slot = slots[start]
-            if slot.given and not slot.changed and (start + self._stage.width_ns < oldest_ns or excess > 0):
-                del slots[start]
-                excess -= 1
-            elif excess <= 0 and start + self._stage.width_ns >= oldest_ns:
-                break
+    def _forget(self, key: _Key, oldest_ns: int) -> None:
+        """Drops windows that can no longer be revised, the oldest first; one with news is kept until given."""
+        at = 0
+        while at < len(key.order):
+            start = key.order[at]
+            if start + self._stage.width_ns >= oldest_ns and len(key.order) <= WINDOWS_MAX:
+                return
+            if start in key.open:
+                at += 1
+                continue
+            del key.order[at], key.slots[start]
+            key.forgotten_ns = max(key.forgotten_ns, start)
 
     def snapshot(self) -> Any:
-        slots = {
-            key: [
-                [start, s.parts, s.rows, s.revision_in, sorted(s.changed), s.given]
-                for start, s in by_start.items()
-            ]
-            for key, by_start in self._slots.items()
-        }
         return {
-            "watermark_ns": self._watermark_ns,
-            "slots": slots,
-            "next_seq": self._next_seq,
+            "watermark_ns": dict(self._watermark_ns),
+            "ended": sorted(self._ended),
+            "keys": {
+                name: [[[s, *key.slots[s].snapshot()] for s in key.order], key.next_seq, key.forgotten_ns]
+                for name, key in self._keys.items()
+            },
             "counts": self.counts.to_json(),
         }
 
     def restore(self, state: Any) -> None:
         self.counts = Counts(**state["counts"])
         self._watermark_ns = dict(state["watermark_ns"])
-        self._next_seq = dict(state["next_seq"])
-        self._slots = {
-            key: {
-                start: _Slot(parts, rows, revs, set(changed), given)
-                for start, parts, rows, revs, changed, given in by
-            }
-            for key, by in state["slots"].items()
-        }
-
-
-def _part_names(aggregate: Aggregate) -> tuple[str, ...]:
-    extra = PARTIALS[aggregate.function]
-    return tuple(f"{aggregate.name}_{p}" for p in extra) if extra else (aggregate.name,)
-
-
-def _parts_of(aggregate: Aggregate, batch: Batch, rows: npt.NDArray[np.bool_]) -> Parts:
-    if aggregate.function == "count":
-        return [float(rows.sum())]
-    values = batch.columns[aggregate.field][rows].astype(np.float64)
-    match aggregate.function:
-        case "sum" | "mean":
-            return [float(values.sum())]
-        case "min":
-            return [float(values.min())]
-        case "max":
-            return [float(values.max())]
-        case "std":
-            return [float(values.sum()), float((values * values).sum())]
-    raise AssertionError(aggregate.function)
-
-
-def _merge(aggregates: tuple[Aggregate, ...], left: Parts, right: Parts) -> Parts:
-    merged: Parts = []
-    for aggregate in aggregates:
-        for _ in _part_names(aggregate):
-            a, b = left[len(merged)], right[len(merged)]
-            if aggregate.function == "min":
-                merged.append(float(np.minimum(a, b)))
-            elif aggregate.function == "max":
-                merged.append(float(np.maximum(a, b)))
-            else:
-                merged.append(a + b)
-    return merged
-
-
-def _finish(aggregates: tuple[Aggregate, ...], parts: Parts, count: int) -> list[tuple[str, float]]:
-    result: list[tuple[str, float]] = []
-    at = 0
-    for aggregate in aggregates:
-        names = _part_names(aggregate)
-        own = parts[at : at + len(names)]
-        at += len(names)
-        if aggregate.function == "mean":
-            result.append((aggregate.name, own[0] / count))
-        elif aggregate.function == "std":
-            mean = own[0] / count
-            result.append((aggregate.name, float(np.sqrt(max(0.0, own[1] / count - mean * mean)))))
-        if aggregate.function in ("mean", "std"):
-            result += list(zip(names, own, strict=True))
-        else:
-            result.append((aggregate.name, own[0]))
-    return result
+        self._ended = set(state["ended"])
+        self._keys = {}
+        for name, (held, next_seq, forgotten_ns) in state["keys"].items():
+            key = self._keys[name] = _Key(next_seq=next_seq, forgotten_ns=forgotten_ns)
+            for start, parts, rows, revisions, changed, given in held:
+                key.slots[start] = _Slot(dict(parts), dict(rows), dict(revisions), set(changed), given)
+                key.order.append(start)
+                if changed:
+                    key.open.add(start)

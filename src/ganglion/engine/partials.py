@@ -1,0 +1,82 @@
+"""The values windows merge: every aggregate as a commutative monoid of float64 numbers.
+
+The parts of a window's aggregates stand one after the other in one flat list; two lists merge number by number.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from ganglion.core.batch import Batch
+from ganglion.flow.stages import PARTIALS, Aggregate
+
+Parts = list[float]
+"""The monoid's value of every aggregate of a stage, flattened in the order of the stage's columns."""
+
+
+def part_names(aggregate: Aggregate) -> tuple[str, ...]:
+    """The columns that hold an aggregate's parts."""
+    extra = PARTIALS[aggregate.function]
+    return tuple(f"{aggregate.name}_{p}" for p in extra) if extra else (aggregate.name,)
+
+
+def parts_of(aggregates: tuple[Aggregate, ...], batch: Batch, rows: npt.NDArray[np.bool_]) -> Parts:
+    """The parts of the rows that the mask chooses (at least one)."""
+    return [value for aggregate in aggregates for value in _of(aggregate, batch, rows)]
+
+
+def parts_in(aggregates: tuple[Aggregate, ...], batch: Batch, index: int) -> Parts:
+    """The parts that one row of a window's results holds."""
+    return [float(batch.columns[name][index]) for a in aggregates for name in part_names(a)]
+
+
+def _of(aggregate: Aggregate, batch: Batch, rows: npt.NDArray[np.bool_]) -> Parts:
+    if aggregate.function == "count":
+        return [float(rows.sum())]
+    values = batch.columns[aggregate.field][rows].astype(np.float64)
+    match aggregate.function:
+        case "sum" | "mean":
+            return [float(values.sum())]
+        case "min":
+            return [float(values.min())]
+        case "max":
+            return [float(values.max())]
+        case "std":
+            return [float(values.sum()), float((values * values).sum())]
+    raise AssertionError(aggregate.function)
+
+
+def merge(aggregates: tuple[Aggregate, ...], left: Parts, right: Parts) -> Parts:
+    """The parts of both halves together; a NaN in either stays."""
+    merged: Parts = []
+    for aggregate in aggregates:
+        for _ in part_names(aggregate):
+            a, b = left[len(merged)], right[len(merged)]
+            if aggregate.function == "min":
+                merged.append(float(np.minimum(a, b)))
+            elif aggregate.function == "max":
+                merged.append(float(np.maximum(a, b)))
+            else:
+                merged.append(a + b)
+    return merged
+
+
+def finish(aggregates: tuple[Aggregate, ...], parts: Parts, count: int) -> list[tuple[str, float]]:
+    """Column names and values of a result over ``count`` rows: each aggregate, then its parts."""
+    result: list[tuple[str, float]] = []
+    at = 0
+    for aggregate in aggregates:
+        names = part_names(aggregate)
+        own = parts[at : at + len(names)]
+        at += len(names)
+        if aggregate.function == "mean":
+            result.append((aggregate.name, own[0] / count))
+        elif aggregate.function == "std":
+            mean = own[0] / count
+            result.append((aggregate.name, float(np.sqrt(max(0.0, own[1] / count - mean * mean)))))
+        if aggregate.function in ("mean", "std"):
+            result += list(zip(names, own, strict=True))
+        else:
+            result.append((aggregate.name, own[0]))
+    return result
