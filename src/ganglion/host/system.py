@@ -32,7 +32,10 @@ class SystemClock:
         return time.monotonic_ns()
 
     async def sleep_until_ns(self, monotonic_ns: int) -> None:
+        # At least once, so that a caller who is behind lets others run; a timer may fire a little early.
         await self.sleep_ns(monotonic_ns - time.monotonic_ns())
+        while (left_ns := monotonic_ns - time.monotonic_ns()) > 0:
+            await self.sleep_ns(left_ns)
 
     async def sleep_ns(self, duration_ns: int) -> None:
         await asyncio.sleep(max(0, duration_ns) / 1e9)
@@ -76,7 +79,7 @@ class SystemDisk:
         path = self.root / name
         draft = path.with_name(path.name + ".new")
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            _create_directory(path.parent)
             with draft.open("wb") as file:
                 file.write(content)
                 file.flush()
@@ -84,12 +87,14 @@ class SystemDisk:
             draft.replace(path)
             _sync_directory(path.parent)
         except OSError as error:
+            with contextlib.suppress(OSError):
+                draft.unlink(missing_ok=True)  # on a full disk its bytes are wanted
             raise _disk_error(name, error) from error
 
     def append(self, name: str, content: bytes) -> int:
         path = self.root / name
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            _create(path)
             with path.open("ab") as file:
                 file.write(content)
                 file.flush()
@@ -101,7 +106,7 @@ class SystemDisk:
     def truncate(self, name: str, size_bytes: int) -> None:
         path = self.root / name
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            _create(path)
             with path.open("ab") as file:
                 file.truncate(size_bytes)
                 os.fsync(file.fileno())
@@ -117,7 +122,24 @@ class SystemDisk:
             raise _disk_error(name, error) from error
 
     def free_bytes(self) -> int:
-        return shutil.disk_usage(self.root).free
+        try:
+            return shutil.disk_usage(self.root).free
+        except OSError as error:
+            raise _disk_error(str(self.root), error) from error
+
+
+def _create(path: Path) -> None:
+    """Makes an empty file that survives a power cut, when there is none."""
+    if not path.exists():
+        _create_directory(path.parent)
+        path.touch()
+        _sync_directory(path.parent)
+
+
+def _create_directory(path: Path) -> None:
+    if not path.is_dir():
+        path.mkdir(parents=True, exist_ok=True)
+        _sync_directory(path.parent)
 
 
 def _sync_directory(path: Path) -> None:
