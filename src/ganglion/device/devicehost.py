@@ -16,6 +16,7 @@ from ganglion.device.recording import load_recording
 from ganglion.flow.assignment import Assignment
 from ganglion.flow.load import load_flow
 from ganglion.host.ports import Host
+from ganglion.host.threads import to_its_end
 
 DEVICES_MAX = 1000
 LOG_EVERY_NS = 500_000_000
@@ -91,27 +92,28 @@ class DeviceHost:
         return boot
 
     async def run(self) -> None:
-        """Plays until `stop`; returns when everything is acknowledged or a minute has passed."""
-        for device in self.devices:
-            await device.open(self._config.gateway, self._host.chances.stream(f"coap/{device.origin}"))
-        start_ns = self._host.clock.monotonic_ns() + 200_000_000
-        logging = asyncio.ensure_future(self._log())
-        playing = [
-            asyncio.ensure_future(device.play(start_ns + emulation.phase_ns, self._stop))
-            for device, emulation in zip(self.devices, self._config.devices, strict=True)
-        ]
+        """Plays until `stop`; returns when everything is acknowledged or a minute has passed.
+
+        Raises an `ExceptionGroup` of what ended a device or the log for good, a full disk for one.
+        """
         try:
-            await self._stop.wait()
-            await asyncio.wait(playing, timeout=DRAIN_NS_MAX / 1e9)
-            for task in playing:
-                if task.done():
-                    task.result()
+            for device in self.devices:
+                await device.open(self._config.gateway, self._host.chances.stream(f"coap/{device.origin}"))
+            start_ns = self._host.clock.monotonic_ns() + 200_000_000
+            async with asyncio.TaskGroup() as group:
+                logging = group.create_task(self._log())
+                playing = [
+                    group.create_task(device.play(start_ns + emulation.phase_ns, self._stop))
+                    for device, emulation in zip(self.devices, self._config.devices, strict=True)
+                ]
+                await self._stop.wait()
+                await asyncio.wait(playing, timeout=DRAIN_NS_MAX / 1e9)
+                for task in (*playing, logging):
+                    task.cancel()
         finally:
-            for task in (*playing, logging):
-                task.cancel()
             for device in self.devices:
                 await device.close()
-            await self._write()
+        await self._write()
 
     def stop(self) -> None:
         """Ends the play at the next frame."""
@@ -137,7 +139,7 @@ class DeviceHost:
             "commands.jsonl": [orjson.dumps(asdict(c)) for c in commands],
             "shots.jsonl": [orjson.dumps(s) for s in shots],
         }
-        await asyncio.to_thread(self._append, files, orjson.dumps(self.report()))
+        await to_its_end(self._append, files, orjson.dumps(self.report()))
 
     def _append(self, files: dict[str, list[bytes]], report: bytes) -> None:
         for name, content in files.items():

@@ -13,8 +13,9 @@ from ganglion.connectors.coap.endpoint import Endpoint, Request, Response
 from ganglion.connectors.coap.message import Code
 from ganglion.connectors.coap.settings import Settings
 from ganglion.core.batch import Batch, sequence
-from ganglion.core.packing import unpack
 from ganglion.core.errors import DataError
+from ganglion.core.packing import unpack
+from ganglion.core.wire import End, Item
 from ganglion.device.player import Player
 from ganglion.device.uplink import StreamUplink
 from ganglion.engine.graph import Graph
@@ -75,6 +76,7 @@ class EmulatedDevice:
         self._boot = boot
         self._clock = clock
         self._actuators = actuators
+        self._acts = {act.id: act for act in spec.reflexes}
         self._on_acknowledged = on_acknowledged
         self._done_ids: dict[str, None] = {}
         self._started_ns = 0
@@ -85,6 +87,8 @@ class EmulatedDevice:
         self._endpoint = await Endpoint.open(handler=self._handle, random=random, settings=COAP)
         urgent = {x for act in self._spec.reflexes for x in self._spec.ancestors(act.id)}
         for stream in self._assignment.exports:
+            if not self._assignment.exported(stream, self.origin):
+                continue
             self.uplinks[stream] = StreamUplink(
                 stream,
                 self.origin,
@@ -104,17 +108,29 @@ class EmulatedDevice:
         )
 
     async def play(self, start_ns: int, stop: asyncio.Event) -> None:
-        """Measures a frame every period from ``start_ns`` (monotonic) on, until ``stop``; then sends the rest."""
+        """Measures a frame every period from ``start_ns`` (monotonic) on, until ``stop``; then sends the rest.
+
+        Raises what an uplink could not get over (e.g. ``coap.size``) when it happens.
+        """
         senders = [asyncio.ensure_future(u.run()) for u in self.uplinks.values()]
         self._started_ns = start_ns
         wall_ns = self._clock.wall_ns() - (self._clock.monotonic_ns() - start_ns)
-        for number in self._numbers(stop):
-            done_ns = start_ns + (number + 1) * self._source.every_ns
-            await self._clock.sleep_until_ns(done_ns)
-            self._measure(number, wall_ns + (number + 1) * self._source.every_ns)
-        for uplink in self.uplinks.values():
-            uplink.close()
-        await asyncio.gather(*senders)
+        try:
+            for number in self._numbers(stop):
+                done_ns = start_ns + (number + 1) * self._source.every_ns
+                await self._clock.sleep_until_ns(done_ns)
+                self._measure(number, wall_ns + (number + 1) * self._source.every_ns)
+                for sender in senders:
+                    if sender.done():  # it has not been closed, so it failed
+                        sender.result()
+            self._push(End(self._source.id, self.origin))
+            for uplink in self.uplinks.values():
+                uplink.close()
+            await asyncio.gather(*senders)
+        finally:
+            for sender in senders:
+                sender.cancel()
+            await asyncio.gather(*senders, return_exceptions=True)
 
     def _numbers(self, stop: asyncio.Event) -> Iterator[int]:
         number = 0
@@ -133,9 +149,18 @@ class EmulatedDevice:
             np.array([time_ns], np.int64),
             {"frame": frame[np.newaxis]},
         )
-        for emission in self.graph.push(batch):
-            if emission.kind == "export" and isinstance(emission.item, Batch):
+        self._push(batch)
+
+    def _push(self, item: Item) -> None:
+        for emission in self.graph.push(item):
+            if not isinstance(emission.item, Batch):
+                continue  # an uplink says itself that its stream has ended, when all of it was taken
+            if emission.kind == "export":
                 self.uplinks[emission.stage].offer(emission.item)
+            elif emission.kind == "act":
+                act = self._acts[emission.stage]
+                for seq in emission.item.seq.tolist():
+                    self._obey(act.actuator, act.verb, f"{act.id}:{self.origin}:{seq}", seq)
 
     def take_commands(self) -> list[Command]:
         """The commands that arrived since the last call."""
@@ -152,23 +177,27 @@ class EmulatedDevice:
 
     def _handle(self, request: Request) -> Response:
         """PUT a/ACTUATOR with CBOR {verb, id, seq}: the actuator obeys once per command id and answers 2.04."""
-        arrived_ns = self._clock.monotonic_ns()
         if request.method != Code.PUT or len(request.path) != 2 or request.path[0] != "a":
             self.commands_unknown += 1
             return Response(Code.NOT_FOUND)
-        name = request.path[1]
-        if name not in self._actuators:
+        obeyed = self._obey(request.path[1], *_command(request.payload))
+        return Response(Code.CHANGED if obeyed else Code.NOT_FOUND)
+
+    def _obey(self, actuator: str, verb: str, command_id: str, seq: int) -> bool:
+        """Logs a command, from the gateway or from the device's own stages; False: no such actuator here."""
+        arrived_ns = self._clock.monotonic_ns()
+        if actuator not in self._actuators:
             self.commands_unknown += 1
-            return Response(Code.NOT_FOUND)
-        verb, command_id, seq = _command(request.payload)
+            return False
         repeated = command_id in self._done_ids
         self._done_ids[command_id] = None
         if len(self._done_ids) > COMMANDS_MAX:
             del self._done_ids[next(iter(self._done_ids))]
         done_ns = self.frame_done_ns(seq)
-        command = Command(name, verb, command_id, self.origin, seq, done_ns, arrived_ns, repeated)
-        self._commands.append(command)
-        return Response(Code.CHANGED)
+        self._commands.append(
+            Command(actuator, verb, command_id, self.origin, seq, done_ns, arrived_ns, repeated)
+        )
+        return True
 
     async def close(self) -> None:
         """Closes the socket."""

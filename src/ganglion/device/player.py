@@ -42,7 +42,7 @@ class Player:
     def __init__(
         self, events: Sequence[Event], *, index: int, stride: int, period_frames: int, lead_frames: int = 0
     ) -> None:
-        assert events and 0 <= index and stride >= 1
+        assert events and index >= 0 and stride >= 1
         assert period_frames >= shot_frames_min(events)
         self._events = events
         self._turn = index

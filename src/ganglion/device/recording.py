@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,9 +69,10 @@ def load_recording(directory: Path, frame: TensorType) -> list[Event]:
     count = waves.shape[2] // samples
     events = []
     for wave, (row, kind, is_fault, inception) in zip(waves, labels, strict=True):
-        if not 0 <= inception < waves.shape[2]:
+        if not 0 <= inception < count * samples:
             raise _labels(
-                directory / "labels.csv", f"row {row}: inception_sample {inception} is outside the event"
+                directory / "labels.csv",
+                f"row {row}: inception_sample {inception} is outside the event's {count} whole frames",
             )
         frames = wave[:, : count * samples].reshape(channels, count, samples).transpose(1, 0, 2)
         events.append(Event(row, kind, is_fault, inception, np.ascontiguousarray(frames)))
@@ -79,10 +81,15 @@ def load_recording(directory: Path, frame: TensorType) -> list[Event]:
 
 def _load_waves(path: Path) -> npt.NDArray[Any]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if "wave" not in archive:
-                raise _form(path, f"it has arrays {', '.join(archive) or 'none'}", "`wave` is missing")
-            wave: npt.NDArray[Any] = archive["wave"]
+        with zipfile.ZipFile(path) as archive:
+            names = [n.removesuffix(".npy") for n in archive.namelist()]
+            if "wave" not in names:
+                raise _form(path, f"it has arrays {', '.join(names) or 'none'}", "`wave` is missing")
+            claimed = archive.getinfo("wave.npy").file_size
+            if claimed > WAVE_BYTES_MAX:
+                raise _form(path, f"`wave` holds {claimed} bytes", f"at most {WAVE_BYTES_MAX} are played")
+            with archive.open("wave.npy") as file:
+                wave: npt.NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
     except FileNotFoundError as error:
         raise DataError(
             "recording.missing",
@@ -90,18 +97,24 @@ def _load_waves(path: Path) -> npt.NDArray[Any]:
             why="a recording is a folder with events.npz and labels.csv",
             next_step="name such a folder with --data, or leave --data out to generate one",
         ) from error
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        zipfile.BadZipFile,
+        EOFError,
+        zlib.error,
+        NotImplementedError,
+    ) as error:
         raise _form(
             path, f"it cannot be read: {error}", "it must be a NumPy archive without pickles"
         ) from error
-    if wave.nbytes > WAVE_BYTES_MAX:
-        raise _form(path, f"`wave` holds {wave.nbytes} bytes", f"at most {WAVE_BYTES_MAX} are played")
     return wave
 
 
 def _load_labels(path: Path) -> list[tuple[int, str, bool, int]]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # spreadsheets put a mark in front
     except FileNotFoundError as error:
         raise DataError(
             "recording.missing",
@@ -111,19 +124,26 @@ def _load_labels(path: Path) -> list[tuple[int, str, bool, int]]:
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise _labels(path, f"it cannot be read: {error}") from error
+    try:
+        return _parse_labels(path, text)
+    except csv.Error as error:
+        raise _labels(path, f"it is not CSV: {error}") from error
+
+
+def _parse_labels(path: Path, text: str) -> list[tuple[int, str, bool, int]]:
     reader = csv.DictReader(text.splitlines())
     missing = [c for c in _COLUMNS if c not in (reader.fieldnames or ())]
     if missing:
         raise _labels(path, f"it lacks the columns {', '.join(missing)}")
-    rows = []
+    rows: list[tuple[int, str, bool, int]] = []
     for number, row in enumerate(reader, start=2):
         fault = (row["is_fault"] or "").strip().lower()
         try:
             if fault not in _TRUE | _FALSE:
                 raise ValueError(f"is_fault is {row['is_fault']!r}")
-            rows.append(
-                (int(row["row"]), row["event"] or "", fault in _TRUE, int(float(row["inception_sample"])))
-            )
+            if int(row["row"]) != len(rows):
+                raise ValueError(f"row is {row['row']}, but it labels event {len(rows)} of the file")
+            rows.append((len(rows), row["event"] or "", fault in _TRUE, int(float(row["inception_sample"]))))
         except (TypeError, ValueError, OverflowError) as error:
             raise _labels(path, f"line {number}: {error}") from error
     return rows

@@ -28,6 +28,8 @@ GATHER_NS = 1_000_000_000
 HELD_BYTES_MAX = 4 << 20
 """Unacknowledged rows a device keeps per stream; beyond that new rows are shed, and counted."""
 RETRY_NS = 200_000_000
+_HEAD_BYTES_MAX = 128
+"""More than a CoAP message needs around its payload."""
 REQUEST_TIMEOUT_NS = 4_000_000_000
 
 
@@ -116,6 +118,11 @@ class StreamUplink:
 
     async def _send(self, batch: Batch) -> None:
         payload = encode(batch, self.schema)
+        if len(payload) + _HEAD_BYTES_MAX > self.endpoint.settings.datagram_bytes_max and len(batch) > 1:
+            half = len(batch) // 2
+            await self._send(batch.take(slice(half)))
+            await self._send(batch.take(slice(half, None)))
+            return
         answer = await self._until_answered(f"s/{self.stream}", payload, SENML_CBOR)
         self.counts.messages += 1
         self.counts.payload_bytes += len(payload)
