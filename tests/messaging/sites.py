@@ -9,6 +9,7 @@ import signal
 from pathlib import Path
 
 from ganglion.core.errors import MessagingError
+from ganglion.host.ports import Host
 from ganglion.host.system import system_host
 from ganglion.messaging import nats
 from ganglion.messaging.memory import MemorySites
@@ -90,8 +91,12 @@ class NatsSites:
 
     def __init__(self, root: Path):
         self._root = root
-        self._hosts, self._servers, self._leaf_ports = {}, {}, {}
-        self._relays, self._buses, self._tasks = {}, [], []
+        self._hosts: dict[str, Host] = {}
+        self._servers: dict[str, SiteServer] = {}
+        self._leaf_ports: dict[str, int] = {}
+        self._relays: dict[str, Relay] = {}
+        self._buses: list[nats.NatsBus] = []
+        self._tasks: list[asyncio.Task[None]] = []
         self.keep = False
 
     async def add(self, site, caps, *, parent=None, children=()):
@@ -134,6 +139,7 @@ class NatsSites:
     async def stop(self, site):
         """SIGKILL; returns when it is gone or, when it is kept running, at once."""
         pid = self._servers[site].pid
+        assert pid is not None
         os.kill(pid, signal.SIGKILL)
         while not self.keep and self._servers[site].pid is not None:
             await asyncio.sleep(0.01)

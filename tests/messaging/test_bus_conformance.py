@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from ganglion.core.errors import MessagingError
-from ganglion.messaging.bus import PAYLOAD_MAX_BYTES
+from ganglion.messaging.bus import PAYLOAD_MAX_BYTES, Stored
 from ganglion.messaging.subjects import inbox, journal, journal_subject, outbox, outbox_subject
 from tests.messaging.sites import CAPS, NatsSites, SimulatedSites, pair, take, until
 
@@ -179,7 +179,8 @@ def test_a_full_inbox_holds_its_children_back_until_it_is_purged(run):
     async def test(_sites, up, down):
         count = 30
         await fill(down, OUT, OWED, count, 20_000)
-        messages, read = up.read(IN, 0), []
+        messages = up.read(IN, 0)
+        read: list[Stored] = []
         while len(read) < count:
             read += await take(messages, 1)
             await up.purge(IN, read[-1].seq)
@@ -253,10 +254,10 @@ def test_a_sites_own_subjects_do_not_cross_the_link_but_reports_do(run):
 def test_a_closed_bus_ends_its_readers(run):
     async def test(sites, _up, _down):
         bus = await sites.bus("down")
-        reading = asyncio.create_task(take(bus.read(J, 0), 1))
+        waiting = [asyncio.create_task(take(m, 1)) for m in (bus.read(J, 0), bus.subscribe("report.*"))]
         await asyncio.sleep(0.05)
         await bus.close()
-        assert await code_of(reading) == "messaging.unavailable"
+        assert [await code_of(w) for w in waiting] == ["messaging.unavailable"] * 2
         assert await code_of(bus.append(J, SUBJECT, b"")) == "messaging.unavailable"
 
     run(test)

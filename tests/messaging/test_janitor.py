@@ -8,6 +8,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ganglion.host.system import SystemClock
 from ganglion.messaging.janitor import EVERY_NS, Janitor, purge_up_to
 from ganglion.messaging.subjects import inbox, outbox, outbox_subject
 from tests.messaging.sites import CAPS, SimulatedSites, pair
@@ -21,10 +22,11 @@ def test_nothing_undone_and_no_tail_is_purged(first, done, tail):
     assert up_to == 0 or first <= up_to == done - tail
 
 
-class Rounds:
+class Rounds(SystemClock):
     """A clock whose sleeps end at once, so many times; then it holds the sleeper for ever."""
 
     def __init__(self, count):
+        super().__init__()
         self._left = count
         self.slept_ns = []
         self.over = asyncio.Event()
@@ -37,11 +39,10 @@ class Rounds:
         self._left -= 1
 
 
-async def rounds(bus, count, *, processed=0, site="down", tail_messages=0, before=lambda: None):
+async def rounds(bus, count, *, processed=0, site="down", tail_messages=0):
     clock = Rounds(count)
     janitor = Janitor(bus, clock, source=inbox(site), outbox=outbox(site), tail_messages=tail_messages)
     janitor.processed(processed)
-    before()
     running = asyncio.create_task(janitor.run())
     await clock.over.wait()
     running.cancel()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +12,8 @@ from ganglion.core.errors import MessagingError
 from ganglion.messaging import subjects
 from ganglion.messaging.subjects import Address
 
-PARTS = st.from_regex(r"[A-Za-z0-9_:/.-]{1,128}", fullmatch=True)
+ALLOWED = r"[A-Za-z0-9_:/.-]{1,128}"
+PARTS = st.from_regex(ALLOWED, fullmatch=True)
 SITES = st.from_regex(r"[a-z][a-z0-9-]{0,30}", fullmatch=True)
 
 
@@ -24,14 +27,11 @@ def test_every_subject_is_read_back_and_has_fixed_parts(stream, origin, site):
     assert subject.count(".") == 4
 
 
-@given(st.text(max_size=20))
+@given(st.text(max_size=20).filter(lambda text: not re.fullmatch(ALLOWED, text)))
 def test_nothing_else_becomes_a_subject(text):
-    try:
-        subject = subjects.outbox_subject("amps", text)
-    except MessagingError as error:
-        assert error.code == "messaging.subject"
-    else:
-        assert not set(subject) & set(" \r\n\t*>\0") and subject.isascii()
+    with pytest.raises(MessagingError) as caught:
+        subjects.outbox_subject("amps", text)
+    assert caught.value.code == "messaging.subject"
 
 
 @pytest.mark.parametrize(

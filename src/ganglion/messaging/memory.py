@@ -68,7 +68,7 @@ class _Site:
     running: bool = True
     linked: bool = True
     changed: asyncio.Event = field(default_factory=asyncio.Event)
-    listeners: list[tuple[re.Pattern[str], asyncio.Queue[Stored]]] = field(default_factory=list)
+    listeners: list[tuple[re.Pattern[str], asyncio.Queue[Stored | None]]] = field(default_factory=list)
 
 
 class MemorySites:
@@ -148,7 +148,7 @@ class MemorySites:
         if not here.running:
             return
         for pattern, waiting in here.listeners:
-            if pattern.fullmatch(subject) and not waiting.full():
+            if pattern.fullmatch(subject) and waiting.qsize() < LISTENER_WAITING_MAX:
                 waiting.put_nowait(Stored(0, subject, payload, {}))
         for child in here.children:
             if child != came_from and self._sites[child].linked:
@@ -165,6 +165,7 @@ class MemoryBus:
         self._name = site
         self._site = sites._sites[site]  # the two classes are halves of one
         self._closed = False
+        self._own: list[asyncio.Queue[Stored | None]] = []
 
     async def append(
         self,
@@ -225,17 +226,22 @@ class MemoryBus:
         self._sites.spread(self._name, subject, payload)
 
     async def subscribe(self, subject: str) -> AsyncGenerator[Stored]:
-        waiting: asyncio.Queue[Stored] = asyncio.Queue(LISTENER_WAITING_MAX)
+        waiting: asyncio.Queue[Stored | None] = asyncio.Queue()
         listener = (_pattern(subject), waiting)
         self._site.listeners.append(listener)
+        self._own.append(waiting)
         try:
-            while True:
-                yield await waiting.get()
+            while (message := await waiting.get()) is not None:
+                yield message
         finally:
             self._site.listeners.remove(listener)
+            self._own.remove(waiting)
+        raise unavailable(subject, "the bus was closed")
 
     async def close(self) -> None:
         self._closed = True
+        for waiting in self._own:
+            waiting.put_nowait(None)
         self._sites._wake(self._site)  # the two classes are halves of one
 
     def _stream(self, stream: str) -> _Stream:

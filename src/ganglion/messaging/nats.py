@@ -297,6 +297,7 @@ class NatsBus:
         finally:
             if not self._client.is_closed:
                 await subscription.unsubscribe()
+        raise unavailable(subject, "the bus was closed")
 
     async def close(self) -> None:
         await self._client.close()
