@@ -4,9 +4,10 @@ import detect
 
 import ganglion as gg
 
-features = gg.kernel(x=gg.f32[6, 64], units={"rms": "A", "peak": "A", "i_rms": "A", "v_rms": "V"})(detect.features)
+features = gg.kernel(x=gg.f32[6, 64], units={"rms": "A", "peak": "A", "i_rms": "A", "v_rms": "V"})(
+    detect.features
+)
 decide = gg.kernel(f=features, state=detect.STATE)(detect.decide)
-
 
 
 @gg.kernel(f=features, units={"rms": "A", "peak": "A"})

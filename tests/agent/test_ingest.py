@@ -215,9 +215,9 @@ def test_what_does_not_belong_here_is_refused_and_counted(
 
 def test_a_breaker_that_does_not_answer_is_counted() -> None:
     async def story(site: Site) -> None:
-        site.obey = lambda _request: Response(Code.NOT_FOUND)  # type: ignore[method-assign]
         await site.device.close()
-        site.device = await Endpoint.open(handler=site.obey, random=random.Random(2))
+        deaf = await Endpoint.open(handler=lambda _request: Response(Code.NOT_FOUND), random=random.Random(2))
+        site.device = deaf
         assert (await site.send(rows(0, 2.0))).ok
         while not site.ingest.counts.commands_failed:
             await asyncio.sleep(0.001)

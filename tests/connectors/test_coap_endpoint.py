@@ -36,7 +36,7 @@ def run(coroutine):
 
 
 async def until(condition):
-    while not condition():  # noqa: ASYNC110 (what is waited for has no event of its own)
+    while not condition():
         await asyncio.sleep(0.001)
 
 

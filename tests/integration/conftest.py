@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,10 +14,7 @@ FEEDER = REPOSITORY / "examples" / "feeder"
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Nine events of the feeder's generator: six faults, three others."""
     pytest.importorskip("pandapower", reason="pandapower is not installed")
-    sys.path.insert(0, str(FEEDER))
-    try:
-        import generate
-    finally:
-        sys.path.remove(str(FEEDER))
+    from examples.feeder import generate
+
     target = tmp_path_factory.mktemp("recordings")
     return Path(generate.generate(target, seed=11, faults=6, others=3))

@@ -22,7 +22,9 @@ def start(run_dir: Path, recordings: Path, *options: str) -> subprocess.Popen[st
     """``ganglion run`` as a person starts it."""
     command = [sys.executable, "-m", "ganglion.cli", "run", str(FEEDER), "--data", str(recordings)]
     command += ["--run-dir", str(run_dir), "--json", *options]
-    return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
 
 
 def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
@@ -36,7 +38,17 @@ def finish(process: subprocess.Popen[str]) -> dict[str, Any]:
 
 def assert_sound(report: dict[str, Any]) -> None:
     readings = report["readings"]
-    for name in ("lost", "duplicated", "altered", "out_of_order", "dropped", "bad", "shed", "refused", "unsent"):
+    for name in (
+        "lost",
+        "duplicated",
+        "altered",
+        "out_of_order",
+        "dropped",
+        "bad",
+        "shed",
+        "refused",
+        "unsent",
+    ):
         assert readings[name] == 0, (name, readings)
     assert readings["published"] == readings["received"] > 0
     assert report["reflexes_missed"] == 0
@@ -92,7 +104,9 @@ def test_kill_9_of_gateway_agent_server_and_edge_changes_nothing(tmp_path: Path,
 
 @linux
 def test_the_uplink_of_the_edge_can_be_cut_too(tmp_path: Path, recordings: Path) -> None:
-    report = finish(start(tmp_path / "run", recordings, "--for", "12s", "--cut", "edge1@2s-8s", "--devices", "6"))
+    report = finish(
+        start(tmp_path / "run", recordings, "--for", "12s", "--cut", "edge1@2s-8s", "--devices", "6")
+    )
     assert_sound(report)
     assert report["devices"] == 6
     assert report["reaction_ms_islanded"]["count"] > 0

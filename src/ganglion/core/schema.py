@@ -187,6 +187,7 @@ class Schema:
         return name in self.names
 
     def to_json(self) -> list[dict[str, Any]]:
+        """One object per field, in order; `from_json` reads it."""
         return [
             {
                 "name": f.name,
@@ -200,6 +201,7 @@ class Schema:
 
     @staticmethod
     def from_json(rows: list[dict[str, Any]]) -> Schema:
+        """What `to_json` gave. Raises as `Field` and `TensorType` do for what cannot be a field."""
         return Schema(
             tuple(
                 Field(

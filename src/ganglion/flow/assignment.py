@@ -35,6 +35,7 @@ class Assignment:
         return path_of(origin) in self.exports.get(stream, ())
 
     def to_json(self) -> dict[str, Any]:
+        """Sorted, so that equal assignments give equal text; `from_json` reads it."""
         return {
             "node": self.node,
             "site": self.site,

@@ -50,6 +50,7 @@ class Stage:
         return {}
 
     def to_json(self) -> dict[str, Any]:
+        """What the flow's digest covers: everything but where the stage was written down."""
         return {
             "id": self.id,
             "kind": self.kind,
