@@ -15,6 +15,8 @@ from ganglion.device.devicehost import DeviceHost
 from ganglion.host.system import system_host, variable
 
 SERVER_VARIABLE = "GANGLION_NATS_SERVER"
+SWITCH_INTERVAL_S = 0.001
+"""How long a thread that packs or writes may keep the interpreter from the loop that a reflex runs in."""
 EXIT_CONFIG = 2
 EXIT_FAILED = 1
 
@@ -34,6 +36,7 @@ async def _run(path: Path) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 100)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     await part.run()
 
 

@@ -84,7 +84,7 @@ class Ingest:
         self._paths = paths
         self._last_seq = last_seq
         self._lines: dict[tuple[str, str], _Line] = {}
-        self._commands: set[asyncio.Task[None]] = set()
+        self._commands: set[asyncio.Future[Response]] = set()
         self._endpoint: Endpoint | None = None
         self._acts = {s.id: s for s in spec.reflexes if s.id in assignment.runs}
 
@@ -104,8 +104,8 @@ class Ingest:
 
     async def close(self) -> None:
         """Stops listening; commands under way are given up."""
-        for task in self._commands:
-            task.cancel()
+        for command in tuple(self._commands):
+            command.cancel()
         if self._endpoint is not None:
             await self._endpoint.close()
 
@@ -165,21 +165,21 @@ class Ingest:
                 self.counts.commands_failed += 1
                 continue
             command_id = f"{act.id}:{emission.item.origin}:{seq}"
-            task = asyncio.ensure_future(self._send_command(act, command_id, seq, (peer[0], peer[1])))
-            self._commands.add(task)
-            task.add_done_callback(self._commands.discard)
+            payload = pack({"verb": act.verb, "id": command_id, "seq": seq})
+            try:
+                command = self._endpoint.begin(
+                    (peer[0], peer[1]), Code.PUT, f"a/{act.actuator}", payload, 60, COMMAND_TIMEOUT_NS
+                )
+            except ConnectorError:
+                self.counts.commands_failed += 1
+                continue
+            self._commands.add(command)
+            command.add_done_callback(self._commanded)
 
-    async def _send_command(self, act: ActStage, command_id: str, seq: int, address: tuple[str, int]) -> None:
-        assert self._endpoint is not None
-        payload = pack({"verb": act.verb, "id": command_id, "seq": seq})
-        try:
-            response = await self._endpoint.request(
-                address, Code.PUT, f"a/{act.actuator}", payload, 60, COMMAND_TIMEOUT_NS
-            )
-            failed = not response.ok
-        except ConnectorError:
-            failed = True
-        self.counts.commands_failed += failed
+    def _commanded(self, command: asyncio.Future[Response]) -> None:
+        self._commands.discard(command)
+        if not command.cancelled():
+            self.counts.commands_failed += command.exception() is not None or not command.result().ok
 
     async def _store(self, item: Item, line: _Line) -> Response:
         async with line.lock:

@@ -179,8 +179,11 @@ class Node:
         parts = self._parts
         assert parts is not None
         journal = subjects.journal(self.config.site)
+        tick_ns = self.config.limits.tick_ns
+        # Gateways that were started together must not all flush at once, for ever.
+        await self._host.clock.sleep_ns(int(tick_ns * self._host.chances.stream("tick").random()))
         while True:
-            await self._host.clock.sleep_ns(self.config.limits.tick_ns)
+            await self._host.clock.sleep_ns(tick_ns)
             if parts.engine.holds:
                 try:
                     await parts.bus.append(

@@ -124,6 +124,7 @@ class DeviceHost:
         self._lines.append(orjson.dumps(line))
 
     async def _log(self) -> None:
+        await self._host.clock.sleep_ns(int(LOG_EVERY_NS * self._host.chances.stream("log").random()))
         while True:
             await self._host.clock.sleep_ns(LOG_EVERY_NS)
             await self._write()

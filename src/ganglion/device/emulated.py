@@ -98,6 +98,7 @@ class EmulatedDevice:
                 gateway,
                 self._clock,
                 self._on_acknowledged,
+                random,
             )
 
     def _reaches_act_above(self, stream: str) -> bool:

@@ -214,6 +214,8 @@ class AroundOperator:
 
     def _base(self, ring: _Ring, batch: Batch) -> list[_Held]:
         horizon_ns = int(batch.time_ns[0]) - self._stage.before_ns
+        while ring.spans and ring.spans[0][1] < horizon_ns:
+            ring.spans.popleft()  # what is held was asked when it came, and rows this old come no more
         while len(ring.rows) > AROUND_SLACK_ROWS and ring.rows[0].time_ns < horizon_ns:
             ring.rows.popleft()
         while len(ring.rows) > AROUND_ROWS_MAX:

@@ -72,9 +72,17 @@ class Processes(Protocol):
     """Starts children that never outlive this process, however it ends."""
 
     async def start(
-        self, command: Sequence[str], *, log: Path, environment: Mapping[str, str] | None = None
+        self,
+        command: Sequence[str],
+        *,
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+        niceness: int = 0,
     ) -> Process:
-        """Starts ``command`` with both outputs appended to ``log``; raises ``host.process`` when it cannot."""
+        """Starts ``command`` with both outputs appended to ``log``; raises ``host.process`` when it cannot.
+
+        ``niceness`` (0 to 19): how far it steps back behind us when processors are short, where the system can.
+        """
 
 
 class Ports(Protocol):

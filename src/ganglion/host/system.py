@@ -184,7 +184,12 @@ class SystemProcesses:
     """`Processes` by fork and exec; on Linux the kernel ends a child when its parent ends, even by SIGKILL."""
 
     async def start(
-        self, command: Sequence[str], *, log: Path, environment: Mapping[str, str] | None = None
+        self,
+        command: Sequence[str],
+        *,
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+        niceness: int = 0,
     ) -> SystemProcess:
         variables = dict(os.environ) | dict(environment or {})
         try:
@@ -196,8 +201,8 @@ class SystemProcesses:
                     stdout=output,
                     stderr=output,
                     env=variables,
-                    start_new_session=True,
-                    preexec_fn=_die_with_parent(os.getpid()) if sys.platform == "linux" else None,
+                    process_group=0,
+                    preexec_fn=_die_with_parent(os.getpid(), niceness) if sys.platform == "linux" else None,
                 )
         except OSError as error:
             raise HostError(
@@ -212,17 +217,19 @@ class SystemProcesses:
 if sys.platform == "linux":
     _LIBC = ctypes.CDLL(None, use_errno=True)
 
-    def _die_with_parent(parent: int) -> _Preexec:
-        return _Preexec(parent)
+    def _die_with_parent(parent: int, niceness: int) -> _Preexec:
+        return _Preexec(parent, niceness)
 
 
 class _Preexec:
-    """Runs in the child between fork and exec: nothing but two system calls, so it is safe there."""
+    """Runs in the child between fork and exec: nothing but a few system calls, so it is safe there."""
 
-    def __init__(self, parent: int) -> None:
+    def __init__(self, parent: int, niceness: int) -> None:
         self._parent = parent
+        self._niceness = niceness
 
     def __call__(self) -> None:
+        os.nice(self._niceness)
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != self._parent:  # the parent ended before the request was in force
             os.kill(os.getpid(), signal.SIGKILL)

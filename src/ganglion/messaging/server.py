@@ -24,6 +24,8 @@ STOP_GRACE_NS = 5 * NS_PER_S
 BACK_OFF_FIRST_NS = 100 * NS_PER_MS
 BACK_OFF_MAX_NS = 5 * NS_PER_S
 STEADY_AFTER_NS = 30 * NS_PER_S
+NICENESS = 5
+"""Storing and forwarding steps back behind the agent, for a reflex runs there."""
 _POLL_NS = 20 * NS_PER_MS
 _CONFIG = f"{DIRECTORY}/server.conf"
 _PID = f"{DIRECTORY}/server.pid"
@@ -175,7 +177,9 @@ class SiteServer:
 
     async def _launch(self, binary: str) -> None:
         command = [binary, "-c", str(self._directory / "server.conf")]
-        self._process = await self._host.processes.start(command, log=self._directory / "server.out")
+        self._process = await self._host.processes.start(
+            command, log=self._directory / "server.out", niceness=NICENESS
+        )
         until_ns = self._host.clock.monotonic_ns() + READY_WITHIN_NS
         while self._host.clock.monotonic_ns() < until_ns:
             if not self._process.alive():

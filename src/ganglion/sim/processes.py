@@ -29,6 +29,7 @@ class Kept:
 
     name: str
     directory: Path
+    niceness: int = 0
     process: Process | None = None
     restarts: int = 0
     stopping: bool = False
@@ -55,9 +56,11 @@ class Keeper:
     def all(self) -> dict[str, Kept]:
         return self._kept
 
-    async def start(self, name: str, directory: Path, config: dict[str, Any], *, restart: bool) -> Kept:
+    async def start(
+        self, name: str, directory: Path, config: dict[str, Any], *, restart: bool, niceness: int = 0
+    ) -> Kept:
         """Writes the configuration and starts the process; ``restart``: again whenever it ends by itself."""
-        kept = Kept(name, directory)
+        kept = Kept(name, directory, niceness)
         self._kept[name] = kept
         path = directory / "config.json"
         await asyncio.to_thread(self._host.disk.replace, str(path), orjson.dumps(config))
@@ -68,7 +71,7 @@ class Keeper:
     async def _launch(self, kept: Kept) -> None:
         command = [sys.executable, "-m", "ganglion.agent", str(kept.directory / "config.json")]
         kept.process = await self._host.processes.start(
-            command, log=kept.directory / "log.txt", environment=ONE_THREAD
+            command, log=kept.directory / "log.txt", environment=ONE_THREAD, niceness=kept.niceness
         )
 
     async def _keep(self, kept: Kept, *, restart: bool) -> None:

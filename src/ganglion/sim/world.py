@@ -26,6 +26,8 @@ SETTLE_NS_MAX = 120 * 10**9
 DEVICES_STOP_NS_MAX = 70 * 10**9
 POLL_NS = 50_000_000
 LINK_UP_NS_MAX = 20 * 10**9
+FAR_NICENESS = 10
+"""Sites above the gateways are other machines in truth: they must not take the processor from those that stay near."""
 
 
 @dataclass(slots=True)
@@ -101,7 +103,13 @@ class World:
             config = node_config(
                 self._settings, self._topology, self._plan, site, self._ports[site], parent_port
             )
-            await self.keeper.start(site, self.node_directory(site), config.to_json(), restart=True)
+            await self.keeper.start(
+                site,
+                self.node_directory(site),
+                config.to_json(),
+                restart=True,
+                niceness=0 if config.coap_port else FAR_NICENESS,
+            )
         for site in start_order(self._topology):
             await self.keeper.until_ready(self.keeper.all[site])
         await self._links_up()

@@ -128,6 +128,26 @@ class Endpoint(asyncio.DatagramProtocol):
         `ConnectorError` ``coap.timeout``, ``coap.reset``, ``coap.busy``, ``coap.closed``, ``coap.address``,
         ``coap.response``, and `DataError` ``coap.encode``, ``coap.size``.
         """
+        return await self.begin(
+            address, method, path, payload, content_format, timeout_ns, query=query, accept=accept
+        )
+
+    def begin(
+        self,
+        address: tuple[str, int],
+        method: int,
+        path: str | Iterable[str],
+        payload: bytes = b"",
+        content_format: int | None = None,
+        timeout_ns: int = REQUEST_TIMEOUT_NS,
+        *,
+        query: Iterable[str] = (),
+        accept: int | None = None,
+    ) -> asyncio.Future[Response]:
+        """As `request`, but the datagram has left when this returns: nothing else of the loop runs before it.
+
+        Cancel the future to give the request up. What `request` raises before it sends is raised here.
+        """
         if self._closing:
             raise closed()
         peer = _numeric(address[0], address[1], self._family)
@@ -145,12 +165,20 @@ class Endpoint(asyncio.DatagramProtocol):
         self._out.submit(exchange.transmission)
         self._exchanges[peer, token] = exchange
         timer = self._loop.call_later(timeout_ns / NS_PER_S, exchange.time_out, peer)
-        try:
-            return await exchange.future
-        finally:
-            timer.cancel()
-            self._out.end(exchange.transmission, None)
-            self._exchanges.pop((peer, token), None)
+        exchange.future.add_done_callback(partial(self._forget, exchange, (peer, token), timer))
+        return exchange.future
+
+    def _forget(
+        self,
+        exchange: _Exchange,
+        key: tuple[Address, bytes],
+        timer: asyncio.TimerHandle,
+        _future: asyncio.Future[Response],
+    ) -> None:
+        timer.cancel()
+        assert exchange.transmission is not None
+        self._out.end(exchange.transmission, None)
+        self._exchanges.pop(key, None)
 
     async def close(self) -> None:
         """Fails what waits with ``coap.closed``, cancels handlers, closes the socket; may be called again."""
