@@ -23,7 +23,8 @@ def part_names(aggregate: Aggregate) -> tuple[str, ...]:
 
 def parts_of(aggregates: tuple[Aggregate, ...], batch: Batch, rows: npt.NDArray[np.bool_]) -> Parts:
     """The parts of the rows that the mask chooses (at least one)."""
-    return [value for aggregate in aggregates for value in _of(aggregate, batch, rows)]
+    with np.errstate(all="ignore"):  # sums of infinities and overflows are results, not mishaps
+        return [value for aggregate in aggregates for value in _of(aggregate, batch, rows)]
 
 
 def parts_in(aggregates: tuple[Aggregate, ...], batch: Batch, index: int) -> Parts:
@@ -74,7 +75,8 @@ def finish(aggregates: tuple[Aggregate, ...], parts: Parts, count: int) -> list[
             result.append((aggregate.name, own[0] / count))
         elif aggregate.function == "std":
             mean = own[0] / count
-            result.append((aggregate.name, float(np.sqrt(max(0.0, own[1] / count - mean * mean)))))
+            # Rounding may make it a little negative; NumPy's maximum, unlike Python's, lets a NaN through.
+            result.append((aggregate.name, float(np.sqrt(np.maximum(0.0, own[1] / count - mean * mean)))))
         if aggregate.function in ("mean", "std"):
             result += list(zip(names, own, strict=True))
         else:
