@@ -74,24 +74,28 @@ class MapOperator:
     def process(self, batch: Batch) -> list[Batch]:
         kernel = self._kernel
         self.counts.rows += len(batch)
-        if batch.origin not in self._state:
+        if kernel.stateful and batch.origin not in self._state:
             if len(self._state) >= KEYS_MAX:
                 self.counts.bad += len(batch)
                 return []
-            self._state[batch.origin] = kernel.fresh_state()
+            self._state[batch.origin] = _fixed(kernel.fresh_state())
+        state = self._state.get(batch.origin, {})
         frame_of = self._frames(batch)
         kept: list[int] = []
         rows: list[dict[str, Any]] = []
         for i in range(len(batch)):
             frame = frame_of(i)
             try:
-                outputs, emit, self._state[batch.origin] = kernel.step(frame, self._state[batch.origin])
+                outputs, emit, after = kernel.step(frame, state)
             except KernelError:
                 self.counts.bad += 1
                 continue
+            state = _fixed(after)
             if emit:
                 kept.append(i)
                 rows.append(outputs)
+        if kernel.stateful:
+            self._state[batch.origin] = state
         if not rows:
             return []
         self.counts.out += len(rows)
@@ -112,14 +116,20 @@ class MapOperator:
         return [], True
 
     def snapshot(self) -> Any:
-        held = self._state if self._kernel.stateful else {}
-        # Copies, for a kernel may write into its state; arrays, for `core.packing` keeps the dtype of those only.
-        state = {o: {name: np.array(v) for name, v in s.items()} for o, s in held.items()}
+        # Arrays, for `core.packing` keeps the dtype of those only.
+        state = {o: {name: np.array(v) for name, v in s.items()} for o, s in self._state.items()}
         return {"state": state, "counts": self.counts.to_json()}
 
     def restore(self, state: Any) -> None:
-        self._state = {o: {name: np.array(v)[()] for name, v in s.items()} for o, s in state["state"].items()}
+        self._state = {
+            o: _fixed({name: np.array(v)[()] for name, v in s.items()}) for o, s in state["state"].items()
+        }
         self.counts = Counts(**state["counts"])
+
+
+def _fixed(state: State) -> State:
+    """State a kernel cannot write into: it would alter rows already given, and a failed call would leave a trace."""
+    return {name: _read_only(v) if isinstance(v, np.ndarray) else v for name, v in state.items()}
 
 
 def _read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
