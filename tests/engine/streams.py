@@ -1,0 +1,58 @@
+"""Rows, and ways to compare them, that the tests of the engine share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ganglion.core.batch import Batch
+from ganglion.core.packing import pack, unpack
+from ganglion.core.wire import End, Item
+from ganglion.engine.graph import Emission
+
+ORIGINS = ("gw1-relay-00", "gw1-relay-01", "gw1-relay-02")
+MS = 1_000_000
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
+
+
+def rows_of(stream: str, origin: str, first_seq: int, times_ms: Sequence[int], **columns: Any) -> Batch:
+    """Rows with consecutive numbers."""
+    seq = first_seq + np.arange(len(times_ms), dtype=np.int64)
+    time_ns = np.array(times_ms, np.int64) * MS
+    return Batch(stream, origin, seq, time_ns, {name: np.asarray(c) for name, c in columns.items()})
+
+
+def plain(item: Item) -> tuple[Any, ...]:
+    """An item as nested tuples and bytes, equal only when every bit is."""
+    if isinstance(item, End):
+        return ("end", item.stream, item.origin)
+    columns = tuple((k, v.dtype.str, v.shape, v.tobytes()) for k, v in item.columns.items())
+    return (item.stream, item.origin, tuple(item.seq.tolist()), tuple(item.time_ns.tolist()), columns)
+
+
+def plain_emissions(emissions: Iterable[Emission]) -> list[tuple[Any, ...]]:
+    return [(e.kind, e.stage, plain(e.item)) for e in emissions]
+
+
+def row_list(items: Iterable[Item]) -> list[tuple[Any, ...]]:
+    """Every row of every batch: (stream, origin, seq, time_ns, column bytes), whatever the batches were."""
+    return [
+        (
+            b.stream,
+            b.origin,
+            int(b.seq[i]),
+            int(b.time_ns[i]),
+            tuple(c[i].tobytes() for c in b.columns.values()),
+        )
+        for b in items
+        if isinstance(b, Batch)
+        for i in range(len(b))
+    ]
+
+
+def stored(state: Any) -> Any:
+    """State after a stay on disk."""
+    return unpack(pack(state))

@@ -1,0 +1,339 @@
+"""Map, where and around: per origin, each row by itself, against references in plain Python."""
+
+from __future__ import annotations
+
+import itertools
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import ganglion as gg
+from ganglion.core.batch import Batch
+from ganglion.engine import operators
+from ganglion.engine.operators import AroundOperator, Counts, MapOperator, WhereOperator
+from ganglion.flow.stages import AroundStage, MapStage, WhereStage
+from tests.engine.streams import ORIGINS, plain, row_list, rows_of, stored
+
+BEFORE_MS, AFTER_MS = 20, 30
+
+
+@gg.kernel(x=gg.f32[2], state={"sum": 0.0, "trail": np.zeros(2, np.float32)})
+def running(x: Any, s: Any) -> Any:
+    """Keeps quiet about even sums, and cannot take a frame that begins with 13."""
+    if x[0] == 13:
+        s.trail[:] = -1  # what a failing call does to its state must not depend on a restart
+        raise ValueError("thirteen")
+    total = s.sum + x[0]
+    return {"sum": total, "trail": s.trail}, total % 2 != 0, {"sum": total, "trail": x}
+
+
+@gg.kernel(x=gg.f32[2])
+def plainly(x: Any) -> Any:
+    if x[0] == 13:
+        raise ValueError("thirteen")
+    return {"sum": x[0] + x[1]}
+
+
+@gg.kernel(x=gg.f32[2], state={"seen": np.zeros(2, np.float32)})
+def in_place(x: Any, s: Any) -> Any:
+    """Writes into its state, which the trial at definition, on zeros, does not see."""
+    if x.any():
+        s.seen += x
+    return {"seen": s.seen}, True, {"seen": s.seen}
+
+
+def _flow() -> gg.Flow:
+    flow = gg.Flow("operators")
+    pairs = flow.source("pairs", gg.Frame(2), every="1ms")
+    scaled = flow.source("scaled", gg.Frame(2, dtype="i16", scale=(0.5, 2)), every="1ms")
+    sums = pairs.map(running)
+    pairs.map(plainly)
+    pairs.map(in_place)
+    scaled.map(plainly, id="scaled_sums")
+    high = sums.where(lambda t: (t.sum > 3) | (t.sum < -3), id="high")
+    pairs.around(high, before=f"{BEFORE_MS}ms", after=f"{AFTER_MS}ms", id="near")
+    return flow
+
+
+STAGES = {s.id: s for s in _flow().stages}
+
+
+def mapped(name: str) -> MapOperator:
+    stage = STAGES[name]
+    assert isinstance(stage, MapStage)
+    return MapOperator(stage, STAGES[stage.inputs[0]])
+
+
+def pairs(
+    origin: str, first: int, values: list[int], stream: str = "pairs", dtype: Any = np.float32
+) -> Batch:
+    times = list(range(first, first + len(values)))
+    return rows_of(stream, origin, first, times, frame=np.array([[v, 1] for v in values], dtype))
+
+
+arrivals = st.lists(
+    st.tuples(st.sampled_from(ORIGINS), st.lists(st.integers(-3, 4) | st.just(13), min_size=1, max_size=5)),
+    max_size=12,
+)
+
+
+def numbered(history: list[tuple[str, list[int]]]) -> list[Batch]:
+    first: defaultdict[str, int] = defaultdict(int)
+    batches = []
+    for origin, values in history:
+        batches.append(pairs(origin, first[origin], values))
+        first[origin] += len(values)
+    return batches
+
+
+# ----------------------------------------------------------------------------------------------- map
+
+
+@given(arrivals)
+def test_a_map_runs_each_row_through_the_kernel_with_the_state_of_its_origin(history):
+    operator = mapped("running")
+    found = [b for batch in numbered(history) for b in operator.process(batch)]
+    sums: defaultdict[str, float] = defaultdict(float)
+    seqs: defaultdict[str, int] = defaultdict(int)
+    expected, bad = [], 0
+    for origin, values in history:
+        for value in values:
+            seq = seqs[origin]
+            seqs[origin] += 1
+            if value == 13:
+                bad += 1
+                continue
+            sums[origin] += value
+            if sums[origin] % 2:
+                expected.append((origin, seq, sums[origin]))
+    rows = [(b.origin, s, v) for b in found for s, v in zip(b.seq, b.columns["sum"], strict=True)]
+    assert rows == expected
+    assert operator.counts == Counts(sum(len(v) for _, v in history), len(expected), bad)
+    for batch in found:
+        assert (batch.time_ns == batch.seq * 1_000_000).all()
+        batch.check(STAGES["running"].schema)
+
+
+@given(arrivals, st.sampled_from(["running", "plainly", "in_place"]))
+def test_how_rows_are_batched_makes_no_difference_to_a_map(history, name):
+    whole, single = mapped(name), mapped(name)
+    batches = numbered(history)
+    together = [b for batch in batches for b in whole.process(batch)]
+    apart = [
+        b for batch in batches for i in range(len(batch)) for b in single.process(batch.take(slice(i, i + 1)))
+    ]
+    assert row_list(together) == row_list(apart)
+    assert whole.counts == single.counts
+
+
+def test_a_failing_row_is_counted_bad_and_the_others_pass():
+    operator = mapped("plainly")
+    (batch,) = operator.process(pairs("gw1-relay-00", 5, [1, 13, 3]))
+    assert (batch.seq.tolist(), batch.columns["sum"].tolist()) == ([5, 7], [2, 4])
+    assert operator.process(pairs("gw1-relay-00", 8, [13])) == []
+    assert operator.counts == Counts(rows=4, out=2, bad=2)
+
+
+def test_a_scaled_frame_reaches_the_kernel_in_its_unit():
+    (batch,) = mapped("scaled_sums").process(pairs("gw1-relay-00", 0, [4], "scaled", np.int16))
+    assert batch.columns["sum"].tolist() == [4]  # 4 x 0.5 + 1 x 2
+
+
+@given(arrivals, st.sampled_from(["running", "plainly", "in_place"]), st.integers(0, 12), st.integers(1, 3))
+def test_a_restored_map_goes_on_the_same_also_at_its_limit(history, name, cut, keys_max):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(operators, "KEYS_MAX", keys_max)
+        whole, halved = mapped(name), mapped(name)
+        for i, batch in enumerate(numbered(history)):
+            if i == cut:
+                snapshot = stored(halved.snapshot())
+                halved = mapped(name)
+                halved.restore(snapshot)
+            assert [plain(b) for b in halved.process(batch)] == [plain(b) for b in whole.process(batch)]
+        assert halved.counts == whole.counts
+
+
+def test_a_kernel_cannot_write_into_its_state():
+    operator = mapped("in_place")
+    assert operator.process(pairs("gw1-relay-00", 0, [0, 1])) == []
+    assert operator.counts == Counts(rows=2, bad=2)
+
+
+def test_origins_beyond_the_limit_are_bad_rows_where_state_is_kept(monkeypatch):
+    monkeypatch.setattr(operators, "KEYS_MAX", 1)
+    operator = mapped("running")
+    assert operator.process(pairs("gw1-relay-00", 0, [1]))
+    assert operator.process(pairs("gw1-relay-01", 0, [1, 2])) == []
+    assert operator.counts == Counts(rows=3, out=1, bad=2)
+
+
+# --------------------------------------------------------------------------------------------- where
+
+
+def where() -> WhereOperator:
+    stage = STAGES["high"]
+    assert isinstance(stage, WhereStage)
+    return WhereOperator(stage)
+
+
+@given(st.lists(st.floats(-10, 10, width=32) | st.just(float("nan")), min_size=1, max_size=8))
+def test_where_gives_exactly_the_rows_that_its_predicate_holds_for(values):
+    operator = where()
+    sums, trail = np.array(values, np.float32), np.zeros((len(values), 2), np.float32)
+    batch = rows_of("running", "gw1-relay-00", 0, list(range(len(values))), sum=sums, trail=trail)
+    found = operator.process(batch)
+    wanted = [i for i, v in enumerate(values) if v > 3 or v < -3]
+    assert [s for b in found for s in b.seq.tolist()] == wanted
+    assert all(b.stream == "high" for b in found)
+    assert row_list(found) == row_list([batch.renamed("high").take(np.array(wanted))] if wanted else [])
+    assert operator.counts == Counts(rows=len(values), out=len(wanted))
+    restored = where()
+    restored.restore(stored(operator.snapshot()))
+    assert restored.counts == operator.counts
+
+
+# -------------------------------------------------------------------------------------------- around
+
+
+def around() -> AroundOperator:
+    stage = STAGES["near"]
+    assert isinstance(stage, AroundStage)
+    return AroundOperator(stage)
+
+
+def base(origin: str, times_ms: list[int]) -> Batch:
+    """Rows numbered by their time, so that any choice of them keeps its numbers."""
+    seq = np.array(times_ms, np.int64)
+    frames = np.stack([seq, seq], axis=1).astype(np.float32)
+    return Batch("pairs", origin, seq, seq * 1_000_000, {"frame": frames})
+
+
+def triggers(origin: str, times_ms: list[int]) -> Batch:
+    n = len(times_ms)
+    seq = np.array(times_ms, np.int64)
+    columns = {"sum": np.zeros(n, np.float32), "trail": np.zeros((n, 2), np.float32)}
+    return Batch("high", origin, seq, seq * 1_000_000, columns)
+
+
+def near(times_ms: list[int], trigger_ms: list[int]) -> list[int]:
+    return [t for t in times_ms if any(at - BEFORE_MS <= t <= at + AFTER_MS for at in trigger_ms)]
+
+
+def cut(times_ms: list[int], cuts: list[int]) -> list[list[int]]:
+    bounds = sorted({0, len(times_ms), *(c for c in cuts if c < len(times_ms))})
+    return [times_ms[a:b] for a, b in itertools.pairwise(bounds)]
+
+
+@st.composite
+def around_histories(draw):
+    """(base times, trigger times, batches of both in an order of arrival that keeps each one's own order)."""
+    times = sorted(draw(st.sets(st.integers(0, 300), max_size=40)))
+    at = sorted(draw(st.sets(st.integers(-30, 330), max_size=6)))
+    batches = [
+        [make(ORIGINS[0], part) for part in cut(every, draw(st.lists(st.integers(0, 40), max_size=6)))]
+        for make, every in ((base, times), (triggers, at))
+        if every
+    ]
+    order = draw(st.permutations([i for i, group in enumerate(batches) for _ in group]))
+    queues = [iter(group) for group in batches]
+    return times, at, [next(queues[i]) for i in order]
+
+
+@given(around_histories())
+def test_rows_near_any_trigger_come_once_each_in_whatever_order_both_arrive(history):
+    times, at, batches = history
+    operator = around()
+    found = [b for batch in batches for b in operator.process(batch)]
+    seqs = [s for b in found for s in b.seq.tolist()]
+    assert sorted(seqs) == near(times, at)
+    for batch in found:
+        batch.check(STAGES["near"].schema)
+        assert (batch.columns["frame"][:, 0] == batch.seq).all()
+        assert batch.stream == "near"
+    assert operator.counts == Counts(rows=len(times), out=len(seqs))
+
+
+@given(around_histories(), st.integers(0, 12))
+def test_a_restored_around_goes_on_the_same(history, at):
+    whole, halved = around(), around()
+    for i, batch in enumerate(history[2]):
+        if i == at:
+            snapshot = stored(halved.snapshot())
+            halved = around()
+            halved.restore(snapshot)
+        assert [plain(b) for b in halved.process(batch)] == [plain(b) for b in whole.process(batch)]
+    assert halved.counts == whole.counts
+    assert plain_state(halved) == plain_state(whole)
+
+
+def plain_state(operator: AroundOperator) -> str:
+    return repr(operator.snapshot())
+
+
+def test_triggers_of_one_origin_choose_no_rows_of_another():
+    operator = around()
+    operator.process(base(ORIGINS[0], [10]))
+    assert operator.process(triggers(ORIGINS[1], [10])) == []
+    assert len(operator.process(triggers(ORIGINS[0], [10]))) == 1
+
+
+def test_a_trigger_reaches_back_over_the_slack_and_not_further(monkeypatch):
+    monkeypatch.setattr(operators, "AROUND_SLACK_ROWS", 5)
+    operator = around()
+    for t in range(100, 200):
+        operator.process(base(ORIGINS[0], [t]))
+    # 179 to 199 lie within `before` of the newest row; a late trigger finds those, and no row that was let go.
+    (late,) = operator.process(triggers(ORIGINS[0], [180]))
+    assert late.seq.tolist() == list(range(179, 200))
+    assert operator.process(triggers(ORIGINS[0], [130])) == []
+
+
+def test_rows_beyond_the_limit_are_let_go_and_counted_unless_they_were_sent(monkeypatch):
+    monkeypatch.setattr(operators, "AROUND_ROWS_MAX", 4)
+    operator = around()
+    operator.process(triggers(ORIGINS[0], [-29]))  # chooses up to time 1
+    sent = [b for t in range(8) for b in operator.process(base(ORIGINS[0], [t]))]
+    assert [s for b in sent for s in b.seq.tolist()] == [0, 1]
+    operator.process(base(ORIGINS[0], [8]))
+    assert operator.counts.dropped == 2  # 2 and 3; 4 to 7 are held beside the newest
+    (found,) = operator.process(triggers(ORIGINS[0], [4]))
+    assert found.seq.tolist() == [4, 5, 6, 7, 8]
+
+
+def test_the_newest_spans_are_remembered(monkeypatch):
+    operator = around()
+    count = operators.AROUND_SPANS_MAX + 2
+    far_apart = [1000 * i for i in range(count)]
+    operator.process(triggers(ORIGINS[0], far_apart))
+    found = [b for t in far_apart for b in operator.process(base(ORIGINS[0], [t]))]
+    assert [s for b in found for s in b.seq.tolist()] == far_apart[2:]
+
+
+def test_origins_beyond_the_limit_are_bad_rows_also_around(monkeypatch):
+    monkeypatch.setattr(operators, "KEYS_MAX", 1)
+    operator = around()
+    operator.process(base(ORIGINS[0], [1]))
+    assert operator.process(base(ORIGINS[1], [1, 2])) == []
+    assert operator.process(triggers(ORIGINS[1], [1])) == []
+    assert operator.counts.bad == 3
+    assert operator.end("pairs", ORIGINS[1]) == ([], False)
+
+
+@pytest.mark.parametrize("first, second", [("pairs", "high"), ("high", "pairs")])
+def test_around_ends_when_both_its_inputs_have_ended(first, second):
+    operator = around()
+    assert operator.end(first, ORIGINS[0]) == ([], False)
+    restored = around()
+    restored.restore(stored(operator.snapshot()))
+    assert restored.end(second, ORIGINS[0]) == ([], True)
+
+
+def test_an_input_that_comes_back_has_not_ended():
+    operator = around()
+    operator.end("pairs", ORIGINS[0])
+    operator.process(base(ORIGINS[0], [1]))
+    assert operator.end("high", ORIGINS[0]) == ([], False)

@@ -1,0 +1,357 @@
+"""Windows and rollups against a plain-Python reference, and the laws that hold without one."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import ganglion as gg
+from ganglion.core.batch import Batch
+from ganglion.engine import windows
+from ganglion.engine.windows import WindowOperator
+from ganglion.flow.stages import WindowStage
+from tests.engine.streams import DAY_MS, HOUR_MS, MS, ORIGINS, plain, rows_of, stored
+from tests.engine.window_reference import ReferenceWindows, aggregated
+
+WIDTH_MS = 10
+AGGREGATES = ("n", "total", "low", "high", "average", "spread")
+
+
+@lru_cache
+def stages(by: str = "origin", lag_max_ms: int = 100, keep_ms: int = 30 * DAY_MS) -> list[WindowStage]:
+    """A window over a scalar source; by origin also its rollup."""
+    flow = gg.Flow("levels")
+    window = (
+        flow.source("level", gg.Frame(), every="1ms")
+        .window(f"{WIDTH_MS}ms", by=by, lag_max=f"{lag_max_ms}ms", keep=f"{keep_ms}ms")  # type: ignore[arg-type]  # a parameter
+        .aggregate(
+            id="tens",
+            n=gg.count(),
+            total=gg.sum("frame"),
+            low=gg.min("frame"),
+            high=gg.max("frame"),
+            average=gg.mean("frame"),
+            spread=gg.std("frame"),
+        )
+    )
+    if by == "origin":
+        window.rollup(id="all_tens")
+    return [s for s in flow.stages if isinstance(s, WindowStage)]
+
+
+def operator(*args: Any, **kwargs: Any) -> WindowOperator:
+    return WindowOperator(stages(*args, **kwargs)[0])
+
+
+def rollup(*args: Any, **kwargs: Any) -> WindowOperator:
+    return WindowOperator(stages("origin", *args, **kwargs)[1])
+
+
+class Sender:
+    """Numbers rows per origin and pushes them."""
+
+    def __init__(self, target: WindowOperator) -> None:
+        self.target = target
+        self._next: defaultdict[str, int] = defaultdict(int)
+
+    def push(self, origin: str, *rows: tuple[int, float]) -> list[Batch]:
+        first = self._next[origin]
+        self._next[origin] += len(rows)
+        values = np.array([v for _, v in rows], np.float32)
+        return self.target.process(rows_of("level", origin, first, [t for t, _ in rows], frame=values))
+
+    def end(self, origin: str) -> list[Batch]:
+        return self.target.end("level", origin)[0]
+
+    def step(self, step: Any) -> list[Batch]:
+        """A step of a drawn history: (origin, rows), where no rows are the end."""
+        origin, rows = step
+        return self.push(origin, *rows) if rows else self.end(origin)
+
+
+def results(batches: list[Batch]) -> list[tuple[Any, ...]]:
+    """(key, start in ms, revision, aggregates) per row."""
+    return [
+        (
+            b.origin,
+            int(b.columns["start_ns"][i]) // MS,
+            int(b.columns["revision"][i]),
+            pytest.approx([float(b.columns[name][i]) for name in AGGREGATES], abs=1e-4),
+        )
+        for b in batches
+        for i in range(len(b))
+    ]
+
+
+def newest(batches: list[Batch]) -> dict[tuple[str, int], tuple[int, list[float]]]:
+    """The last revision of every window: (key, start in ms) -> (rows, aggregates)."""
+    found: dict[tuple[str, int], tuple[int, tuple[int, list[float]]]] = {}
+    for b in batches:
+        for i in range(len(b)):
+            key = (b.origin, int(b.columns["start_ns"][i]) // MS)
+            revision = int(b.columns["revision"][i])
+            assert key not in found or revision > found[key][0]
+            values = [float(b.columns[name][i]) for name in AGGREGATES]
+            found[key] = (revision, (int(b.columns["rows"][i]), values))
+    return {key: result for key, (_, result) in found.items()}
+
+
+def grouped(steps: Any, *, merged: bool) -> dict[tuple[str, int], tuple[int, Any]]:
+    """What the newest revisions must be when no row was dropped, whatever the order of arrival."""
+    values: defaultdict[tuple[str, int], list[float]] = defaultdict(list)
+    for origin, rows in steps:
+        for time_ms, value in rows:
+            values["all" if merged else origin, time_ms // WIDTH_MS * WIDTH_MS].append(value)
+    return {k: (len(v), pytest.approx(aggregated(v), abs=1e-4)) for k, v in values.items()}
+
+
+# Some rows come from an island that was away for hours or days: their times lie far behind the others'.
+moments = st.builds(
+    lambda away, offset: away + offset,
+    st.sampled_from([0, 0, 0, 0, -HOUR_MS, -3 * DAY_MS]),
+    st.integers(-20, 60),
+)
+some_rows = st.lists(st.tuples(moments, st.integers(-50, 50)), min_size=1, max_size=5)
+pushes = st.tuples(st.sampled_from(ORIGINS), some_rows)
+ends: st.SearchStrategy[Any] = st.tuples(st.sampled_from(ORIGINS), st.just([]))
+histories = st.lists(st.one_of(pushes, pushes, pushes, ends), max_size=14)
+keeps_ms = st.sampled_from([0, 15, 40, 2 * HOUR_MS, 30 * DAY_MS])
+lags_ms = st.sampled_from([0, 10, 35, 2 * HOUR_MS])
+bys = st.sampled_from(["origin", "all"])
+
+
+@given(histories, bys, lags_ms, keeps_ms)
+def test_every_step_gives_what_the_reference_gives(steps, by, lag_max_ms, keep_ms):
+    sender = Sender(operator(by, lag_max_ms, keep_ms))
+    reference = ReferenceWindows(width=WIDTH_MS, by=by, lag_max=lag_max_ms, keep=keep_ms)
+    for origin, rows in steps:
+        given_rows = results(sender.step((origin, rows)))
+        expected = reference.push(origin, rows) if rows else reference.end(origin)
+        assert given_rows == expected
+    counts = sender.target.counts
+    assert (counts.late, counts.dropped) == (reference.late, reference.dropped)
+    assert counts.rows == sum(len(rows) for _, rows in steps)
+
+
+@given(histories, bys, lags_ms, keeps_ms)
+def test_after_the_end_every_row_is_in_a_window_or_counted_as_dropped(steps, by, lag_max_ms, keep_ms):
+    sender = Sender(operator(by, lag_max_ms, keep_ms))
+    given_rows = [b for step in [*steps, *((o, []) for o in ORIGINS)] for b in sender.step(step)]
+    counts = sender.target.counts
+    kept = sum(rows for rows, _ in newest(given_rows).values())
+    assert kept + counts.dropped == counts.rows
+    assert counts.out == sum(len(b) for b in given_rows)
+
+
+@given(histories, bys, lags_ms, st.randoms(use_true_random=False))
+def test_the_newest_revisions_do_not_depend_on_the_order_of_arrival(steps, by, lag_max_ms, chance):
+    singles = [(origin, [row]) for origin, rows in steps for row in rows]
+    chance.shuffle(singles)
+    sender = Sender(operator(by, lag_max_ms))
+    given_rows = [b for step in [*singles, *((o, []) for o in ORIGINS)] for b in sender.step(step)]
+    assert newest(given_rows) == grouped(steps, merged=by == "all")
+    assert sender.target.counts.dropped == 0
+
+
+@given(histories, bys)
+def test_results_are_numbered_one_after_the_other_and_timed_at_the_end_of_their_window(steps, by):
+    sender = Sender(operator(by))
+    next_seq: defaultdict[str, int] = defaultdict(int)
+    for batch in (b for step in steps for b in sender.step(step)):
+        assert batch.seq.tolist() == [next_seq[batch.origin] + i for i in range(len(batch))]
+        next_seq[batch.origin] += len(batch)
+        assert (batch.time_ns == batch.columns["start_ns"] + WIDTH_MS * MS - 1).all()
+        batch.check(stages(by)[0].schema)
+
+
+@given(histories, bys, lags_ms, keeps_ms, st.integers(0, 14))
+def test_a_restored_snapshot_goes_on_the_same(steps, by, lag_max_ms, keep_ms, cut):
+    whole = Sender(operator(by, lag_max_ms, keep_ms))
+    halved = Sender(operator(by, lag_max_ms, keep_ms))
+    for i, step in enumerate(steps):
+        if i == cut:
+            restored = operator(by, lag_max_ms, keep_ms)
+            restored.restore(stored(halved.target.snapshot()))
+            halved.target = restored
+        assert [plain(b) for b in halved.step(step)] == [plain(b) for b in whole.step(step)]
+    assert halved.target.counts == whole.target.counts
+
+
+@given(histories, bys, keeps_ms)
+def test_a_snapshot_is_not_altered_by_what_comes_after_it(steps, by, keep_ms):
+    sender = Sender(operator(by, keep_ms=keep_ms))
+    for step in steps:
+        snapshot = sender.target.snapshot()
+        before = stored(snapshot)
+        sender.step(step)
+        assert stored(snapshot) == before
+
+
+# ------------------------------------------------------------------------------------------- rollups
+
+
+def partials(steps: Any) -> list[Batch]:
+    """The results of a window by origin after all steps and the end of every origin, one row each."""
+    sender = Sender(operator())
+    given_rows = [b for step in [*steps, *((o, []) for o in ORIGINS)] for b in sender.step(step)]
+    return [b.take(slice(i, i + 1)) for b in given_rows for i in range(len(b))]
+
+
+def rolled_up(batches: list[Batch], target: WindowOperator) -> list[Batch]:
+    merged = [b for batch in batches for b in target.process(batch)]
+    return merged + [b for origin in ORIGINS for b in target.end("tens", origin)[0]]
+
+
+@given(histories, st.randoms(use_true_random=False))
+def test_a_rollup_of_partials_in_any_order_is_the_window_of_all_rows(steps, chance):
+    singles = partials(steps)
+    chance.shuffle(singles)
+    assert newest(rolled_up(singles, rollup())) == grouped(steps, merged=True)
+
+
+@given(histories, st.lists(st.integers(0, 30), max_size=6))
+def test_a_rollup_takes_a_repeated_or_older_revision_as_nothing_new(steps, repeated):
+    singles = partials(steps)
+    again = [singles[i % len(singles)] for i in repeated if singles]
+    target = rollup()
+    first = rolled_up(singles, target)
+    revisions = {(b.origin, int(b.columns["start_ns"][0])): b for b in singles}
+    older = [b for b in again if b is not revisions[b.origin, int(b.columns["start_ns"][0])]]
+    assert rolled_up(older, target) == []
+    assert newest(first) == grouped(steps, merged=True)
+    repeats = [b for batch in again for b in target.process(batch)]
+    for key, result in newest(repeats).items():
+        assert result == newest(first)[key]
+
+
+@given(histories, st.integers(0, 40), st.randoms(use_true_random=False))
+def test_a_restored_rollup_goes_on_the_same(steps, cut, chance):
+    singles = partials(steps)
+    chance.shuffle(singles)
+    whole, halved = rollup(), rollup()
+    for i, batch in enumerate(singles):
+        if i == cut:
+            snapshot = stored(halved.snapshot())
+            halved = rollup()
+            halved.restore(snapshot)
+        assert [plain(b) for b in halved.process(batch)] == [plain(b) for b in whole.process(batch)]
+    assert [plain(b) for b in rolled_up([], halved)] == [plain(b) for b in rolled_up([], whole)]
+
+
+def test_a_rollup_reads_the_last_revision_of_a_batch():
+    below, above = Sender(operator()), rollup()
+    a, _ = ORIGINS[:2]
+    first = below.push(a, (1, 1), (11, 1))
+    second = below.push(a, (2, 5))
+    both = Batch.concat(first + second)
+    assert both.columns["revision"].tolist() == [0, 1]
+    (merged,) = above.process(both)
+    assert (merged.origin, merged.columns["rows"].tolist(), merged.columns["total"].tolist()) == (
+        "all",
+        [2],
+        [6],
+    )
+
+
+# ------------------------------------------------------------------------------------ chosen histories
+
+
+def test_a_window_waits_for_all_current_origins_and_an_island_does_not_stall_it():
+    a, b, island = ORIGINS
+    sender = Sender(operator("all", lag_max_ms=50))
+    assert sender.push(island, (5, 7)) == []
+    assert sender.push(a, (5, 1), (12, 1)) == []
+    assert sender.push(b, (5, 2), (30, 2)) == []  # the island is behind, but not by more than 50
+    first = newest(sender.push(a, (56, 1)))
+    assert {start: rows for (_, start), (rows, _) in first.items()} == {0: 3, 10: 1}
+    assert sender.push(island, (7, 7)) == []  # it has more of that window to come
+    late = sender.push(island, (10, 7))
+    assert [r[1:3] for r in results(late)] == [(0, 1)]
+    assert newest(late)["all", 0][0] == 4
+    assert (
+        sender.target.counts.late == 2
+    )  # one of either window; the second waits until the island has passed
+    assert [r[1:3] for r in results(sender.end(island))] == [(10, 1)]
+
+
+def test_an_ended_origin_is_waited_for_no_more_and_counts_again_when_it_comes_back():
+    a, b, _ = ORIGINS
+    sender = Sender(operator("all", lag_max_ms=1000))
+    assert sender.push(a, (1, 1)) == []
+    assert sender.push(b, (1, 1), (25, 1)) == []
+    assert newest(sender.end(a)).keys() == {("all", 0)}
+    assert sender.push(a, (12, 1)) == []
+    assert sender.push(b, (45, 1)) == []  # a is back at 12, so the windows from 10 on wait for it
+    assert newest(sender.push(a, (50, 1))).keys() == {("all", 10), ("all", 20)}
+
+
+def test_the_end_of_an_unknown_origin_gives_nothing_and_ends_only_a_stream_by_origin():
+    assert operator("origin").end("level", ORIGINS[0]) == ([], True)
+    assert operator("all").end("level", ORIGINS[0]) == ([], False)
+
+
+@pytest.mark.parametrize("by", ["origin", "all"])
+def test_beyond_the_limit_the_oldest_closed_window_is_forgotten_and_never_begun_anew(by, monkeypatch):
+    monkeypatch.setattr(windows, "WINDOWS_MAX", 3)
+    a = ORIGINS[0]
+    sender = Sender(operator(by))
+    sender.push(a, *((10 * i, 1) for i in range(6)))
+    # Windows 0 to 40 were given and 50 is open: 30, 40 and 50 are kept.
+    assert sender.push(a, (5, 1), (25, 1), (35, 1))[0].columns["start_ns"].tolist() == [30 * MS]
+    assert (sender.target.counts.dropped, sender.target.counts.late) == (2, 1)
+    held = sender.target.snapshot()["keys"]
+    assert [len(windows_of_key) for windows_of_key, *_ in held.values()] == [3]
+
+
+@given(histories, bys, lags_ms, keeps_ms, st.integers(1, 4))
+def test_the_limit_forgets_as_the_reference_does(steps, by, lag_max_ms, keep_ms, windows_max):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(windows, "WINDOWS_MAX", windows_max)
+        sender = Sender(operator(by, lag_max_ms, keep_ms))
+        reference = ReferenceWindows(
+            width=WIDTH_MS, by=by, lag_max=lag_max_ms, keep=keep_ms, windows_max=windows_max
+        )
+        for origin, rows in steps:
+            expected = reference.push(origin, rows) if rows else reference.end(origin)
+            assert results(sender.step((origin, rows))) == expected
+        assert (sender.target.counts.late, sender.target.counts.dropped) == (
+            reference.late,
+            reference.dropped,
+        )
+
+
+@pytest.mark.parametrize("by", ["origin", "all"])
+def test_a_window_is_revised_until_keep_has_passed_and_not_longer(by):
+    a = ORIGINS[0]
+    sender = Sender(operator(by, keep_ms=100))
+    sender.push(a, (5, 1), (15, 1))
+    sender.push(a, (110, 1))
+    assert newest(sender.push(a, (6, 1)))[a if by == "origin" else "all", 0][0] == 2  # ended 100 ago
+    sender.push(a, (111, 1))
+    assert sender.push(a, (7, 1)) == []
+    assert sender.target.counts.dropped == 1
+
+
+def test_a_nan_stays_in_every_aggregate_but_the_count():
+    sender = Sender(operator())
+    sender.push(ORIGINS[0], (1, 1), (2, np.nan))
+    sender.push(ORIGINS[0], (3, 5))
+    (batch,) = sender.push(ORIGINS[0], (10, 0))
+    found = {name: float(batch.columns[name][0]) for name in AGGREGATES}
+    assert found.pop("n") == 3
+    assert all(np.isnan(v) for v in found.values())
+
+
+def test_infinities_are_aggregated_without_a_warning():
+    sender = Sender(operator())
+    sender.push(ORIGINS[0], (1, np.inf), (2, -np.inf))
+    (batch,) = sender.push(ORIGINS[0], (10, 0))
+    found = [float(batch.columns[name][0]) for name in AGGREGATES]
+    assert found[2:4] == [-np.inf, np.inf]
+    assert np.isnan([found[1], *found[4:]]).all()
