@@ -38,7 +38,7 @@ class Disk(Protocol):
         """Atomically and durably (fsync of file and directory) makes the file hold ``content``."""
 
     def append(self, name: str, content: bytes) -> int:
-        """Appends and fsyncs; returns the file's size after it."""
+        """Appends and fsyncs; returns the file's size after it. When it raises, the file is as long as before."""
 
     def truncate(self, name: str, size_bytes: int) -> None:
         """Cuts the file to ``size_bytes``; creates it when it is missing and the size is 0."""

@@ -93,14 +93,19 @@ class SystemDisk:
 
     def append(self, name: str, content: bytes) -> int:
         path = self.root / name
+        before: int | None = None
         try:
             _create(path)
+            before = path.stat().st_size
             with path.open("ab") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
                 return file.tell()
         except OSError as error:
+            if before is not None:
+                with contextlib.suppress(OSError):
+                    os.truncate(path, before)  # or the next append would follow half a line
             raise _disk_error(name, error) from error
 
     def truncate(self, name: str, size_bytes: int) -> None:
