@@ -30,7 +30,7 @@ from ganglion.host.ports import Clock, Disk
 from ganglion.host.threads import to_its_end
 
 CHECKPOINT = "checkpoint.cbor"
-CHECKPOINT_FORMAT = 2
+CHECKPOINT_FORMAT = 3
 CHECKPOINT_EVERY_NS = 1_000_000_000
 CHECKPOINT_ENTRIES_MAX = 5_000
 SINK_WAITING_BYTES_MAX = 16 << 20
