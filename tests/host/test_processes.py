@@ -192,11 +192,13 @@ def test_both_outputs_are_appended_to_the_log(tmp_path: Path) -> None:
     assert log.read_text().split("\n") == ["out 1", "err 1", "out 2", "err 2", ""]
 
 
-def printed(tmp_path: Path, text: str, **how: object) -> str:
+def printed(tmp_path: Path, text: str, environment: dict[str, str] | None = None, niceness: int = 0) -> str:
     """What a child prints that does nothing else."""
 
     async def story() -> None:
-        child = await SystemProcesses().start(python(text), log=tmp_path / "log", **how)  # type: ignore[arg-type]
+        child = await SystemProcesses().start(
+            python(text), log=tmp_path / "log", environment=environment, niceness=niceness
+        )
         assert await child.wait() == 0
 
     asyncio.run(story())

@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 
 from ganglion.core.batch import Batch
+from ganglion.core.errors import HostError
 from ganglion.device.emulated import EmulatedDevice
 from ganglion.device.player import Player
 from ganglion.device.recording import load_recording
@@ -140,7 +141,12 @@ class DeviceHost:
             "commands.jsonl": [orjson.dumps(asdict(c)) for c in commands],
             "shots.jsonl": [orjson.dumps(s) for s in shots],
         }
-        await to_its_end(self._append, files, orjson.dumps(self.report()))
+        try:
+            await to_its_end(self._append, files, orjson.dumps(self.report()))
+        except asyncio.CancelledError as cancelled:
+            if isinstance(cancelled.__cause__, HostError):
+                raise cancelled.__cause__ from None  # these lines are lost, and nobody else would say so
+            raise
 
     def _append(self, files: dict[str, list[bytes]], report: bytes) -> None:
         for name, content in files.items():

@@ -173,8 +173,12 @@ class EmulatedDevice:
         return sequence(self._boot, number)
 
     def frame_done_ns(self, seq: int) -> int:
-        """When the frame with this sequence number was complete, on the monotonic clock."""
-        return self._started_ns + (seq - sequence(self._boot, 0) + 1) * self._source.every_ns
+        """When the frame with this sequence number was complete, on the monotonic clock.
+
+        For a number that this start has not measured, the nearest that it could be: its beginning or its last frame.
+        """
+        number = seq - sequence(self._boot, 0) + 1
+        return self._started_ns + max(0, min(number, self.frames)) * self._source.every_ns
 
     def _handle(self, request: Request) -> Response:
         """PUT a/ACTUATOR with CBOR {verb, id, seq}: the actuator obeys once per command id and answers 2.04."""
@@ -212,12 +216,13 @@ class EmulatedDevice:
 
 def _command(payload: bytes) -> tuple[str, str, int]:
     value = unpack(payload)
-    try:
-        return str(value["verb"]), str(value["id"]), int(value["seq"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            "device.command",
-            "a command without verb, id or seq",
-            why=repr(error),
-            next_step="send CBOR {verb, id, seq}",
-        ) from error
+    if isinstance(value, dict):
+        verb, name, seq = value.get("verb"), value.get("id"), value.get("seq")
+        if isinstance(verb, str) and isinstance(name, str) and type(seq) is int and 0 <= seq < 1 << 63:
+            return verb, name, seq
+    raise DataError(
+        "device.command",
+        "a command without verb, id or seq",
+        why="verb and id are text, seq is a row's number",
+        next_step="send CBOR {verb, id, seq}",
+    )

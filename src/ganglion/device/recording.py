@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,6 +89,8 @@ def _load_waves(path: Path) -> npt.NDArray[Any]:
                 raise _form(path, f"`wave` holds {claimed} bytes", f"at most {WAVE_BYTES_MAX} are played")
             with archive.open("wave.npy") as file:
                 wave: npt.NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+    except DataError:
+        raise
     except FileNotFoundError as error:
         raise DataError(
             "recording.missing",
@@ -98,14 +99,8 @@ def _load_waves(path: Path) -> npt.NDArray[Any]:
             next_step="name such a folder with --data, or leave --data out to generate one",
         ) from error
     except (
-        OSError,
-        ValueError,
-        KeyError,
-        zipfile.BadZipFile,
-        EOFError,
-        zlib.error,
-        NotImplementedError,
-    ) as error:
+        Exception
+    ) as error:  # zipfile, its decompressors and NumPy raise a dozen kinds, MemoryError among them
         raise _form(
             path, f"it cannot be read: {error}", "it must be a NumPy archive without pickles"
         ) from error

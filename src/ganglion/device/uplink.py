@@ -71,7 +71,8 @@ class StreamUplink:
 
     def __post_init__(self) -> None:
         # Devices that were switched on together must not report together, each second, for ever.
-        self._gather_ns = int(GATHER_NS * self.chance.random())
+        # Not at once either: `run` looks again after this time until there is a first row.
+        self._gather_ns = max(GATHER_NS // 100, int(GATHER_NS * self.chance.random()))
 
     def offer(self, batch: Batch) -> None:
         """Takes rows to send; never waits."""
