@@ -84,6 +84,11 @@ class MemoryJournal:
         self.payloads = payloads
         self.removed = 0
         self.life = Lifetime()
+        self._grown = asyncio.Event()
+
+    def add(self, payload: bytes | None) -> None:
+        self.payloads.append(payload)
+        self._grown.set()
 
     async def read(self, after_seq: int) -> AsyncIterator[Entry]:
         seq = max(after_seq, self.removed)
@@ -92,7 +97,8 @@ class MemoryJournal:
                 self.life.point()
                 seq += 1
                 yield Entry(seq, self.payloads[seq - 1])
-            await asyncio.Event().wait()
+            self._grown = asyncio.Event()  # of the loop that runs now
+            await self._grown.wait()
 
     async def last_seq(self) -> int:
         return len(self.payloads)
@@ -105,12 +111,14 @@ class MemoryOutbox:
         self.messages: list[tuple[str, str, bytes]] = []
         self.life = Lifetime()
         self.hangs_at: int | None = None
+        self.stuck = asyncio.Event()
 
     async def last_ordinal(self) -> int:
         return len(self.messages)
 
     async def append(self, ordinal: int, stream: str, origin: str, payload: bytes) -> None:
         if ordinal == self.hangs_at:
+            self.stuck.set()
             await asyncio.Event().wait()
         self.life.point()
         assert ordinal == len(self.messages) + 1, "an append out of turn"
