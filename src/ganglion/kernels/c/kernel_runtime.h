@@ -1,0 +1,146 @@
+/* What generated kernels need: IEEE 754 single precision, one operation at a time, and nothing of a C library.
+ * Changing a line here changes results: RUNTIME_VERSION in ganglion/kernels/c/emission.py changes with it. */
+#ifndef GANGLION_KERNEL_RUNTIME_H
+#define GANGLION_KERNEL_RUNTIME_H
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__)
+#error "kernels must keep IEEE 754: build without -ffast-math and -ffinite-math-only"
+#endif
+#if defined(__ARM_NEON) && !defined(__aarch64__)
+#error "32-bit NEON flushes subnormals to zero: build with -mfpu=vfpv3-d16 or the like"
+#endif
+#if defined(__FLT_EVAL_METHOD__) && __FLT_EVAL_METHOD__ != 0
+#error "floats must be computed in float precision: build with SSE2 (-msse2 -mfpmath=sse)"
+#endif
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC optimize("no-fast-math")
+#endif
+
+#define GG_INLINE static inline __attribute__((always_inline, unused))
+
+GG_INLINE uint32_t gg_bits(float f) { union { float f; uint32_t u; } v; v.f = f; return v.u; }
+GG_INLINE float gg_float(uint32_t u) { union { float f; uint32_t u; } v; v.u = u; return v.f; }
+GG_INLINE float gg_abs(float x) { return gg_float(gg_bits(x) & 0x7fffffffu); }
+GG_INLINE float gg_copysign(float x, float s) { return gg_float((gg_bits(x) & 0x7fffffffu) | (gg_bits(s) & 0x80000000u)); }
+/* Compilers delete x != x ? NAN : x, so it is done on integers. */
+GG_INLINE float gg_canonical(float x) { uint32_t u = gg_bits(x); return gg_float((u & 0x7fffffffu) > 0x7f800000u ? 0x7fc00000u : u); }
+GG_INLINE float gg_min(float a, float b) { return (a <= b || a != a) ? a : b; }
+GG_INLINE float gg_max(float a, float b) { return (a >= b || a != a) ? a : b; }
+GG_INLINE int32_t gg_mini(int32_t a, int32_t b) { return a < b ? a : b; }
+GG_INLINE int32_t gg_maxi(int32_t a, int32_t b) { return a > b ? a : b; }
+GG_INLINE int32_t gg_addi(int32_t a, int32_t b) { return (int32_t)((uint32_t)a + (uint32_t)b); }
+GG_INLINE int32_t gg_subi(int32_t a, int32_t b) { return (int32_t)((uint32_t)a - (uint32_t)b); }
+GG_INLINE int32_t gg_muli(int32_t a, int32_t b) { return (int32_t)((uint32_t)a * (uint32_t)b); }
+GG_INLINE int32_t gg_negi(int32_t a) { return (int32_t)(0u - (uint32_t)a); }
+GG_INLINE int32_t gg_absi(int32_t a) { return a < 0 ? gg_negi(a) : a; }
+GG_INLINE int32_t gg_shli(int32_t a, int32_t n) { return (uint32_t)n > 31u ? 0 : (int32_t)((uint32_t)a << n); }
+GG_INLINE int32_t gg_shri(int32_t a, int32_t n) { return (uint32_t)n > 31u ? (a < 0 ? -1 : 0) : a >> n; }
+GG_INLINE int32_t gg_divi(int32_t a, int32_t b) {
+  if (b == 0) return 0;
+  if (b == -1) return gg_negi(a);
+  return a / b - ((a % b != 0) & ((a < 0) != (b < 0)));
+}
+GG_INLINE int32_t gg_modi(int32_t a, int32_t b) {
+  int32_t r;
+  if (b == 0 || b == -1) return 0;
+  r = a % b;
+  return (r != 0 && ((r < 0) != (b < 0))) ? r + b : r;
+}
+GG_INLINE int32_t gg_to_i32(float x) {
+  return x != x ? 0 : x >= 2147483648.0f ? 2147483647 : x <= -2147483648.0f ? (-2147483647 - 1) : (int32_t)x;
+}
+GG_INLINE float gg_rint(float x) {
+  float m = x < 0.0f ? -8388608.0f : 8388608.0f;
+  return gg_abs(x) < 8388608.0f ? gg_copysign((x + m) - m, x) : x;
+}
+GG_INLINE float gg_floor(float x) { float r = gg_rint(x); return r > x ? gg_copysign(r - 1.0f, x) : r; }
+
+#if defined(__ARM_FP) || defined(__x86_64__) || defined(__aarch64__) || defined(__riscv_flen) || defined(__wasm__)
+GG_INLINE float gg_sqrt(float x) { return __builtin_sqrtf(x); }
+#else
+/* No floating-point unit: one bit of the root at a time (24 and one to round by), exactly rounded. */
+static __attribute__((unused)) float gg_sqrt(float x) {
+  uint32_t u = gg_bits(x), m, root = 0, rest = 0;
+  int32_t e = (int32_t)(u >> 23);
+  int i;
+  if (u == 0u || u == 0x80000000u || u == 0x7f800000u || (u & 0x7fffffffu) > 0x7f800000u) return x;
+  if (u & 0x80000000u) return gg_float(0x7fc00000u);
+  m = u & 0x7fffffu;
+  if (e == 0) { e = 1; while (!(m & 0x800000u)) { m <<= 1; e--; } } else m |= 0x800000u;
+  e -= 127;
+  m <<= 7;                     /* 31 bits below: two bits are taken from the top each turn */
+  if (e & 1) { m <<= 1; e--; }
+  for (i = 0; i < 25; i++) {
+    uint32_t trial;
+    rest = (rest << 2) | (m >> 30);
+    m <<= 2;
+    trial = (root << 2) | 1u;
+    root <<= 1;
+    if (rest >= trial) { rest -= trial; root |= 1u; }
+  }
+  root = (root >> 1) + ((root & 1u) && (rest != 0u || (root & 2u)) ? 1u : 0u);
+  return gg_float((uint32_t)((e >> 1) + 126) * 0x800000u + root);
+}
+#endif
+
+GG_INLINE float gg_exp(float x) {
+  float c = x > 89.0f ? 89.0f : x, n, r, y;
+  int32_t k, half;
+  c = c < -104.0f ? -104.0f : c;
+  c = x != x ? 0.0f : c;
+  n = gg_rint(c * 0x1.715476p+0f);
+  r = (c - n * 0.693359375f) - n * -2.12194440e-4f;
+  y = ((((1.9875691500e-4f * r + 1.3981999507e-3f) * r + 8.3334519073e-3f) * r + 4.1665795894e-2f) * r + 1.6666665459e-1f) * r + 5.0000001201e-1f;
+  y = (y * (r * r) + r) + 1.0f;
+  k = (int32_t)n;
+  half = k >> 1;
+  y = (y * gg_float((uint32_t)(half + 127) << 23)) * gg_float((uint32_t)(k - half + 127) << 23);
+  return x != x ? x : y;
+}
+GG_INLINE float gg_log(float x) {
+  int32_t small = x < 1.17549435e-38f, e;
+  uint32_t u = gg_bits(small ? x * 8388608.0f : x);
+  float m = gg_float((u & 0x7fffffu) | 0x3f000000u), z, y, fe;
+  int32_t low = m < 0.707106781f;
+  e = (int32_t)(u >> 23) - (small ? 149 : 126) - low;
+  m = low ? (m + m) - 1.0f : m - 1.0f;
+  z = m * m;
+  y = (((((((7.0376836292e-2f * m + -1.1514610310e-1f) * m + 1.1676998740e-1f) * m + -1.2420140846e-1f) * m + 1.4249322787e-1f) * m + -1.6668057665e-1f) * m + 2.0000714765e-1f) * m + -2.4999993993e-1f) * m + 3.3333331174e-1f;
+  y = y * m * z;
+  fe = (float)e;
+  y = y + fe * -2.12194440e-4f;
+  y = y - 0.5f * z;
+  y = m + y;
+  y = y + fe * 0.693359375f;
+  y = x == gg_float(0x7f800000u) ? x : y;
+  y = x == 0.0f ? gg_float(0xff800000u) : y;
+  y = x < 0.0f ? gg_float(0x7fc00000u) : y;
+  return x != x ? x : y;
+}
+GG_INLINE float gg_turned(float x, int32_t quarter) {
+  float a = gg_abs(x), n, r, z, s, c, y;
+  int32_t k;
+  a = a <= 8192.0f ? a : 0.0f;
+  n = gg_rint(a * 0.636619772f);
+  r = ((a - n * 1.5703125f) - n * 4.837512969970703125e-4f) - n * 7.549789948768648e-8f;
+  z = r * r;
+  k = ((int32_t)n + quarter) & 3;
+  s = (((-1.9515295891e-4f * z + 8.3321608736e-3f) * z + -1.6666654611e-1f) * z) * r + r;
+  c = ((((2.443315711809948e-5f * z + -1.388731625493765e-3f) * z + 4.166664568298827e-2f) * z) * z - 0.5f * z) + 1.0f;
+  y = (k & 1) ? c : s;
+  y = (k & 2) ? -y : y;
+  return gg_abs(x) <= 8192.0f ? y : gg_float(0x7fc00000u);
+}
+GG_INLINE float gg_sin(float x) { float y = gg_turned(x, 0); return x < 0.0f ? -y : y; }
+GG_INLINE float gg_cos(float x) { return gg_turned(x, 1); }
+GG_INLINE float gg_tanh(float x) {
+  float a = gg_abs(x), z = x * x, near, far;
+  near = (((((-5.70498872745e-3f * z + 2.06390887954e-2f) * z + -5.37397155531e-2f) * z + 1.33314422036e-1f) * z + -3.33332819422e-1f) * z) * x + x;
+  far = 1.0f - 2.0f / (gg_exp(a + a) + 1.0f);
+  far = x < 0.0f ? -far : far;
+  return a < 0.625f ? near : x != x ? x : far;
+}
+GG_INLINE float gg_sigmoid(float x) { return 1.0f / (1.0f + gg_exp(-x)); }
+#endif

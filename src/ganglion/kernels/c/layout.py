@@ -1,0 +1,197 @@
+"""Where a program's values live in the C that computes it: in place, in a local variable, or in working memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ganglion.core.schema import TensorType
+from ganglion.kernels.ir.check import check
+from ganglion.kernels.ir.passes import rebuilt
+from ganglion.kernels.ir.program import Node, Program
+from ganglion.kernels.ops import OPS
+from ganglion.kernels.ops.shape import Part
+
+GIVEN = ("input", "state", "const")
+VIEWS = ("slice", "reshape", "transpose", "broadcast")
+ALIGNMENT_BYTES = 16
+_SIZES = {"f32": 4, "i32": 4, "bool": 1}
+
+
+def size_bytes(kind: TensorType) -> int:
+    """Bytes of a value in memory; a truth value takes one."""
+    return kind.elements * _SIZES[kind.dtype]
+
+
+def state_dtype(program: Program) -> np.dtype[np.void]:
+    """One key's state as a NumPy structure, laid out as the C struct is."""
+    return np.dtype([(s.name, s.initial.dtype, s.initial.shape) for s in program.state], align=True)
+
+
+def squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The extents that are not 1."""
+    return tuple(e for e in shape if e != 1)
+
+
+def rearranges(program: Program, node: Node) -> bool:
+    """True for a reshape that does more than add or drop axes of extent 1."""
+    return squeezed(program.nodes[node.inputs[0]].type.shape) != squeezed(node.type.shape)
+
+
+def contiguous_offset(parts: Sequence[Part], shape: Sequence[int]) -> int | None:
+    """Where a slice begins in its source, in elements; None when its elements do not lie side by side."""
+    offset, stride, whole = 0, 1, True
+    for (start, step, count), extent in zip(reversed(parts), reversed(shape), strict=True):
+        taken = 1 if step is None else count
+        if taken > 1 and (step != 1 or not whole):
+            return None
+        whole = whole and taken == extent
+        offset += start * stride
+        stride *= extent
+    return offset
+
+
+def is_flat(program: Program, number: int) -> bool:
+    """True when the value can lie, or be found, in memory in C order without being copied."""
+    node = program.nodes[number]
+    if node.op in ("transpose", "broadcast"):
+        return False
+    if node.op == "reshape":
+        return is_flat(program, node.inputs[0])
+    if node.op == "slice":
+        shape = program.nodes[node.inputs[0]].type.shape
+        return contiguous_offset(node.attributes["parts"], shape) is not None and is_flat(
+            program, node.inputs[0]
+        )
+    return True
+
+
+def copy_scattered(program: Program) -> Program:
+    """A reshape that rearranges a view whose elements lie apart gets a copy of it to work on."""
+    nodes: list[Node] = []
+
+    def make(_number: int, node: Node, operands: list[int]) -> int:
+        if node.op == "reshape" and rearranges(program, node) and not is_flat(program, node.inputs[0]):
+            source = nodes[operands[0]]
+            nodes.append(Node("copy", (operands[0],), source.type, {}, node.source))
+            operands = [len(nodes) - 1]
+        nodes.append(Node(node.op, tuple(operands), node.type, node.attributes, node.source))
+        return len(nodes) - 1
+
+    return check(rebuilt(program, make, nodes))
+
+
+@dataclass(slots=True)
+class Layout:
+    """``stored``: nodes that get memory or a local, in order; the others are computed or found where they are read.
+
+    ``offsets``: place of each stored array in working memory; ``workspace_bytes``: how much of that there is.
+    """
+
+    stored: list[int] = field(default_factory=list)
+    offsets: dict[int, int] = field(default_factory=dict)
+    scratch: dict[int, int] = field(default_factory=dict)
+    workspace_bytes: int = 0
+
+
+class Planner:
+    """Decides what is stored, and packs the working memory by the values' lifetimes."""
+
+    def __init__(self, program: Program, scratch_bytes: dict[int, int] | None = None) -> None:
+        self.program = program
+        self._scratch_bytes = scratch_bytes or {}
+        self.uses: dict[int, list[tuple[int, int]]] = {n: [] for n in range(len(program.nodes))}
+        for number, node in enumerate(program.nodes):
+            for operand, source in enumerate(node.inputs):
+                self.uses[source].append((number, operand))
+        self._leaving: dict[int, int] = {}
+        for number in program.results:
+            self._leaving[number] = self._leaving.get(number, 0) + 1
+        self._needs_flat = self._flat_sources()
+
+    def plan(self) -> Layout:
+        """The layout."""
+        layout = Layout()
+        layout.stored = [n for n in range(len(self.program.nodes)) if self._is_stored(n)]
+        self._pack(layout)
+        return layout
+
+    def _is_stored(self, number: int) -> bool:
+        node = self.program.nodes[number]
+        if node.op in GIVEN or node.op in VIEWS:
+            return False
+        if OPS[node.op].write is not None or not node.type.shape or node.op == "copy":
+            return True
+        return number in self._needs_flat or not self._read_once(number)
+
+    def _flat_sources(self) -> set[int]:
+        """Values that a reshape addresses by one flat index, so they must lie in memory as they are."""
+        wanted: set[int] = set()
+        nodes = self.program.nodes
+        for node in nodes:
+            if node.op == "reshape" and rearranges(self.program, node):
+                source = node.inputs[0]
+                while nodes[source].op in VIEWS:
+                    source = nodes[source].inputs[0]
+                wanted.add(source)
+        return wanted
+
+    def _read_once(self, number: int) -> bool:
+        """True when each element is read at most once, so that it can be computed where it is read."""
+        uses, leaving = self.uses[number], self._leaving.get(number, 0)
+        if len(uses) + leaving != 1:
+            return False
+        if leaving:
+            return True
+        reader, operand = uses[0]
+        node = self.program.nodes[reader]
+        if node.op in ("slice", "transpose", "reshape"):
+            return self._read_once(reader)
+        if node.op == "broadcast":
+            return False
+        if node.op == "matmul":
+            rows, columns = node.type.shape
+            return columns == 1 if operand == 0 else rows == 1
+        if node.op in ("banded", "scan"):
+            return False
+        if OPS[node.op].write is not None:
+            return True
+        same = node.type.elements == self.program.nodes[number].type.elements
+        # What is not stored is computed where its own reader is.
+        return same and (self._is_stored(reader) or self._read_once(reader))
+
+    def _last_reader(self, number: int, memo: dict[int, int]) -> int:
+        """Position of the last stored node (or the end) that reads the value, through what is not stored."""
+        if number not in memo:
+            last = len(self.program.nodes) if self._leaving.get(number) else -1
+            for reader, _ in self.uses[number]:
+                last = max(last, reader if reader in self._stored else self._last_reader(reader, memo))
+            memo[number] = last
+        return memo[number]
+
+    def _pack(self, layout: Layout) -> None:
+        self._stored = set(layout.stored)
+        memo: dict[int, int] = {}
+        live: list[tuple[int, int, int]] = []  # (offset, end, last reader)
+        for number in layout.stored:
+            live = [block for block in live if block[2] >= number]
+            kind = self.program.nodes[number].type
+            if kind.shape:
+                last = max(number, self._last_reader(number, memo))
+                layout.offsets[number] = self._place(layout, live, size_bytes(kind), last)
+            if number in self._scratch_bytes:
+                layout.scratch[number] = self._place(layout, live, self._scratch_bytes[number], number)
+
+    def _place(self, layout: Layout, live: list[tuple[int, int, int]], size: int, last: int) -> int:
+        """First fit."""
+        size = -(-size // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+        at = 0
+        for start, end, _ in sorted(live):
+            if at + size <= start:
+                break
+            at = max(at, end)
+        live.append((at, at + size, last))
+        layout.workspace_bytes = max(layout.workspace_bytes, at + size)
+        return at

@@ -1,0 +1,129 @@
+"""The one door to compilers: finds them, names their flags, and keeps what they built by what went into it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from ganglion.core.errors import KernelError
+from ganglion.kernels.c.emission import runtime_header
+
+COMPILER_VARIABLE = "GANGLION_CC"
+COMPILE_S_MAX = 300
+EXACT = ("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fno-strict-aliasing")
+"""Flags that keep the bits: no fused multiply-add, no library errors, no assumption about types in memory."""
+QUIET = ("-std=gnu11", "-Wall", "-Wextra", "-Wno-unused-function", "-Wno-unused-variable")
+OURS = ("-ffreestanding", "-fno-ident", "-g0")
+
+
+@dataclass(frozen=True, slots=True)
+class Compiler:
+    """``command`` runs it; ``version`` is its first line about itself; ``kind`` is gcc, clang or zig."""
+
+    command: tuple[str, ...]
+    kind: str
+    version: str
+
+
+def compilers() -> list[Compiler]:
+    """The compilers for this machine, the preferred one first; empty when there is none."""
+    named = os.environ.get(COMPILER_VARIABLE)
+    if named:
+        return [_compiler((named,))]
+    found = [_compiler((path,)) for name in ("gcc", "clang") if (path := shutil.which(name))]
+    if find_spec("ziglang") is not None:
+        found.append(_compiler((sys.executable, "-m", "ziglang", "cc")))
+    return found
+
+
+@cache
+def _compiler(command: tuple[str, ...]) -> Compiler:
+    done = _run((*command, "--version"))
+    first = done.splitlines()[0] if done else "unknown"
+    kind = "zig" if "ziglang" in command else "clang" if "clang" in done else "gcc"
+    return Compiler(command, kind, first)
+
+
+def native_flags(compiler: Compiler) -> tuple[str, ...]:
+    """The widest vectors of this machine that are safe to use on it."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return ()
+    return ("-mcpu=native",) if compiler.kind == "zig" else ("-march=native",)
+
+
+def build_library(
+    source: str, compiler: Compiler, cache_directory: Path, flags: Sequence[str] = ("-O3",)
+) -> Path:
+    """Compiles C into a shared library, or finds it in the cache. Raises `KernelError` ``kernel.compile``.
+
+    The name is the SHA-256 of source, runtime, compiler and flags, so a library is never stale.
+    """
+    everything = (*flags, *native_flags(compiler), *EXACT, *OURS, *QUIET)
+    key = "\0".join((source, runtime_header(), compiler.version, platform.machine(), *everything))
+    digest = hashlib.sha256(key.encode()).hexdigest()
+    target = cache_directory / f"{digest}.so"
+    if target.exists():
+        return target
+    cache_directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache_directory) as name:
+        room = Path(name)
+        (room / "kernel.c").write_text(source, encoding="utf-8")
+        (room / "kernel_runtime.h").write_text(runtime_header(), encoding="utf-8")
+        link = ("-shared", "-fPIC", "-nostdlib")
+        command = (*compiler.command, *everything, *link, "kernel.c", "-o", "kernel.so")
+        _run(
+            command, room, {"ZIG_GLOBAL_CACHE_DIR": str(cache_directory / "zig"), "ZIG_LOCAL_CACHE_DIR": name}
+        )
+        # In one step, so that two processes that build the same never see half of it.
+        (room / "kernel.so").replace(target)
+    return target
+
+
+def _run(
+    command: Sequence[str], directory: Path | None = None, variables: dict[str, str] | None = None
+) -> str:
+    try:
+        done = subprocess.run(  # noqa: S603 # the command is a compiler that the operator chose
+            command,
+            cwd=directory,
+            env=os.environ | (variables or {}),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=COMPILE_S_MAX,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise _failed(command, str(error)) from error
+    text = (done.stdout + done.stderr).decode(errors="replace").strip()
+    if done.returncode:
+        raise _failed(command, text[-2000:] or f"exit status {done.returncode}")
+    return text
+
+
+def _failed(command: Sequence[str], why: str) -> KernelError:
+    return KernelError(
+        "kernel.compile",
+        f"{command[0]} did not do what it was asked",
+        why=why,
+        next_step=f"name another C compiler with {COMPILER_VARIABLE}=/path/to/cc",
+    )
+
+
+def cpu_features() -> frozenset[str]:
+    """What the processor can do, as Linux names it; empty where that is not known."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return frozenset()
+    lines = [line for line in text.splitlines() if line.startswith(("flags", "Features"))]
+    return frozenset(lines[0].split(":", 1)[1].split()) if lines else frozenset()

@@ -1,0 +1,1 @@
+"""The kernel IR: programs, what must hold of them, passes, and the reference interpreter."""

@@ -1,0 +1,164 @@
+"""exp, log, sin, cos, tanh and sigmoid in f32, step by step the same in NumPy and in C (``kernel_runtime.h``).
+
+Polynomials and reductions are those of the Cephes library (S. Moshier, "Methods and Programs for Mathematical
+Functions", 1989) in single precision. Every step is one IEEE 754 operation or a move of bits.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+F = npt.NDArray[np.float32]
+I = npt.NDArray[np.int32]  # noqa: E741 # beside F, of integers
+
+TURN_MAX = 8192.0
+"""sin and cos of a larger magnitude are NaN: their argument no longer says which angle is meant."""
+
+_f = np.float32
+
+
+def bits(x: F) -> npt.NDArray[np.uint32]:
+    """The 32 bits of each number."""
+    return np.asarray(x, np.float32).view(np.uint32)
+
+
+def floats(u: npt.NDArray[np.uint32]) -> F:
+    """The numbers with these bits."""
+    return np.asarray(u, np.uint32).view(np.float32)
+
+
+def canonical(x: F) -> F:
+    """Every NaN becomes the one with bits 0x7fc00000."""
+    u = bits(x)
+    return floats(np.where((u & 0x7FFFFFFF) > 0x7F800000, np.uint32(0x7FC00000), u).astype(np.uint32))
+
+
+def rint(x: F) -> F:
+    """To the nearest whole number, halves to even; keeps the sign of zero."""
+    magic = np.where(x < 0, _f(-8388608.0), _f(8388608.0))
+    return np.where(np.abs(x) < _f(8388608.0), np.copysign((x + magic) - magic, x), x)
+
+
+def floor(x: F) -> F:
+    """The next whole number at or below."""
+    r = rint(x)
+    return np.where(r > x, np.copysign(r - _f(1), x), r)
+
+
+def to_i32(x: F) -> I:
+    """Truncates; saturates at the ends of the range; NaN is 0."""
+    inside = (x > _f(-2147483648.0)) & (x < _f(2147483648.0))
+    whole = np.where(inside, x, _f(0)).astype(np.int32)
+    ends = np.where(x >= _f(2147483648.0), np.int32(2147483647), np.int32(-2147483648))
+    return np.where(inside, whole, np.where(np.isnan(x), np.int32(0), ends)).astype(np.int32)
+
+
+def _polynomial(x: F, coefficients: tuple[float, ...]) -> F:
+    y = _f(coefficients[0]) * x + _f(coefficients[1])
+    for c in coefficients[2:]:
+        y = y * x + _f(c)
+    return y
+
+
+def _power_of_two(k: I) -> F:
+    return floats((((k + 127) & 0x1FF).astype(np.uint32)) << np.uint32(23))
+
+
+EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
+
+
+def exp(x: F) -> F:
+    """E to the x; relative error below 2 units in the last place; overflows and underflows as it should."""
+    c = np.where(x > _f(89), _f(89), x)
+    c = np.where(c < _f(-104), _f(-104), c)
+    c = np.where(np.isnan(x), _f(0), c)
+    n = rint(c * _f(float.fromhex("0x1.715476p+0")))
+    r = (c - n * _f(0.693359375)) - n * _f(-2.12194440e-4)
+    y = (_polynomial(r, EXP) * (r * r) + r) + _f(1)
+    k = n.astype(np.int32)
+    half = k >> 1
+    y = (y * _power_of_two(half)) * _power_of_two(k - half)
+    return np.where(np.isnan(x), x, y)
+
+
+LOG = (
+    7.0376836292e-2,
+    -1.1514610310e-1,
+    1.1676998740e-1,
+    -1.2420140846e-1,
+    1.4249322787e-1,
+    -1.6668057665e-1,
+    2.0000714765e-1,
+    -2.4999993993e-1,
+    3.3333331174e-1,
+)
+
+
+def log(x: F) -> F:
+    """Natural logarithm; of 0 minus infinity, of negative numbers NaN."""
+    small = x < _f(1.17549435e-38)
+    u = bits(np.where(small, x * _f(8388608.0), x))
+    e = (u >> np.uint32(23)).astype(np.int32) - np.where(small, np.int32(149), np.int32(126))
+    m = floats((u & np.uint32(0x7FFFFF)) | np.uint32(0x3F000000))
+    low = m < _f(0.707106781)
+    e = e - low.astype(np.int32)
+    m = np.where(low, (m + m) - _f(1), m - _f(1))
+    z = m * m
+    y = _polynomial(m, LOG) * m * z
+    fe = e.astype(np.float32)
+    y = y + fe * _f(-2.12194440e-4)
+    y = y - _f(0.5) * z
+    y = m + y
+    y = y + fe * _f(0.693359375)
+    y = np.where(x == _f(np.inf), x, y)
+    y = np.where(x == 0, _f(-np.inf), y)
+    y = np.where(x < 0, _f(np.nan), y)
+    return np.where(np.isnan(x), x, y)
+
+
+SIN = (-1.9515295891e-4, 8.3321608736e-3, -1.6666654611e-1)
+COS = (2.443315711809948e-5, -1.388731625493765e-3, 4.166664568298827e-2)
+
+
+def _turned(x: F, quarter: int) -> F:
+    a = np.abs(x)
+    a = np.where(a <= _f(TURN_MAX), a, _f(0))
+    n = rint(a * _f(0.636619772))
+    r = ((a - n * _f(1.5703125)) - n * _f(4.837512969970703125e-4)) - n * _f(7.549789948768648e-8)
+    z = r * r
+    k = (n.astype(np.int32) + quarter) & 3
+    s = (_polynomial(z, SIN) * z) * r + r
+    c = ((_polynomial(z, COS) * z) * z - _f(0.5) * z) + _f(1)
+    y = np.where((k & 1) != 0, c, s)
+    y = np.where((k & 2) != 0, -y, y)
+    return np.where(np.abs(x) <= _f(TURN_MAX), y, _f(np.nan))
+
+
+def sin(x: F) -> F:
+    """Sine of radians up to `TURN_MAX`; NaN beyond."""
+    y = _turned(x, 0)
+    return np.where(x < 0, -y, y)
+
+
+def cos(x: F) -> F:
+    """Cosine of radians up to `TURN_MAX`; NaN beyond."""
+    return _turned(x, 1)
+
+
+TANH = (-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1)
+
+
+def tanh(x: F) -> F:
+    """Hyperbolic tangent."""
+    a = np.abs(x)
+    z = x * x
+    near = (_polynomial(z, TANH) * z) * x + x
+    far = _f(1) - _f(2) / (exp(a + a) + _f(1))
+    far = np.where(x < 0, -far, far)
+    return np.where(a < _f(0.625), near, np.where(np.isnan(x), x, far))
+
+
+def sigmoid(x: F) -> F:
+    """1 / (1 + exp(-x))."""
+    return _f(1) / (_f(1) + exp(-x))

@@ -1,0 +1,96 @@
+"""What an operation of the kernel IR is: a rule for its type, a reference in NumPy, and its C.
+
+The reference is the meaning. It computes in the types and in the order that the C has, so both give the same bits
+wherever floating point is IEEE 754 and nothing is contracted or reassociated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ganglion.core.schema import TensorType
+
+Array = npt.NDArray[Any]
+Types = Sequence[TensorType]
+Attributes = Mapping[str, Any]
+
+COMPUTED = ("bool", "i32", "f32")
+"""The dtypes kernels compute in, each one promoting to the next."""
+
+
+class Writer(Protocol):
+    """The C being written, as an operation sees it. Indices are C expressions, one per axis, outermost first."""
+
+    def read(self, operand: int, index: Sequence[str]) -> str:
+        """An expression for one element of an operand."""
+
+    def result(self, index: Sequence[str]) -> str:
+        """An lvalue for one element of the operation's result."""
+
+    def name(self) -> str:
+        """A new C identifier."""
+
+    def table(self, values: Array) -> str:
+        """The name of a constant array with these values, in C order."""
+
+    def scratch(self, dtype: str, elements: int) -> str:
+        """The name of a pointer to working memory that is free during this operation."""
+
+    def line(self, text: str) -> None:
+        """One line of C."""
+
+    def loop(self, extents: Sequence[int]) -> list[str]:
+        """Opens nested loops over the extents and returns their indices; `end` closes them."""
+
+    def end(self, loops: int = 1) -> None:
+        """Closes the innermost loops or blocks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One operation.
+
+    ``infer(types, attributes)`` gives the result's type and raises ``ValueError`` with a reason for wrong operands.
+    ``evaluate(arrays, attributes, type)`` takes and gives arrays with a leading axis of frames (1 broadcasts).
+    ``element(types, operands)`` is C for one element from one element of each operand of the same index; an
+    operation without it (None) writes its loops with ``write(writer, types, attributes, type)``.
+    ``cost`` counts arithmetic operations per element of the result.
+    """
+
+    name: str
+    infer: Callable[[Types, Attributes], TensorType]
+    evaluate: Callable[[Sequence[Array], Attributes, TensorType], Array]
+    element: Callable[[Types, Sequence[str]], str] | None = None
+    write: Callable[[Writer, Types, Attributes, TensorType], None] | None = None
+    cost: Callable[[Types, Attributes, TensorType], int] = lambda _types, _attributes, result: result.elements
+
+
+def broadcast(types: Types) -> tuple[int, ...]:
+    """The common shape; raises ``ValueError`` when there is none."""
+    try:
+        return np.broadcast_shapes(*[t.shape for t in types])
+    except ValueError:
+        shapes = " and ".join(str(list(t.shape)) for t in types)
+        raise ValueError(f"shapes {shapes} do not broadcast") from None
+
+
+def promoted(types: Types) -> str:
+    """The dtype that all of ``types`` are computed in."""
+    return COMPUTED[max(COMPUTED.index(t.dtype) for t in types)]
+
+
+def require(condition: bool, reason: str) -> None:
+    """Raises ``ValueError(reason)`` unless the condition holds."""
+    if not condition:
+        raise ValueError(reason)
+
+
+def align(array: Array, rank: int) -> Array:
+    """Frames of lower rank get axes of extent 1 behind the frame axis, so that they broadcast as frames do."""
+    missing = rank + 1 - array.ndim
+    return array.reshape(array.shape[:1] + (1,) * missing + array.shape[1:]) if missing > 0 else array

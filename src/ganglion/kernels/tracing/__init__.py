@@ -1,0 +1,1 @@
+"""Tracing: a kernel's function runs once on stand-ins, and what it computes becomes a program."""

@@ -1,0 +1,134 @@
+"""One program, the same bytes: the reference interpreter and every C compiler of this machine, on hostile frames."""
+
+import re
+
+import numpy as np
+import pytest
+
+from ganglion.kernels.c import toolchain
+from ganglion.kernels.c.emission import emit, runtime_header
+from ganglion.kernels.c.library import Library
+from ganglion.kernels.ir.interpret import interpret
+from ganglion.kernels.vectors import differences, inputs, states
+from tests.kernels import zoo
+
+FRAMES = 10_000
+SEED = 20_261_125
+COMPILERS = toolchain.compilers()
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("kernels")
+
+
+@pytest.fixture(scope="module")
+def reference():
+    known = {}
+
+    def of(name):
+        if name not in known:
+            program = zoo.program_of(name)
+            given, held = inputs(program, FRAMES, SEED), states(program, FRAMES, SEED)
+            known[name] = program, given, held, interpret(program, given, held or None)
+        return known[name]
+
+    return of
+
+
+def is_float(given, state):
+    return state is None and getattr(given, "dtype", "") == "f32"
+
+
+def computed(library, given, held):
+    table = library.fresh(FRAMES)
+    for name, values in held.items():
+        table[name] = values
+    return library.compute(given, table)
+
+
+@pytest.mark.skipif(not COMPILERS, reason="there is no C compiler (gcc, clang or ziglang)")
+@pytest.mark.parametrize("name", zoo.ZOO)
+@pytest.mark.parametrize("compiler", COMPILERS, ids=lambda c: c.kind)
+def test_every_compiler_gives_the_bytes_of_the_reference(name, compiler, reference, cache):
+    program, given, held, wanted = reference(name)
+    got = computed(Library.build(program, compiler, cache), given, held)
+    assert differences(wanted, got) == 0, f"seed {SEED}, {compiler.version}"
+
+
+@pytest.mark.skipif(not COMPILERS, reason="there is no C compiler (gcc, clang or ziglang)")
+@pytest.mark.parametrize("flags", [("-O0",), ("-Os",)], ids=" ".join)
+@pytest.mark.parametrize("name", ["bands", "z_score", "mathematics", "feeder_decide", "shapes"])
+def test_the_optimiser_changes_nothing(name, flags, reference, cache):
+    program, given, held, wanted = reference(name)
+    got = computed(Library.build(program, COMPILERS[0], cache, flags), given, held)
+    assert differences(wanted, got) == 0, f"seed {SEED}"
+
+
+def test_fused_multiply_add_is_noticed(reference, cache, monkeypatch):
+    if "fma" not in toolchain.cpu_features() or not COMPILERS:
+        pytest.skip("this processor or machine has no fused multiply-add or no compiler")
+    monkeypatch.setattr(toolchain, "EXACT", ("-ffp-contract=fast", *toolchain.EXACT[1:]))
+    program, given, held, wanted = reference("z_score")
+    got = computed(Library.build(program, COMPILERS[0], cache), given, held)
+    assert differences(wanted, got) > 0
+
+
+@pytest.mark.skipif(not COMPILERS, reason="there is no C compiler (gcc, clang or ziglang)")
+def test_a_nan_that_is_not_made_canonical_is_noticed(reference, cache, monkeypatch):
+    program, given, held, wanted = reference("vibration")
+    header = re.sub(
+        r"gg_canonical\(float x\) \{.*\}\n", "gg_canonical(float x) { return x; }\n", runtime_header()
+    )
+    assert header != runtime_header()
+    monkeypatch.setattr(toolchain, "runtime_header", lambda: header)
+    got = computed(Library.build(program, COMPILERS[0], cache), given, held)
+    assert differences(wanted, got) > 0
+
+
+@pytest.mark.skipif(not COMPILERS, reason="there is no C compiler (gcc, clang or ziglang)")
+@pytest.mark.parametrize("name", ["trip", "z_score", "tumbling", "swap", "quaternion", "ring"])
+def test_rows_with_keys_are_each_key_s_frames_in_turn(name, cache):
+    program = zoo.program_of(name)
+    library = Library.build(program, COMPILERS[0], cache)
+    rng = np.random.default_rng(SEED)
+    given, keys = inputs(program, 600, SEED), rng.integers(0, 7, 600)
+    table = library.fresh(7)
+    out, emitted = library.rows(given, table, keys)
+    for key in range(7):
+        state = None
+        for row in np.flatnonzero(keys == key):
+            one = interpret(program, {n: v[row : row + 1] for n, v in given.items()}, state)
+            state = one.state
+            assert emitted[row] == one.emit[0]
+            for field, value in one.outputs.items():
+                assert out[field][row].tobytes() == value[0].tobytes(), (name, key, row, field)
+        assert state is not None
+        assert all(table[n][key].tobytes() == v[0].tobytes() for n, v in state.items())
+
+
+@pytest.mark.parametrize("name", [n for n, (_, given, state) in zoo.ZOO.items() if is_float(given, state)])
+def test_the_reference_is_near_numpy_in_double_precision(name):
+    """Ordinary signals only: on hostile ones double precision has another range."""
+    function, _, _ = zoo.ZOO[name]
+    program = zoo.program_of(name)
+    given = inputs(program, 600, SEED)["frame"][0::6]
+    got = interpret(program, {"frame": given})
+    for row, frame in enumerate(given.astype(np.float64)):
+        with np.errstate(all="ignore"):
+            wanted = function(frame)
+        for field, value in wanted.items():
+            mine, exact = got.outputs[field][row].astype(np.float64), np.asarray(value, np.float64)
+            if name == "mathematics" and field in ("sin", "cos"):
+                bound = 2e-6
+            else:
+                bound = 3e-5 * np.max(np.abs(exact), initial=0, where=np.isfinite(exact)) + 1e-30
+            close = np.isclose(mine, exact, rtol=3e-5, atol=bound, equal_nan=True)
+            overflowed = ~np.isfinite(mine) & (np.abs(exact) > 3.4e38)
+            assert np.all(close | overflowed), (name, field, row, mine, exact)
+
+
+def test_the_source_is_the_same_every_time():
+    for name in zoo.ZOO:
+        first, second = (emit(zoo.program_of(name), "k") for _ in range(2))
+        assert first == second
