@@ -2,7 +2,7 @@
 
 A code is the first argument of an error's constructor: a literal, a local name bound to literals, or a
 parameter of the function round it (alone, or as ``f"coap.{kind}"``); then the literals count that its callers
-in the same module pass.
+pass: in the same module, and in the others when the function is public.
 """
 
 from __future__ import annotations
@@ -40,8 +40,10 @@ class _Maker:
 
 def raised(trees: Mapping[str, ast.Module]) -> list[Raised]:
     """Every code in the given modules (name -> tree), in their order."""
-    classes = _error_classes(trees.values())
-    return [r for name, tree in trees.items() for r in _raised_in(name, tree, classes)]
+    classes = {name: _Maker(name, "", "code", 0) for name in _error_classes(trees.values())}
+    own = {name: _makers(list(_calls(tree)), classes) for name, tree in trees.items()}
+    shared = {f: maker for makers in own.values() for f, maker in makers.items() if not f.startswith("_")}
+    return [r for name, tree in trees.items() for r in _raised_in(name, tree, shared | own[name])]
 
 
 def documented(root: Path) -> list[str]:
@@ -68,9 +70,11 @@ def _error_classes(trees: Iterable[ast.Module]) -> set[str]:
     return found
 
 
-def _raised_in(module: str, tree: ast.Module, classes: set[str]) -> Iterator[Raised]:
-    makers = {name: _Maker(name, "", "code", 0) for name in classes}
-    calls = list(_calls(tree))
+def _makers(
+    calls: list[tuple[ast.Call, Function | None]], classes: Mapping[str, _Maker]
+) -> dict[str, _Maker]:
+    """The error classes, and the functions of a module that make errors with a code they are given."""
+    makers = dict(classes)
     grown = True
     while grown:  # a maker may call another one
         grown = False
@@ -80,7 +84,11 @@ def _raised_in(module: str, tree: ast.Module, classes: set[str]) -> Iterator[Rai
             if new and function and function.name not in makers:
                 makers[function.name] = new
                 grown = True
-    for call, function in calls:
+    return makers
+
+
+def _raised_in(module: str, tree: ast.Module, makers: Mapping[str, _Maker]) -> Iterator[Raised]:
+    for call, function in _calls(tree):
         maker = makers.get(_callee(call))
         if maker is None or (function and _maker(call, maker, function)):
             continue
