@@ -55,6 +55,8 @@ def _flow() -> gg.Flow:
     pairs.map(in_place)
     scaled.map(plainly, id="scaled_sums")
     high = sums.where(lambda t: (t.sum > 3) | (t.sum < -3), id="high")
+    counts = flow.source("counts", gg.Frame(dtype="i16", unit="V", scale=0.5), every="1ms")
+    counts.where(lambda t: t.frame > 3, id="high_counts")
     pairs.around(high, before=f"{BEFORE_MS}ms", after=f"{AFTER_MS}ms", id="near")
     return flow
 
@@ -174,8 +176,8 @@ def test_origins_beyond_the_limit_are_bad_rows_where_state_is_kept(monkeypatch):
 # --------------------------------------------------------------------------------------------- where
 
 
-def where() -> WhereOperator:
-    stage = STAGES["high"]
+def where(stage_id: str = "high") -> WhereOperator:
+    stage = STAGES[stage_id]
     assert isinstance(stage, WhereStage)
     return WhereOperator(stage)
 
@@ -194,6 +196,12 @@ def test_where_gives_exactly_the_rows_that_its_predicate_holds_for(values):
     restored = where()
     restored.restore(stored(operator.snapshot()))
     assert restored.counts == operator.counts
+
+
+def test_a_predicate_speaks_of_stored_counts_in_their_unit_and_passes_them_as_stored():
+    batch = rows_of("counts", "gw1-relay-00", 0, [0, 1, 2], frame=np.array([5, 6, 7], np.int16))
+    (found,) = where("high_counts").process(batch)
+    assert plain(found) == plain(batch.take(slice(2, 3)).renamed("high_counts"))
 
 
 # -------------------------------------------------------------------------------------------- around

@@ -15,6 +15,7 @@ import ganglion as gg
 from ganglion.core.batch import Batch
 from ganglion.engine import windows
 from ganglion.engine.windows import WindowOperator
+from ganglion.flow.spec import FlowSpec
 from ganglion.flow.stages import WindowStage
 from tests.engine.streams import DAY_MS, HOUR_MS, MS, ORIGINS, plain, rows_of, stored
 from tests.engine.window_reference import ReferenceWindows, aggregated
@@ -24,14 +25,17 @@ AGGREGATES = ("n", "total", "low", "high", "average", "spread")
 
 
 @lru_cache
-def stages(by: str = "origin", lag_max_ms: int = 100, keep_ms: int = 30 * DAY_MS) -> list[WindowStage]:
-    """A window over a scalar source; by origin also its rollup."""
+def built(by: str, lag_max_ms: int, keep_ms: int) -> FlowSpec:
+    """A window over a scalar source, one over a source of scaled counts, and by origin also a rollup."""
     flow = gg.Flow("levels")
-    window = (
-        flow.source("level", gg.Frame(), every="1ms")
-        .window(f"{WIDTH_MS}ms", by=by, lag_max=f"{lag_max_ms}ms", keep=f"{keep_ms}ms")  # type: ignore[arg-type]  # a parameter
-        .aggregate(
-            id="tens",
+    sources = {
+        "tens": flow.source("level", gg.Frame(), every="1ms"),
+        "scaled_tens": flow.source("count", gg.Frame(dtype="i16", unit="V", scale=0.5), every="1ms"),
+    }
+    for name, source in sources.items():
+        window = source.window(f"{WIDTH_MS}ms", by=by, lag_max=f"{lag_max_ms}ms", keep=f"{keep_ms}ms")  # type: ignore[arg-type]  # a parameter
+        results = window.aggregate(
+            id=name,
             n=gg.count(),
             total=gg.sum("frame"),
             low=gg.min("frame"),
@@ -39,18 +43,22 @@ def stages(by: str = "origin", lag_max_ms: int = 100, keep_ms: int = 30 * DAY_MS
             average=gg.mean("frame"),
             spread=gg.std("frame"),
         )
-    )
-    if by == "origin":
-        window.rollup(id="all_tens")
-    return [s for s in flow.stages if isinstance(s, WindowStage)]
+        if by == "origin":
+            results.rollup(id=f"all_{name}")
+    return FlowSpec(flow.name, flow.stages)
 
 
-def operator(*args: Any, **kwargs: Any) -> WindowOperator:
-    return WindowOperator(stages(*args, **kwargs)[0])
+def operator(
+    by: str = "origin", lag_max_ms: int = 100, keep_ms: int = 30 * DAY_MS, stage_id: str = "tens"
+) -> WindowOperator:
+    spec = built(by, lag_max_ms, keep_ms)
+    stage = spec[stage_id]
+    assert isinstance(stage, WindowStage)
+    return WindowOperator(stage, spec[stage.inputs[0]])
 
 
-def rollup(*args: Any, **kwargs: Any) -> WindowOperator:
-    return WindowOperator(stages("origin", *args, **kwargs)[1])
+def rollup() -> WindowOperator:
+    return operator(stage_id="all_tens")
 
 
 class Sender:
@@ -167,7 +175,7 @@ def test_results_are_numbered_one_after_the_other_and_timed_at_the_end_of_their_
         assert batch.seq.tolist() == [next_seq[batch.origin] + i for i in range(len(batch))]
         next_seq[batch.origin] += len(batch)
         assert (batch.time_ns == batch.columns["start_ns"] + WIDTH_MS * MS - 1).all()
-        batch.check(stages(by)[0].schema)
+        batch.check(built("origin", 0, 0)["tens"].schema)
 
 
 @given(histories, bys, lags_ms, keeps_ms, st.integers(0, 14))
@@ -336,6 +344,14 @@ def test_a_window_is_revised_until_keep_has_passed_and_not_longer(by):
     sender.push(a, (111, 1))
     assert sender.push(a, (7, 1)) == []
     assert sender.target.counts.dropped == 1
+
+
+def test_stored_counts_are_aggregated_in_their_unit():
+    target = operator(stage_id="scaled_tens")
+    target.process(rows_of("count", ORIGINS[0], 0, [1, 2], frame=np.array([30_000, 10_000], np.int16)))
+    (batch,) = target.process(rows_of("count", ORIGINS[0], 2, [10], frame=np.array([0], np.int16)))
+    found = [float(batch.columns[name][0]) for name in AGGREGATES]
+    assert found == [2, 20_000, 5_000, 15_000, 10_000, 5_000]
 
 
 def test_a_nan_stays_in_every_aggregate_but_the_count():

@@ -122,6 +122,6 @@ def _operator(stage: Stage, spec: FlowSpec) -> Operator | None:
         case AroundStage():
             return AroundOperator(stage)
         case WindowStage():
-            return WindowOperator(stage)
+            return WindowOperator(stage, spec[stage.inputs[0]])
         case _:
             return None

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from ganglion.core.batch import Batch
+from ganglion.core.batch import Batch, Columns
 from ganglion.core.errors import KernelError
-from ganglion.core.schema import TensorType
+from ganglion.core.schema import Field, TensorType
 from ganglion.flow.stages import AroundStage, MapStage, Stage, WhereStage
 from ganglion.kernels import Record
 from ganglion.kernels.kernel import State
@@ -138,6 +138,11 @@ def _read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return view
 
 
+def physical(fields: Iterable[Field], columns: Columns) -> dict[str, npt.NDArray[Any]]:
+    """The fields' columns in their units: what predicates and aggregates speak of."""
+    return {f.name: f.physical(columns[f.name]) for f in fields}
+
+
 class WhereOperator:
     """The rows a predicate holds for."""
 
@@ -148,7 +153,8 @@ class WhereOperator:
     def process(self, batch: Batch) -> list[Batch]:
         self.counts.rows += len(batch)
         with np.errstate(all="ignore"):
-            mask = np.broadcast_to(self._stage.predicate.evaluate(batch.columns), (len(batch),))
+            found = self._stage.predicate.evaluate(physical(self._stage.schema.fields, batch.columns))
+            mask = np.broadcast_to(found, (len(batch),))
         if not mask.any():
             return []
         self.counts.out += int(mask.sum())

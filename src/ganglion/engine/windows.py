@@ -10,16 +10,16 @@ An origin that has ended has passed everything; when it comes back (after a rest
 from __future__ import annotations
 
 from bisect import insort
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ganglion.core.batch import Batch
-from ganglion.engine.operators import Counts
+from ganglion.engine.operators import Counts, physical
 from ganglion.engine.partials import Parts, finish, merge, parts_in, parts_of
-from ganglion.flow.stages import WindowStage
+from ganglion.flow.stages import Stage, WindowStage
 
 WINDOWS_MAX = 20_000
 """Windows one stage keeps, per key, for revisions; beyond that the oldest closed one is forgotten."""
@@ -68,9 +68,12 @@ class _Key:
 class WindowOperator:
     """One window or rollup stage."""
 
-    def __init__(self, stage: WindowStage) -> None:
+    def __init__(self, stage: WindowStage, upstream: Stage) -> None:
         self.counts = Counts()
         self._stage = stage
+        aggregated = {a.field for a in stage.aggregates if a.function != "count"}
+        scaled = [f for f in upstream.schema.fields if f.name in aggregated and f.scale]
+        self._scaled = () if stage.merges else tuple(scaled)
         self._watermark_ns: dict[str, int] = {}
         self._ended: set[str] = set()
         self._keys: dict[str, _Key] = {}
@@ -78,6 +81,8 @@ class WindowOperator:
     def process(self, batch: Batch) -> list[Batch]:
         stage = self._stage
         self.counts.rows += len(batch)
+        if self._scaled:
+            batch = replace(batch, columns={**batch.columns, **physical(self._scaled, batch.columns)})
         name = batch.origin if stage.by == "origin" else "all"
         starts = (
             batch.columns["start_ns"] if stage.merges else batch.time_ns // stage.width_ns * stage.width_ns
