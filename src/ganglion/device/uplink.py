@@ -138,7 +138,9 @@ class StreamUplink:
         if wait_ns > 0:
             self._waiting = True
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), wait_ns / 1e9)
+                # Not wait_for, which in Python 3.11 forgets a cancellation that comes together with the wake.
+                async with asyncio.timeout(wait_ns / 1e9):
+                    await self._wake.wait()
             self._waiting = False
 
     def _next(self) -> Batch:

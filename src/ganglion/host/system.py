@@ -175,7 +175,8 @@ class SystemProcess:
             with contextlib.suppress(ProcessLookupError):
                 self._child.terminate()
             try:
-                return await asyncio.wait_for(self._child.wait(), grace_ns / 1e9)
+                async with asyncio.timeout(grace_ns / 1e9):
+                    return await self._child.wait()
             except TimeoutError:
                 self.kill()
         return await self._child.wait()
