@@ -204,6 +204,12 @@ class EmulatedDevice:
         )
         return True
 
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where commands reach its actuators, once it is open."""
+        assert self._endpoint is not None
+        return self._endpoint.address
+
     async def close(self) -> None:
         """Closes the socket."""
         if self._endpoint is not None:
