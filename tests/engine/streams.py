@@ -25,6 +25,11 @@ def rows_of(stream: str, origin: str, first_seq: int, times_ms: Sequence[int], *
     return Batch(stream, origin, seq, time_ns, {name: np.asarray(c) for name, c in columns.items()})
 
 
+def measured(x: Any) -> bool:
+    """Whether a kernel sees samples, and not what stands for them at its definition."""
+    return isinstance(x, np.ndarray)
+
+
 def plain(item: Item) -> tuple[Any, ...]:
     """An item as nested tuples and bytes, equal only when every bit is."""
     if isinstance(item, End):
