@@ -114,7 +114,10 @@ class DeviceHost:
         finally:
             for device in self.devices:
                 await device.close()
-        await self._write()
+        try:
+            await self._write()
+        except HostError as error:
+            raise ExceptionGroup("the last lines of the log could not be written", [error]) from None
 
     def stop(self) -> None:
         """Ends the play at the next frame."""

@@ -1,0 +1,422 @@
+"""A host of devices: its logs are the truth about what they did, and it says what ended it."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import os
+import random
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ganglion.connectors.coap import Code, Endpoint
+from ganglion.core.batch import BOOT_BITS, sequence
+from ganglion.core.errors import DataError, FlowError, GanglionError, HostError
+from ganglion.core.packing import pack
+from ganglion.device import devicehost
+from ganglion.device.devicehost import DeviceHost, DeviceHostConfig, Emulation
+from ganglion.device.player import shot_frames_min
+from ganglion.flow.assignment import Assignment, origin_name
+from ganglion.host.ports import Host
+from ganglion.host.system import SystemChances, SystemDisk, SystemPorts, SystemProcesses
+from tests.device.gateways import BAY, Gateway, HastyClock, bay, run, until
+from tests.device.recordings import FRAMES, SAMPLES, player, recording, write_recording
+
+PATH = "gw1-relay"
+SPEC = bay()
+PERIOD_NS = SPEC.sources[0].every_ns
+LOGS = ("acked.jsonl", "commands.jsonl", "shots.jsonl")
+RUNS = ("level", "trips", "breaker_open")
+
+
+class FragileDisk(SystemDisk):
+    """A real disk that becomes full, and may get room again."""
+
+    full = False
+
+    def append(self, name: str, content: bytes) -> int:
+        if self.full:
+            raise HostError("host.disk-full", f"no space left for {name}", why=os.strerror(errno.ENOSPC))
+        return super().append(name, content)
+
+
+class Yard:
+    """One start of a device host with its gateway."""
+
+    def __init__(self, folder: Path, devices: int = 2, stride: int = 2) -> None:
+        self.folder = folder
+        self.data = write_recording(folder / "data")
+        self.gateway = Gateway({s.id: s.schema for s in SPEC.stages if s.id in ("level", "trips")})
+        self.disk = FragileDisk(folder / "state")
+        self.devices = devices
+        self.stride = stride
+        self.host: DeviceHost
+        self.running: asyncio.Future[None]
+
+    def config(self, **changes: Any) -> DeviceHostConfig:
+        stages = frozenset({PATH})
+        exports = {"level": stages, "trips": stages}
+        assignment = Assignment("n", "s", "device", SPEC.digest, dict.fromkeys(RUNS, stages), exports)
+        parts: dict[str, Any] = {
+            "name": "yard",
+            "flow_dir": BAY,
+            "data_dir": self.data,
+            "gateway": self.gateway.address,
+            "actuators": frozenset({"breaker"}),
+            "period_frames": shot_frames_min(recording(self.data)),
+            "devices": tuple(
+                Emulation(origin_name(PATH, n), assignment, n, self.stride, 3 * n, n * PERIOD_NS // 4)
+                for n in range(self.devices)
+            ),
+        }
+        return DeviceHostConfig(**(parts | changes))
+
+    def make(self, **changes: Any) -> DeviceHost:
+        ports = Host(HastyClock(), self.disk, SystemProcesses(), SystemPorts(), SystemChances(9))
+        return DeviceHost(self.config(**changes), ports)
+
+    async def start(self, **changes: Any) -> None:
+        self.host = self.make(**changes)
+        self.running = asyncio.ensure_future(self.host.run())
+
+    async def frames(self, count: int) -> None:
+        """Every device has measured so many frames, or the host has ended."""
+        await until(lambda: all(d.frames >= count for d in self.host.devices) or self.running.done())
+
+    async def stop(self) -> None:
+        self.host.stop()
+        await self.running
+
+    def log(self, name: str) -> list[Any]:
+        content = self.disk.read(name) or b""
+        assert not content or content.endswith(b"\n"), "whole lines"
+        return [json.loads(line) for line in content.splitlines()]
+
+    def report(self) -> dict[str, Any]:
+        report: dict[str, Any] = json.loads(self.disk.read("report.json") or b"{}")
+        return report
+
+
+def scenario(yard: Yard, story: Callable[[Yard], Awaitable[None]]) -> Yard:
+    async def whole() -> Yard:
+        await yard.gateway.open()
+        try:
+            await story(yard)
+        finally:
+            await yard.gateway.close()
+        return yard
+
+    return run(whole())
+
+
+async def two_shots(yard: Yard) -> None:
+    await yard.start()
+    await yard.frames(2 * yard.config().period_frames + 10)
+    await yard.stop()
+
+
+def acknowledged(yard: Yard, stream: str) -> list[tuple[str, int, int]]:
+    return [
+        (origin, seq, digest)
+        for name, origin, seqs, digests in yard.log("acked.jsonl")
+        for seq, digest in zip(seqs, digests, strict=True)
+        if name == stream
+    ]
+
+
+def of(origin: str, rows: list[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
+    return [row for row in rows if row[0] == origin]
+
+
+# --- the logs ---
+
+
+def test_the_logs_hold_exactly_what_the_gateway_took(tmp_path: Path) -> None:
+    yard = scenario(Yard(tmp_path, devices=3, stride=1), two_shots)
+    for device in yard.host.devices:
+        for stream in ("level", "trips"):
+            logged = of(device.origin, acknowledged(yard, stream))
+            assert logged == of(device.origin, yard.gateway.rows(stream))
+        seqs = [seq for _, seq, _ in of(device.origin, acknowledged(yard, "level"))]
+        assert seqs == [sequence(1, n) for n in range(device.frames)]
+    assert acknowledged(yard, "trips")
+
+
+def test_the_shots_are_those_that_were_played(tmp_path: Path) -> None:
+    yard = scenario(Yard(tmp_path), two_shots)
+    config = yard.config()
+    started: dict[str, set[int]] = {}
+    for device, emulation in zip(yard.host.devices, config.devices, strict=True):
+        same = player(recording(yard.data), emulation.index, emulation.stride, emulation.lead_frames)
+        for _ in range(device.frames):
+            same.next_frame()
+        shots = [s for s in yard.log("shots.jsonl") if s["origin"] == device.origin]
+        wanted = same.take_finished()
+        assert len(shots) == len(wanted) >= 2
+        for shot, played in zip(shots, wanted, strict=True):
+            event = played.event
+            assert (shot["row"], shot["kind"], shot["is_fault"]) == (event.row, event.kind, event.is_fault)
+            assert shot["first_seq"] == sequence(1, played.first_frame)
+            assert shot["end_seq"] == sequence(1, played.end_frame)
+            assert shot["inception_seq"] == sequence(1, played.inception_frame)
+            frames = played.inception_frame + 1
+            started.setdefault(device.origin, set()).add(shot["inception_ns"] - frames * PERIOD_NS)
+    (first,), (second,) = started.values()
+    assert second - first == config.devices[1].phase_ns, "each begins at its own phase"
+
+
+def test_every_fault_was_answered_by_the_devices_own_reflex(tmp_path: Path) -> None:
+    yard = scenario(Yard(tmp_path), two_shots)
+    commands = yard.log("commands.jsonl")
+    assert len({c["command_id"] for c in commands}) == len(commands)
+    faults = [s for s in yard.log("shots.jsonl") if s["is_fault"]]
+    assert faults
+    for shot in faults:
+        mine = [
+            c
+            for c in commands
+            if c["origin"] == shot["origin"] and shot["first_seq"] <= c["seq"] < shot["end_seq"]
+        ]
+        assert mine[0]["seq"] == shot["inception_seq"]
+        assert mine[0]["frame_done_ns"] == shot["inception_ns"]
+        assert len(mine) == FRAMES - (shot["row"] % 3 + 1), "every frame from the inception on"
+    assert {(c["actuator"], c["verb"], c["repeated"]) for c in commands} == {("breaker", "open", False)}
+
+
+def test_the_report_adds_up(tmp_path: Path) -> None:
+    yard = scenario(Yard(tmp_path, devices=3, stride=1), two_shots)
+    report = yard.report()
+    assert report == json.loads(json.dumps(yard.host.report()))
+    frames = sum(d.frames for d in yard.host.devices)
+    assert (report["name"], report["devices"], report["frames"]) == ("yard", 3, frames)
+    assert report["raw_bytes"] == frames * 2 * SAMPLES * 2
+    assert report["commands"] == len(yard.log("commands.jsonl"))
+    for stream, counted in report["streams"].items():
+        assert counted["acknowledged"] == counted["offered"] == len(acknowledged(yard, stream))
+        assert counted["messages"] == len([h for h in yard.gateway.heard if h.path == ("s", stream)])
+    assert report["stages"]["level"] == {"rows": frames, "out": frames, "bad": 0, "late": 0, "dropped": 0}
+    assert report["stages"]["trips"]["out"] == len(acknowledged(yard, "trips"))
+
+
+def test_logs_are_written_while_it_plays(tmp_path: Path) -> None:
+    async def story(yard: Yard) -> None:
+        await yard.start()
+        await until(lambda: all(yard.disk.size_bytes(name) for name in LOGS))
+        assert not yard.running.done()
+        assert yard.report()["frames"] > 0
+        await yard.stop()
+
+    scenario(Yard(tmp_path), story)
+
+
+# --- starts and stops ---
+
+
+def test_each_start_has_a_number_of_its_own_that_is_on_disk_before_it_is_used(tmp_path: Path) -> None:
+    async def story(yard: Yard) -> None:
+        for boot in (1, 2, 3):
+            await yard.start()
+            assert yard.disk.read("boot") == str(boot).encode()
+            await yard.frames(30)
+            await yard.stop()
+
+    yard = scenario(Yard(tmp_path, devices=1, stride=1), story)
+    rows = acknowledged(yard, "level")
+    assert rows == yard.gateway.rows("level")
+    seqs = [seq for _, seq, _ in rows]
+    assert seqs == sorted(set(seqs)), "never one twice, always upwards"
+    assert [seq & (1 << BOOT_BITS) - 1 for seq in seqs].count(0) == 3
+    assert {seq >> BOOT_BITS for seq in seqs} == {1, 2, 3}
+
+
+def test_a_start_that_never_runs_uses_its_number_up(tmp_path: Path) -> None:
+    async def story(yard: Yard) -> None:
+        yard.make()
+        await yard.start()
+        await yard.frames(1)
+        await yard.stop()
+
+    yard = scenario(Yard(tmp_path, devices=1), story)
+    assert {seq >> BOOT_BITS for _, seq, _ in acknowledged(yard, "level")} == {2}
+
+
+def test_a_full_disk_at_the_start_gives_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_args: Any) -> None:
+        raise HostError("host.disk-full", "no space left for boot")
+
+    async def story(yard: Yard) -> None:
+        monkeypatch.setattr(yard.disk, "replace", full)
+        with pytest.raises(HostError):
+            yard.make()
+
+    scenario(Yard(tmp_path), story)
+
+
+def test_stopping_at_once_ends_it_with_everything_written(tmp_path: Path) -> None:
+    async def story(yard: Yard) -> None:
+        await yard.start()
+        await yard.stop()
+
+    yard = scenario(Yard(tmp_path), story)
+    assert yard.report()["frames"] == sum(d.frames for d in yard.host.devices)
+    assert sorted(h.path[1] for h in yard.gateway.heard if h.is_end) == ["level", "level", "trips", "trips"]
+
+
+def test_what_is_owed_when_it_stops_is_still_sent_and_logged(tmp_path: Path) -> None:
+    async def story(yard: Yard) -> None:
+        yard.gateway.deaf = True
+        await yard.start()
+        await yard.frames(60)
+        assert yard.log("acked.jsonl") == []
+        yard.host.stop()
+        await until(lambda: yard.gateway.unheard > 4)
+        assert not yard.running.done()
+        yard.gateway.deaf = False
+        await yard.running
+
+    yard = scenario(Yard(tmp_path), story)
+    assert sorted(acknowledged(yard, "level")) == sorted(yard.gateway.rows("level"))
+    assert len(acknowledged(yard, "level")) == sum(d.frames for d in yard.host.devices)
+
+
+def test_a_gateway_that_never_answers_does_not_hold_it_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devicehost, "DRAIN_NS_MAX", 50_000_000)
+
+    async def story(yard: Yard) -> None:
+        yard.gateway.deaf = True
+        await yard.start()
+        await yard.frames(20)
+        await yard.stop()
+
+    yard = scenario(Yard(tmp_path), story)
+    assert yard.log("acked.jsonl") == []
+    counted = yard.report()["streams"]["level"]
+    assert (counted["offered"], counted["acknowledged"]) == (yard.report()["frames"], 0), "and it says so"
+
+
+# --- commands from outside ---
+
+
+def test_commands_of_the_gateway_are_in_the_log_and_the_strangest_do_no_harm(tmp_path: Path) -> None:
+    async def story(yard: Yard) -> None:
+        await yard.start()
+        await yard.frames(5)
+        async with await Endpoint.open(handler=None, random=random.Random(2)) as peer:
+            for number, seq in enumerate((0, sequence(1, 2), 1 << 62, 1 << 63, -1, 1 << 200, None)):
+                for device in yard.host.devices:
+                    order = pack({"verb": "close", "id": f"order-{number}", "seq": seq})
+                    await peer.request(device.address, Code.PUT, "a/breaker", order)
+            await until(lambda: sum(c["verb"] == "close" for c in yard.log("commands.jsonl")) >= 6)
+        await yard.stop()
+
+    yard = scenario(Yard(tmp_path), story)
+    orders = [(c["origin"], c["command_id"]) for c in yard.log("commands.jsonl") if c["verb"] == "close"]
+    assert sorted(orders) == [(d.origin, f"order-{n}") for d in yard.host.devices for n in range(3)]
+
+
+# --- what ends it ---
+
+
+def operating(group: ExceptionGroup[Any]) -> list[str]:
+    """The codes in a group; anything but an operating error is a failure of ours."""
+    assert all(isinstance(error, GanglionError) for error in group.exceptions)
+    return [getattr(error, "code", "") for error in group.exceptions]
+
+
+def test_a_full_disk_ends_it_with_host_disk_full(tmp_path: Path) -> None:
+    async def story(yard: Yard) -> None:
+        await yard.start()
+        await yard.frames(10)
+        yard.disk.full = True
+        with pytest.raises(ExceptionGroup) as caught:
+            await yard.running  # nobody stops it
+        assert operating(caught.value) == ["host.disk-full"]
+        for device in yard.host.devices:
+            async with await Endpoint.open(port=device.address[1], random=random.Random(1)):
+                pass  # the sockets of a host that ended are closed
+
+    scenario(Yard(tmp_path), story)
+
+
+def test_a_full_disk_at_the_very_end_is_said_too(tmp_path: Path) -> None:
+    async def story(yard: Yard) -> None:
+        await yard.start()
+        await yard.frames(10)
+        yard.disk.full = True
+        yard.host.stop()
+        with pytest.raises(ExceptionGroup) as caught:
+            await yard.running
+        assert operating(caught.value) == ["host.disk-full"]
+
+    scenario(Yard(tmp_path), story)
+
+
+class SlowDisk(FragileDisk):
+    """Its first write of the log ends when it is told to, and then fails; the others are well."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.begun, self.go = threading.Event(), threading.Event()
+
+    def append(self, name: str, content: bytes) -> int:
+        if not self.begun.is_set():
+            self.begun.set()
+            assert self.go.wait(60)
+            raise HostError("host.disk-full", f"no space left for {name}")
+        return super().append(name, content)
+
+
+def test_lines_that_were_lost_while_it_stopped_are_not_kept_quiet(tmp_path: Path) -> None:
+    async def story(yard: Yard) -> None:
+        yard.disk = disk = SlowDisk(tmp_path / "state")
+        await yard.start()
+        await until(disk.begun.is_set)
+        yard.host.stop()
+        # The log is being written when everything else has ended and the log is cancelled.
+        await until(lambda: len([h for h in yard.gateway.heard if h.is_end]) == 4)
+        await asyncio.sleep(0.05)
+        disk.go.set()
+        with pytest.raises(ExceptionGroup) as caught:
+            await yard.running
+        assert operating(caught.value) == ["host.disk-full"]
+
+    scenario(Yard(tmp_path), story)
+
+
+def test_a_device_that_fails_ends_the_host_with_its_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_args: Any) -> None:
+        raise DataError("coap.size", "a message does not fit")
+
+    async def story(yard: Yard) -> None:
+        await yard.start()
+        monkeypatch.setattr(yard.host.devices[1], "play", fail)
+        with pytest.raises(ExceptionGroup) as caught:
+            await yard.running
+        assert operating(caught.value) == ["coap.size"]
+
+    scenario(Yard(tmp_path), story)
+
+
+@pytest.mark.parametrize(
+    "what, kind, code",
+    [("flow_dir", FlowError, "flow.missing"), ("data_dir", DataError, "recording.missing")],
+)
+def test_what_it_cannot_load_is_said_before_it_starts(
+    tmp_path: Path, what: str, kind: type[GanglionError], code: str
+) -> None:
+    async def story(yard: Yard) -> None:
+        with pytest.raises(kind) as caught:
+            yard.make(**{what: tmp_path / "nowhere"})
+        assert caught.value.code == code
+        assert yard.disk.read("boot") is None
+
+    scenario(Yard(tmp_path), story)
