@@ -89,7 +89,7 @@ def items_of(history: list[tuple[str, int, list[int]]]) -> list[Item]:
     return items
 
 
-histories = st.lists(st.one_of(pushes, pushes, pushes, pushes, ends), max_size=14).map(items_of)
+histories = st.lists(st.one_of(pushes, pushes, pushes, pushes, ends), min_size=2, max_size=14).map(items_of)
 
 LONG_HISTORY = [
     (ORIGINS[0], 0, [0, 0, 5, 0, 0, 0, 0, 0]),

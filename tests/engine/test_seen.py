@@ -35,13 +35,12 @@ def test_new_repeated_and_late_rows_are_told_apart(history):
         assert seen.last_seq == max(taken)
 
 
-@given(arrivals, st.integers(0, 12))
-def test_a_restored_memory_goes_on_the_same(history, cut):
-    whole, halved = Seen(), Seen()
-    for i, seqs in enumerate(history):
-        if i == cut:
-            halved = Seen.restored(stored(halved.snapshot()))
-        a, b = whole.take(numbered(*seqs)), halved.take(numbered(*seqs))
+@given(arrivals)
+def test_a_memory_restored_after_every_batch_goes_on_the_same(history):
+    whole, restarted = Seen(), Seen()
+    for seqs in history:
+        restarted = Seen.restored(stored(restarted.snapshot()))
+        a, b = whole.take(numbered(*seqs)), restarted.take(numbered(*seqs))
         assert a[1:] == b[1:]
         assert (a[0] and plain(a[0])) == (b[0] and plain(b[0]))
 

@@ -128,7 +128,7 @@ moments = st.builds(
 some_rows = st.lists(st.tuples(moments, st.integers(-50, 50)), min_size=1, max_size=5)
 pushes = st.tuples(st.sampled_from(ORIGINS), some_rows)
 ends: st.SearchStrategy[Any] = st.tuples(st.sampled_from(ORIGINS), st.just([]))
-histories = st.lists(st.one_of(pushes, pushes, pushes, ends), max_size=14)
+histories = st.lists(st.one_of(pushes, pushes, pushes, ends), min_size=3, max_size=14)
 keeps_ms = st.sampled_from([0, 15, 40, 2 * HOUR_MS, 30 * DAY_MS])
 lags_ms = st.sampled_from([0, 10, 35, 2 * HOUR_MS])
 bys = st.sampled_from(["origin", "all"])
@@ -178,17 +178,16 @@ def test_results_are_numbered_one_after_the_other_and_timed_at_the_end_of_their_
         batch.check(built("origin", 0, 0)["tens"].schema)
 
 
-@given(histories, bys, lags_ms, keeps_ms, st.integers(0, 14))
-def test_a_restored_snapshot_goes_on_the_same(steps, by, lag_max_ms, keep_ms, cut):
+@given(histories, bys, lags_ms, keeps_ms)
+def test_an_operator_restored_after_every_step_goes_on_the_same(steps, by, lag_max_ms, keep_ms):
     whole = Sender(operator(by, lag_max_ms, keep_ms))
-    halved = Sender(operator(by, lag_max_ms, keep_ms))
-    for i, step in enumerate(steps):
-        if i == cut:
-            restored = operator(by, lag_max_ms, keep_ms)
-            restored.restore(stored(halved.target.snapshot()))
-            halved.target = restored
-        assert [plain(b) for b in halved.step(step)] == [plain(b) for b in whole.step(step)]
-    assert halved.target.counts == whole.target.counts
+    restarted = Sender(operator(by, lag_max_ms, keep_ms))
+    for step in steps:
+        snapshot = stored(restarted.target.snapshot())
+        restarted.target = operator(by, lag_max_ms, keep_ms)
+        restarted.target.restore(snapshot)
+        assert [plain(b) for b in restarted.step(step)] == [plain(b) for b in whole.step(step)]
+    assert restarted.target.counts == whole.target.counts
 
 
 @given(histories, bys, keeps_ms)
@@ -238,18 +237,17 @@ def test_a_rollup_takes_a_repeated_or_older_revision_as_nothing_new(steps, repea
         assert result == newest(first)[key]
 
 
-@given(histories, st.integers(0, 40), st.randoms(use_true_random=False))
-def test_a_restored_rollup_goes_on_the_same(steps, cut, chance):
+@given(histories, st.randoms(use_true_random=False))
+def test_a_rollup_restored_after_every_batch_goes_on_the_same(steps, chance):
     singles = partials(steps)
     chance.shuffle(singles)
-    whole, halved = rollup(), rollup()
-    for i, batch in enumerate(singles):
-        if i == cut:
-            snapshot = stored(halved.snapshot())
-            halved = rollup()
-            halved.restore(snapshot)
-        assert [plain(b) for b in halved.process(batch)] == [plain(b) for b in whole.process(batch)]
-    assert [plain(b) for b in rolled_up([], halved)] == [plain(b) for b in rolled_up([], whole)]
+    whole, restarted = rollup(), rollup()
+    for batch in singles:
+        snapshot = stored(restarted.snapshot())
+        restarted = rollup()
+        restarted.restore(snapshot)
+        assert [plain(b) for b in restarted.process(batch)] == [plain(b) for b in whole.process(batch)]
+    assert [plain(b) for b in rolled_up([], restarted)] == [plain(b) for b in rolled_up([], whole)]
 
 
 def test_a_rollup_reads_the_last_revision_of_a_batch():
@@ -346,6 +344,36 @@ def test_a_window_is_revised_until_keep_has_passed_and_not_longer(by):
     assert sender.target.counts.dropped == 1
 
 
+@pytest.mark.parametrize("by", ["origin", "all"])
+def test_a_window_may_begin_until_keep_has_passed_and_not_later(by):
+    sender = Sender(operator(by, keep_ms=100))
+    sender.push(ORIGINS[0], (110, 1))
+    assert len(sender.push(ORIGINS[0], (6, 1))) == 1  # its window ended 100 ago
+    sender.push(ORIGINS[0], (121, 1))
+    assert sender.push(ORIGINS[0], (16, 1)) == []
+    assert sender.target.counts.dropped == 1
+
+
+def test_an_origin_that_ended_far_ahead_makes_nothing_of_the_others_too_old():
+    ahead, b, _ = ORIGINS
+    sender = Sender(operator("all", lag_max_ms=50, keep_ms=100))
+    sender.push(b, (5, 1))
+    sender.push(ahead, (DAY_MS, 1))
+    sender.end(ahead)
+    assert len(sender.push(b, (16, 1), (25, 1))) == 1
+    assert sender.target.counts.dropped == 0
+
+
+def test_a_window_that_was_given_is_revised_without_waiting_for_the_others_again():
+    a, b, slow = ORIGINS
+    sender = Sender(operator("all", lag_max_ms=1000))
+    sender.push(a, (30, 1))
+    assert len(sender.push(b, (5, 1), (30, 1))) == 1
+    assert sender.push(slow, (6, 1)) == []  # it has not passed the end of what it brought
+    (revision,) = sender.push(a, (7, 1))  # this one has
+    assert (revision.columns["revision"].tolist(), revision.columns["rows"].tolist()) == ([1], [3])
+
+
 def test_stored_counts_are_aggregated_in_their_unit():
     target = operator(stage_id="scaled_tens")
     target.process(rows_of("count", ORIGINS[0], 0, [1, 2], frame=np.array([30_000, 10_000], np.int16)))
@@ -354,13 +382,14 @@ def test_stored_counts_are_aggregated_in_their_unit():
     assert found == [2, 20_000, 5_000, 15_000, 10_000, 5_000]
 
 
-def test_a_nan_stays_in_every_aggregate_but_the_count():
+@pytest.mark.parametrize("values", [(np.nan, 5), (5, np.nan), (5, np.nan, 6)])
+def test_a_nan_stays_in_every_aggregate_but_the_count(values):
     sender = Sender(operator())
-    sender.push(ORIGINS[0], (1, 1), (2, np.nan))
-    sender.push(ORIGINS[0], (3, 5))
+    for value in values:
+        sender.push(ORIGINS[0], (1, value))
     (batch,) = sender.push(ORIGINS[0], (10, 0))
     found = {name: float(batch.columns[name][0]) for name in AGGREGATES}
-    assert found.pop("n") == 3
+    assert found.pop("n") == len(values)
     assert all(np.isnan(v) for v in found.values())
 
 
