@@ -1,137 +1,31 @@
-"""Windows and rollups against a plain-Python reference, and the laws that hold without one."""
+"""Windows against a plain-Python reference, and the laws that hold without one."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import ganglion as gg
-from ganglion.core.batch import Batch
 from ganglion.engine import windows
-from ganglion.engine.windows import WindowOperator
-from ganglion.flow.spec import FlowSpec
-from ganglion.flow.stages import WindowStage
-from tests.engine.streams import DAY_MS, HOUR_MS, MS, ORIGINS, plain, rows_of, stored
-from tests.engine.window_reference import ReferenceWindows, aggregated
-
-WIDTH_MS = 10
-AGGREGATES = ("n", "total", "low", "high", "average", "spread")
-
-
-@lru_cache
-def built(by: str, lag_max_ms: int, keep_ms: int) -> FlowSpec:
-    """A window over a scalar source, one over a source of scaled counts, and by origin also a rollup."""
-    flow = gg.Flow("levels")
-    sources = {
-        "tens": flow.source("level", gg.Frame(), every="1ms"),
-        "scaled_tens": flow.source("count", gg.Frame(dtype="i16", unit="V", scale=0.5), every="1ms"),
-    }
-    for name, source in sources.items():
-        window = source.window(f"{WIDTH_MS}ms", by=by, lag_max=f"{lag_max_ms}ms", keep=f"{keep_ms}ms")  # type: ignore[arg-type]  # a parameter
-        results = window.aggregate(
-            id=name,
-            n=gg.count(),
-            total=gg.sum("frame"),
-            low=gg.min("frame"),
-            high=gg.max("frame"),
-            average=gg.mean("frame"),
-            spread=gg.std("frame"),
-        )
-        if by == "origin":
-            results.rollup(id=f"all_{name}")
-    return FlowSpec(flow.name, flow.stages)
-
-
-def operator(
-    by: str = "origin", lag_max_ms: int = 100, keep_ms: int = 30 * DAY_MS, stage_id: str = "tens"
-) -> WindowOperator:
-    spec = built(by, lag_max_ms, keep_ms)
-    stage = spec[stage_id]
-    assert isinstance(stage, WindowStage)
-    return WindowOperator(stage, spec[stage.inputs[0]])
-
-
-def rollup() -> WindowOperator:
-    return operator(stage_id="all_tens")
-
-
-class Sender:
-    """Numbers rows per origin and pushes them."""
-
-    def __init__(self, target: WindowOperator) -> None:
-        self.target = target
-        self._next: defaultdict[str, int] = defaultdict(int)
-
-    def push(self, origin: str, *rows: tuple[int, float]) -> list[Batch]:
-        first = self._next[origin]
-        self._next[origin] += len(rows)
-        values = np.array([v for _, v in rows], np.float32)
-        return self.target.process(rows_of("level", origin, first, [t for t, _ in rows], frame=values))
-
-    def end(self, origin: str) -> list[Batch]:
-        return self.target.end("level", origin)[0]
-
-    def step(self, step: Any) -> list[Batch]:
-        """A step of a drawn history: (origin, rows), where no rows are the end."""
-        origin, rows = step
-        return self.push(origin, *rows) if rows else self.end(origin)
-
-
-def results(batches: list[Batch]) -> list[tuple[Any, ...]]:
-    """(key, start in ms, revision, aggregates) per row."""
-    return [
-        (
-            b.origin,
-            int(b.columns["start_ns"][i]) // MS,
-            int(b.columns["revision"][i]),
-            pytest.approx([float(b.columns[name][i]) for name in AGGREGATES], abs=1e-4),
-        )
-        for b in batches
-        for i in range(len(b))
-    ]
-
-
-def newest(batches: list[Batch]) -> dict[tuple[str, int], tuple[int, list[float]]]:
-    """The last revision of every window: (key, start in ms) -> (rows, aggregates)."""
-    found: dict[tuple[str, int], tuple[int, tuple[int, list[float]]]] = {}
-    for b in batches:
-        for i in range(len(b)):
-            key = (b.origin, int(b.columns["start_ns"][i]) // MS)
-            revision = int(b.columns["revision"][i])
-            assert key not in found or revision > found[key][0]
-            values = [float(b.columns[name][i]) for name in AGGREGATES]
-            found[key] = (revision, (int(b.columns["rows"][i]), values))
-    return {key: result for key, (_, result) in found.items()}
-
-
-def grouped(steps: Any, *, merged: bool) -> dict[tuple[str, int], tuple[int, Any]]:
-    """What the newest revisions must be when no row was dropped, whatever the order of arrival."""
-    values: defaultdict[tuple[str, int], list[float]] = defaultdict(list)
-    for origin, rows in steps:
-        for time_ms, value in rows:
-            values["all" if merged else origin, time_ms // WIDTH_MS * WIDTH_MS].append(value)
-    return {k: (len(v), pytest.approx(aggregated(v), abs=1e-4)) for k, v in values.items()}
-
-
-# Some rows come from an island that was away for hours or days: their times lie far behind the others'.
-moments = st.builds(
-    lambda away, offset: away + offset,
-    st.sampled_from([0, 0, 0, 0, -HOUR_MS, -3 * DAY_MS]),
-    st.integers(-20, 60),
+from tests.engine.streams import DAY_MS, MS, ORIGINS, plain, rows_of, stored
+from tests.engine.window_cases import (
+    AGGREGATES,
+    WIDTH_MS,
+    Sender,
+    built,
+    bys,
+    grouped,
+    histories,
+    keeps_ms,
+    lags_ms,
+    newest,
+    operator,
+    results,
 )
-some_rows = st.lists(st.tuples(moments, st.integers(-50, 50)), min_size=1, max_size=5)
-pushes = st.tuples(st.sampled_from(ORIGINS), some_rows)
-ends: st.SearchStrategy[Any] = st.tuples(st.sampled_from(ORIGINS), st.just([]))
-histories = st.lists(st.one_of(pushes, pushes, pushes, ends), min_size=3, max_size=14)
-keeps_ms = st.sampled_from([0, 15, 40, 2 * HOUR_MS, 30 * DAY_MS])
-lags_ms = st.sampled_from([0, 10, 35, 2 * HOUR_MS])
-bys = st.sampled_from(["origin", "all"])
+from tests.engine.window_reference import ReferenceWindows
 
 
 @given(histories, bys, lags_ms, keeps_ms)
@@ -200,72 +94,7 @@ def test_a_snapshot_is_not_altered_by_what_comes_after_it(steps, by, keep_ms):
         assert stored(snapshot) == before
 
 
-# ------------------------------------------------------------------------------------------- rollups
-
-
-def partials(steps: Any) -> list[Batch]:
-    """The results of a window by origin after all steps and the end of every origin, one row each."""
-    sender = Sender(operator())
-    given_rows = [b for step in [*steps, *((o, []) for o in ORIGINS)] for b in sender.step(step)]
-    return [b.take(slice(i, i + 1)) for b in given_rows for i in range(len(b))]
-
-
-def rolled_up(batches: list[Batch], target: WindowOperator) -> list[Batch]:
-    merged = [b for batch in batches for b in target.process(batch)]
-    return merged + [b for origin in ORIGINS for b in target.end("tens", origin)[0]]
-
-
-@given(histories, st.randoms(use_true_random=False))
-def test_a_rollup_of_partials_in_any_order_is_the_window_of_all_rows(steps, chance):
-    singles = partials(steps)
-    chance.shuffle(singles)
-    assert newest(rolled_up(singles, rollup())) == grouped(steps, merged=True)
-
-
-@given(histories, st.lists(st.integers(0, 30), max_size=6))
-def test_a_rollup_takes_a_repeated_or_older_revision_as_nothing_new(steps, repeated):
-    singles = partials(steps)
-    again = [singles[i % len(singles)] for i in repeated if singles]
-    target = rollup()
-    first = rolled_up(singles, target)
-    revisions = {(b.origin, int(b.columns["start_ns"][0])): b for b in singles}
-    older = [b for b in again if b is not revisions[b.origin, int(b.columns["start_ns"][0])]]
-    assert rolled_up(older, target) == []
-    assert newest(first) == grouped(steps, merged=True)
-    repeats = [b for batch in again for b in target.process(batch)]
-    for key, result in newest(repeats).items():
-        assert result == newest(first)[key]
-
-
-@given(histories, st.randoms(use_true_random=False))
-def test_a_rollup_restored_after_every_batch_goes_on_the_same(steps, chance):
-    singles = partials(steps)
-    chance.shuffle(singles)
-    whole, restarted = rollup(), rollup()
-    for batch in singles:
-        snapshot = stored(restarted.snapshot())
-        restarted = rollup()
-        restarted.restore(snapshot)
-        assert [plain(b) for b in restarted.process(batch)] == [plain(b) for b in whole.process(batch)]
-    assert [plain(b) for b in rolled_up([], restarted)] == [plain(b) for b in rolled_up([], whole)]
-
-
-def test_a_rollup_reads_the_last_revision_of_a_batch():
-    below, above = Sender(operator()), rollup()
-    a, _ = ORIGINS[:2]
-    first = below.push(a, (1, 1), (11, 1))
-    second = below.push(a, (2, 5))
-    both = Batch.concat(first + second)
-    assert both.columns["revision"].tolist() == [0, 1]
-    (merged,) = above.process(both)
-    assert (merged.origin, merged.columns["rows"].tolist(), merged.columns["total"].tolist()) == (
-        "all",
-        [2],
-        [6],
-    )
-
-
-# ------------------------------------------------------------------------------------ chosen histories
+# --------------------------------------------------------------------------------- chosen histories
 
 
 def test_a_window_waits_for_all_current_origins_and_an_island_does_not_stall_it():
@@ -316,7 +145,7 @@ def test_beyond_the_limit_the_oldest_closed_window_is_forgotten_and_never_begun_
 
 
 @given(histories, bys, lags_ms, keeps_ms, st.integers(1, 4))
-def test_the_limit_forgets_as_the_reference_does(steps, by, lag_max_ms, keep_ms, windows_max):
+def test_the_limit_forgets_as_the_reference_does_across_restarts(steps, by, lag_max_ms, keep_ms, windows_max):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(windows, "WINDOWS_MAX", windows_max)
         sender = Sender(operator(by, lag_max_ms, keep_ms))
@@ -324,6 +153,9 @@ def test_the_limit_forgets_as_the_reference_does(steps, by, lag_max_ms, keep_ms,
             width=WIDTH_MS, by=by, lag_max=lag_max_ms, keep=keep_ms, windows_max=windows_max
         )
         for origin, rows in steps:
+            snapshot = stored(sender.target.snapshot())
+            sender.target = operator(by, lag_max_ms, keep_ms)
+            sender.target.restore(snapshot)
             expected = reference.push(origin, rows) if rows else reference.end(origin)
             assert results(sender.step((origin, rows))) == expected
         assert (sender.target.counts.late, sender.target.counts.dropped) == (
