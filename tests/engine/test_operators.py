@@ -238,17 +238,15 @@ def cut(times_ms: list[int], cuts: list[int]) -> list[list[int]]:
 
 @st.composite
 def around_histories(draw):
-    """(base times, trigger times, batches of both in an order of arrival that keeps each one's own order)."""
+    """(base times, trigger times, batches of both as they arrive: base rows in order, triggers in any)."""
     times = sorted(draw(st.sets(st.integers(0, 300), max_size=40)))
-    at = sorted(draw(st.sets(st.integers(-30, 330), max_size=6)))
-    batches = [
-        [make(ORIGINS[0], part) for part in cut(every, draw(st.lists(st.integers(0, 40), max_size=6)))]
-        for make, every in ((base, times), (triggers, at))
-        if every
-    ]
-    order = draw(st.permutations([i for i, group in enumerate(batches) for _ in group]))
-    queues = [iter(group) for group in batches]
-    return times, at, [next(queues[i]) for i in order]
+    at = sorted(draw(st.sets(st.integers(-30, 330), max_size=8)))
+    cuts = st.lists(st.integers(0, 40), max_size=6)
+    waiting = [base(ORIGINS[0], part) for part in cut(times, draw(cuts)) if part]
+    found = [triggers(ORIGINS[0], part) for part in cut(at, draw(cuts)) if part]
+    arrived = draw(st.permutations([*found, *[None] * len(waiting)]))
+    following = iter(waiting)
+    return times, at, [batch or next(following) for batch in arrived]
 
 
 @given(around_histories())
@@ -318,6 +316,20 @@ def test_the_newest_spans_are_remembered(monkeypatch):
     operator.process(triggers(ORIGINS[0], far_apart))
     found = [b for t in far_apart for b in operator.process(base(ORIGINS[0], [t]))]
     assert [s for b in found for s in b.seq.tolist()] == far_apart[2:]
+
+
+def test_an_older_trigger_does_not_shorten_what_newer_ones_chose():
+    operator = around()
+    for at in (0, 20, 5):
+        operator.process(triggers(ORIGINS[0], [at]))
+    assert len(operator.process(base(ORIGINS[0], [20 + AFTER_MS]))) == 1
+
+
+def test_overlapping_spans_are_remembered_as_one():
+    operator = around()
+    operator.process(triggers(ORIGINS[0], [0, *range(1000, 1000 + 2 * operators.AROUND_SPANS_MAX)]))
+    found = [b for t in (0, 1000) for b in operator.process(base(ORIGINS[0], [t]))]
+    assert [s for b in found for s in b.seq.tolist()] == [0, 1000]
 
 
 def test_origins_beyond_the_limit_are_bad_rows_also_around(monkeypatch):
