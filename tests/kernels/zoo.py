@@ -212,6 +212,19 @@ def quaternion(x, s):
     return {"q": unit}, True, {"q": unit}
 
 
+def statistics(x):
+    return {
+        "variance": np.var(x, axis=1),
+        "deviation": np.std(x),
+        "slope": np.diff(x, axis=1),
+        "bend": np.diff(x, n=2, axis=0),
+        "rolled": np.roll(x, 3) - np.roll(x, -2, axis=1),
+        "flipped": np.flip(x) + np.flip(x, axis=0),
+        "zeros": np.zeros_like(x) + np.full_like(x, 2.5),
+        "squeezed": np.squeeze(np.expand_dims(x[0], 1)),
+    }
+
+
 def record(f):
     return {"ratio": f.peak / np.maximum(f.rms, 1e-3), "high": f.crest > 1.4, "level": np.tanh(f.rms)}
 
@@ -237,6 +250,7 @@ ZOO: dict[str, tuple[Any, Any, Any]] = {
     "shapes": (shapes, gg.f32[3, 7], None),
     "rotated": (rotated, gg.f32[2, 9], None),
     "quaternion": (quaternion, gg.f32[3], {"q": np.array([1.0, 0, 0, 0])}),
+    "statistics": (statistics, gg.f32[4, 20], None),
     "record": (record, gg.kernel(x=gg.f32[64])(vibration).output, None),
     "feeder_features": (detect.features, gg.f32[6, 64], None),
     "feeder_decide": (detect.decide, gg.kernel(x=gg.f32[6, 64])(detect.features).output, detect.STATE),

@@ -81,7 +81,7 @@ class Judge:
         if isinstance(s, SourceStage):
             calls, elements = 0, 0
         elif isinstance(s, MapStage):
-            calls, elements = s.kernel.cost.calls, s.kernel.cost.elements
+            calls, elements = s.kernel.cost.calls, s.kernel.cost.operations
         elif isinstance(s, WhereStage):
             steps = str(s.predicate.to_json()).count("[")
             calls, elements = steps + 1, steps + row

@@ -1,4 +1,4 @@
-"""The ``@kernel`` decorator: checks a function once on a zero frame and remembers its form.
+"""The ``@kernel`` decorator: traces a function once, and remembers its program and form.
 
 A kernel takes one frame, or the outputs of another kernel, and optionally explicit state:
 
@@ -8,9 +8,7 @@ A kernel takes one frame, or the outputs of another kernel, and optionally expli
 
 from __future__ import annotations
 
-import hashlib
 import inspect
-import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,10 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from ganglion.core.errors import KernelError
-from ganglion.core.schema import Field, Schema, TensorType
-from ganglion.kernels.cost import Cost, measure
-from ganglion.kernels.identity import identity
+from ganglion.core.errors import FlowError, KernelError
+from ganglion.core.schema import Schema, TensorType
+from ganglion.kernels.cost import Cost, cost_of
+from ganglion.kernels.ir.program import Program
+from ganglion.kernels.ops.op import COMPUTED
+from ganglion.kernels.tracing.trace import trace
 
 Record = SimpleNamespace
 """What a kernel sees of another kernel's outputs and of its own state: plain attributes."""
@@ -33,7 +33,10 @@ Result = tuple[dict[str, Any], bool, State]
 
 @dataclass(frozen=True)
 class Kernel:
-    """A checked kernel. ``input`` is one tensor per frame or the schema of another kernel's outputs."""
+    """A traced kernel. ``input`` is one tensor per frame or the schema of another kernel's outputs.
+
+    ``program`` is what it means; calling it runs the plain function in NumPy, for tests and a debugger.
+    """
 
     name: str
     function: Callable[..., Any]
@@ -41,7 +44,7 @@ class Kernel:
     output: Schema
     initial: Mapping[str, Any] | None
     source: str
-    cost: Cost
+    program: Program
 
     @property
     def stateful(self) -> bool:
@@ -52,17 +55,15 @@ class Kernel:
         """Bytes of one key's state."""
         return sum(int(np.asarray(v).nbytes) for v in (self.initial or {}).values())
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """Identity: SHA-256 of name, source text with helpers and constants, form, and first state.
+        """Identity: the hash of the program."""
+        return self.program.digest
 
-        The hash of the IR will take its place.
-        """
-        state = (
-            [(k, str(v.dtype), v.tolist()) for k, v in self.fresh_state().items()] if self.stateful else None
-        )
-        form = [self.name, identity(self.function), _form(self.input), self.output.to_json(), state]
-        return hashlib.sha256(json.dumps(form).encode()).hexdigest()
+    @cached_property
+    def cost(self) -> Cost:
+        """What one frame costs."""
+        return cost_of(self.program)
 
     def __call__(self, frame: Any, state: Any = None) -> Any:
         """Calls the plain function: for tests and a debugger."""
@@ -70,7 +71,7 @@ class Kernel:
 
     def fresh_state(self) -> State:
         """A new key's state."""
-        state = self._states.cast(dict(self.initial or {}), self, "state")
+        state = self._states.cast(dict(self.initial or {}))
         return {k: v.copy() for k, v in state.items()}  # each key its own arrays
 
     @cached_property
@@ -83,27 +84,14 @@ class Kernel:
         return _Form((k, np.asarray(v).dtype, np.shape(v)) for k, v in initial)
 
     def step(self, frame: Any, state: State) -> Result:
-        """One frame through the kernel: (outputs in the declared types, emit, new state).
+        """One frame through the plain function: (outputs in the declared types, emit, new state).
 
-        ``frame`` is an array of ``input`` or a `Record`. Raises ``kernel.failed`` when the function raises
-        or returns another form than it did at definition.
+        ``frame`` is an array of ``input`` or a `Record`. What could be traced does not fail on a frame.
         """
-        try:
-            with np.errstate(all="ignore"):
-                outputs, emit, after = _split(self, self._run(frame, state))
-                return (
-                    self._outputs.cast(outputs, self, "outputs"),
-                    emit,
-                    self._states.cast(after, self, "state"),
-                )
-        except Exception as error:
-            reason = error.what if isinstance(error, KernelError) else f"{type(error).__name__}: {error}"
-            raise KernelError(
-                "kernel.failed",
-                f"kernel {self.name} failed on a frame: {reason}",
-                why=f"{self.source} raised on input it must accept, or returned another form than at definition",
-                next_step=f"call {self.name}(frame) in a debugger with that frame",
-            ) from error
+        with np.errstate(all="ignore"):
+            result = self._run(frame, state)
+            outputs, emit, after = result if self.stateful else (result, True, {})
+            return self._outputs.cast(outputs), bool(emit), self._states.cast(after)
 
     def _run(self, frame: Any, state: State) -> Any:
         return self.function(frame, Record(**state)) if self.stateful else self.function(frame)
@@ -143,34 +131,25 @@ def kernel(
         given = _input_of(name, source, inputs)
         initial = None if state is None else {k: _fixed(_narrow(v)) for k, v in state.items()}
         _check_signature(function, name, source, next(iter(inputs)), stateful=initial is not None)
-        frame = _zero(given)
-        args = (frame,) if initial is None else (frame, Record(**{k: _fixed(v) for k, v in initial.items()}))
         try:
-            with np.errstate(all="ignore"):
-                result = function(*args)
+            program = trace(function, name, given, initial)
+        except (KernelError, FlowError):
+            raise
         except Exception as error:
             raise KernelError(
                 "kernel.form",
-                f"kernel {name} failed on a zero frame: {type(error).__name__}: {error}",
-                why=f"{source} is tried once on zeros to learn its outputs",
-                next_step="compute new arrays: a kernel does not change its input"
-                if "read-only" in str(error)
-                else "make it total: guard divisions with np.maximum, branches with np.where",
+                f"kernel {name} failed while it was traced: {type(error).__name__}: {error}",
+                why=f"{source} runs once on stand-ins for its values",
+                next_step="call it with a NumPy array to see where it fails",
             ) from error
-        draft = Kernel(
-            name, function, given, Schema((Field("x", TensorType("f32")),)), initial, source, Cost()
-        )
-        outputs, _, after = _split(draft, result)
-        draft._states.cast(after, draft, "state")
-        return Kernel(
-            name, function, given, Schema.of(outputs, units), initial, source, measure(function, args)
-        )
+        types = {n: program.nodes[number].type for n, number in program.outputs}
+        return Kernel(name, function, given, _schema(types, units), initial, source, program)
 
     return decorate
 
 
-def _form(given: TensorType | Schema) -> Any:
-    return str(given) if isinstance(given, TensorType) else given.to_json()
+def _schema(types: Mapping[str, TensorType], units: Mapping[str, str] | None) -> Schema:
+    return Schema.of({n: np.zeros(t.shape, t.numpy) for n, t in types.items()}, units)
 
 
 def _where(function: Callable[..., Any]) -> str:
@@ -180,13 +159,14 @@ def _where(function: Callable[..., Any]) -> str:
 
 def _narrow(value: Any) -> np.ndarray[Any, Any]:
     array = np.asarray(value)
-    return array.astype(TensorType.of(array).numpy)
+    kind = TensorType.of(array)
+    return array.astype(kind.numpy if kind.dtype in COMPUTED else np.int32)
 
 
 def _input_of(name: str, source: str, inputs: Mapping[str, Any]) -> TensorType | Schema:
     if len(inputs) == 1:
         (value,) = inputs.values()
-        if isinstance(value, TensorType):
+        if isinstance(value, TensorType) and value.dtype in (*COMPUTED, "i16"):
             return value
         if isinstance(value, Kernel):
             return value.output
@@ -221,31 +201,6 @@ def _fixed(value: Any) -> np.ndarray[Any, Any]:
     return array
 
 
-def _zero(given: TensorType | Schema) -> Any:
-    if isinstance(given, TensorType):
-        return _fixed(np.zeros(given.shape, given.numpy))
-    return Record(**{f.name: _fixed(np.zeros(f.type.shape, f.type.numpy))[()] for f in given.fields})
-
-
-def _split(kernel: Kernel, result: Any) -> Result:
-    if kernel.stateful:
-        if isinstance(result, tuple) and len(result) == 3:
-            outputs, emit, after = result
-            if isinstance(outputs, dict) and outputs and isinstance(after, dict) and np.ndim(emit) == 0:
-                return outputs, bool(emit), after
-        wanted = "(dict of outputs, emit, dict of state)"
-    else:
-        if isinstance(result, dict) and result:
-            return result, True, {}
-        wanted = "a dict of outputs"
-    raise KernelError(
-        "kernel.form",
-        f"kernel {kernel.name} at {kernel.source} returned {type(result).__name__}",
-        why=f"it must return {wanted}",
-        next_step="fix the return statement",
-    )
-
-
 class _Form:
     """Casts named values to declared types, quickly: it runs on every frame.
 
@@ -254,48 +209,12 @@ class _Form:
 
     def __init__(self, declared: Iterable[tuple[str, np.dtype[Any], tuple[int, ...]]]) -> None:
         self._parts = tuple((name, dtype, dtype.type, shape) for name, dtype, shape in declared)
-        self._names = tuple(name for name, *_ in self._parts)
-        self._casts: dict[Any, bool] = {}
 
-    def cast(self, values: Mapping[str, Any], kernel: Kernel, kind: str) -> dict[str, Any]:
-        """The values in declared order; raises ``kernel.form`` for other names, kinds of number or shapes."""
-        if values.keys() != set(self._names):
-            raise KernelError(
-                "kernel.form",
-                f"kernel {kernel.name} returned {kind} {', '.join(values) or 'nothing'}",
-                why=f"it must return {', '.join(self._names)}, at {kernel.source}",
-                next_step="return every one of them on every path, and no other",
-            )
+    def cast(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """The values in declared order."""
         typed: dict[str, Any] = {}
         for name, dtype, scalar, shape in self._parts:
             value = values[name]
-            if type(value) is not scalar and not self._keeps_kind(value, dtype):
-                raise KernelError(
-                    "kernel.form",
-                    f"{kind} {name} of kernel {kernel.name} has type {np.asarray(value).dtype}",
-                    why=f"it is declared {dtype}, and fractions or numbers would be lost, at {kernel.source}",
-                    next_step="return one kind of number on every path, and start state with it: 0.0, 0 or False",
-                )
-            if not shape:
-                typed[name] = cast = scalar(value)
-                fits = type(cast) is scalar
-            else:
-                typed[name] = cast = np.asarray(value, dtype)
-                fits = cast.shape == shape
-            if not fits:
-                raise KernelError(
-                    "kernel.form",
-                    f"{kind} {name} of kernel {kernel.name} has shape {np.shape(value)}",
-                    why=f"its shape is {shape}, at {kernel.source}",
-                    next_step="return the same shape on every path",
-                )
+            typed[name] = cast = np.asarray(value, dtype) if shape else scalar(value)
+            assert cast.shape == shape, (name, cast.shape, shape)
         return typed
-
-    def _keeps_kind(self, value: Any, dtype: np.dtype[Any]) -> bool:
-        """False where a cast would turn fractions into whole numbers or numbers into truth values."""
-        key = (value.dtype if isinstance(value, np.ndarray) else type(value), dtype)
-        if key not in self._casts:
-            if isinstance(value, list | tuple):  # its type does not tell what is in it
-                return bool(np.can_cast(np.asarray(value).dtype, dtype, "same_kind"))
-            self._casts[key] = bool(np.can_cast(np.asarray(value).dtype, dtype, "same_kind"))
-        return self._casts[key]

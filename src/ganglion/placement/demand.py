@@ -178,7 +178,7 @@ def _computing(stage: Stage) -> tuple[float, float]:
         case SourceStage():
             return 0, 0
         case MapStage():
-            return stage.kernel.cost.calls, stage.kernel.cost.elements
+            return stage.kernel.cost.calls, stage.kernel.cost.operations
         case WhereStage():
             steps = _operators(stage.predicate)
             return steps + 1, steps + row

@@ -19,6 +19,7 @@ from ganglion.sim.settings import Settings
 
 PERIOD_NS_MAX = 5_000_000_000
 """Shots come at least this often, so that a short run plays many."""
+GOLDEN = 0.6180339887498949
 LEAD_NS = 1_500_000_000
 """How much of a run cannot be counted on for whole shots: the start and the end."""
 
@@ -107,9 +108,10 @@ def device_hosts(
     for path in paths:
         actuators.setdefault(path.gateway, set()).update(topology.devices[path.group].actuators)
         for number in range(path.count):
-            # Devices do not measure in step, and their events do not come all at once.
+            # Devices do not measure in step, and their events do not come all at once. Multiples of the golden
+            # ratio lie evenly apart in any part of the devices, so also in those that one process emulates.
             origin, assignment = origin_name(path.id, number), assignments[f"device:{path.id}"]
-            lead_frames, phase_ns = index * period // total, index * every_ns // total
+            lead_frames, phase_ns = index * period // total, int(index * GOLDEN % 1 * every_ns)
             hosts.setdefault(path.gateway, []).append(
                 Emulation(origin, assignment, index, total, lead_frames, phase_ns)
             )

@@ -59,8 +59,46 @@ GG_INLINE float gg_floor(float x) { float r = gg_rint(x); return r > x ? gg_copy
 
 #if defined(__ARM_FP) || defined(__x86_64__) || defined(__aarch64__) || defined(__riscv_flen) || defined(__wasm__)
 GG_INLINE float gg_sqrt(float x) { return __builtin_sqrtf(x); }
+GG_INLINE float gg_div(float a, float b) { return a / b; }
 #else
-/* No floating-point unit: one bit of the root at a time (24 and one to round by), exactly rounded. */
+/* No floating-point unit. Libraries' division may cut subnormal quotients off instead of rounding them
+ * (compiler_rt does), so it is done here: 24 bits and one to round by, exactly rounded. */
+static __attribute__((unused)) float gg_div(float a, float b) {
+  uint32_t ua = gg_bits(a), ub = gg_bits(b), sign = (ua ^ ub) & 0x80000000u, q = 0, sticky;
+  int32_t ea, eb, e;
+  int i;
+  ua &= 0x7fffffffu;
+  ub &= 0x7fffffffu;
+  if (ua > 0x7f800000u || ub > 0x7f800000u) return gg_float(0x7fc00000u);
+  if (ua == 0x7f800000u) return gg_float(ub == 0x7f800000u ? 0x7fc00000u : sign | 0x7f800000u);
+  if (ub == 0x7f800000u) return gg_float(sign);
+  if (ub == 0u) return gg_float(ua == 0u ? 0x7fc00000u : sign | 0x7f800000u);
+  if (ua == 0u) return gg_float(sign);
+  ea = (int32_t)(ua >> 23);
+  eb = (int32_t)(ub >> 23);
+  if (ea == 0) { ea = 1; while (!(ua & 0x800000u)) { ua <<= 1; ea--; } } else ua = (ua & 0x7fffffu) | 0x800000u;
+  if (eb == 0) { eb = 1; while (!(ub & 0x800000u)) { ub <<= 1; eb--; } } else ub = (ub & 0x7fffffu) | 0x800000u;
+  e = ea - eb + 127;
+  if (ua < ub) { ua <<= 1; e--; }
+  for (i = 0; i < 25; i++) {
+    q <<= 1;
+    if (ua >= ub) { ua -= ub; q |= 1u; }
+    ua <<= 1;
+  }
+  sticky = ua != 0u;
+  if (e >= 255) return gg_float(sign | 0x7f800000u);
+  if (e <= 0) {
+    int32_t shift = 1 - e;
+    if (shift > 25) { sticky = 1u; q = 0u; }
+    else { sticky |= (q & ((1u << shift) - 1u)) != 0u; q >>= shift; }
+    e = 1;
+    q = (q >> 1) + ((q & 1u) && (sticky || (q & 2u)) ? 1u : 0u);
+    return gg_float(sign | q);
+  }
+  q = (q >> 1) + ((q & 1u) && (sticky || (q & 2u)) ? 1u : 0u);
+  return gg_float(sign | (((uint32_t)(e - 1) << 23) + q));
+}
+/* One bit of the root at a time, 24 and one to round by, exactly rounded. */
 static __attribute__((unused)) float gg_sqrt(float x) {
   uint32_t u = gg_bits(x), m, root = 0, rest = 0;
   int32_t e = (int32_t)(u >> 23);
@@ -138,9 +176,9 @@ GG_INLINE float gg_cos(float x) { return gg_turned(x, 1); }
 GG_INLINE float gg_tanh(float x) {
   float a = gg_abs(x), z = x * x, near, far;
   near = (((((-5.70498872745e-3f * z + 2.06390887954e-2f) * z + -5.37397155531e-2f) * z + 1.33314422036e-1f) * z + -3.33332819422e-1f) * z) * x + x;
-  far = 1.0f - 2.0f / (gg_exp(a + a) + 1.0f);
+  far = 1.0f - gg_div(2.0f, gg_exp(a + a) + 1.0f);
   far = x < 0.0f ? -far : far;
   return a < 0.625f ? near : x != x ? x : far;
 }
-GG_INLINE float gg_sigmoid(float x) { return 1.0f / (1.0f + gg_exp(-x)); }
+GG_INLINE float gg_sigmoid(float x) { return gg_div(1.0f, 1.0f + gg_exp(-x)); }
 #endif

@@ -2,48 +2,66 @@
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cffi
 import numpy as np
 
 from ganglion.kernels.c.emission import emit
+from ganglion.kernels.c.layout import state_dtype
 from ganglion.kernels.c.toolchain import Compiler, build_library
 from ganglion.kernels.ir.interpret import Computed
 from ganglion.kernels.ir.program import Program
 from ganglion.kernels.ops.op import Array
 
 SYMBOL = "gg_kernel"
+_FFI = cffi.FFI()
+_FFI.cdef(
+    f"""
+    void {SYMBOL}_rows(int32_t n, void **in, void *key, void *table, void **out, void *emit, void *work);
+    extern uint32_t {SYMBOL}_workspace_bytes;
+    extern uint32_t {SYMBOL}_state_bytes;
+    """
+)
+_ALIGNMENT_BYTES = 64
+# Its stubs know `bytes` and `array`, but no NumPy arrays.
+_buffer: Callable[[Any], Any] = _FFI.from_buffer
 
 
 class Library:
-    """One program, compiled and loaded. Not for several threads at once: they would share working memory."""
+    """One program, compiled and loaded. Not for several threads at once: calls share working memory."""
 
-    def __init__(self, program: Program, path: Path, state: np.dtype[np.void], workspace_bytes: int) -> None:
+    def __init__(self, program: Program, path: Path) -> None:
         self.program = program
         self.path = path
-        self.state = state
-        handle = ctypes.CDLL(str(path))
-        self._rows = handle[f"{SYMBOL}_rows"]
-        self._rows.argtypes = [ctypes.c_int32] + [ctypes.c_void_p] * 6
-        self._rows.restype = None
-        self._work = np.zeros(workspace_bytes + 64, np.uint8)
-        self._work_at = (self._work.ctypes.data + 63) // 64 * 64
-        self._inputs = [(name, program.nodes[n].type) for name, n in program.inputs]
-        self._outputs = [(name, program.nodes[n].type) for name, n in program.outputs]
+        self.state = state_dtype(program)
+        loaded = _FFI.dlopen(str(path))
+        self._loaded = loaded  # keeps it in memory
+        self._call = getattr(loaded, f"{SYMBOL}_rows")
+        assert getattr(loaded, f"{SYMBOL}_state_bytes") == self.state.itemsize, "built from another program"
+        room = int(getattr(loaded, f"{SYMBOL}_workspace_bytes")) + _ALIGNMENT_BYTES
+        self._room = np.zeros(room, np.uint8)
+        shift = -self._room.ctypes.data % _ALIGNMENT_BYTES
+        self._work = _buffer(self._room[shift:])
+        self._inputs = [
+            (name, program.nodes[n].type.numpy, program.nodes[n].type.shape) for name, n in program.inputs
+        ]
+        self._outputs = [
+            (name, program.nodes[n].type.numpy, program.nodes[n].type.shape) for name, n in program.outputs
+        ]
+        self._in = _FFI.new("void *[]", len(self._inputs))
+        self._out = _FFI.new("void *[]", len(self._outputs))
 
     @staticmethod
     def build(
-        program: Program, compiler: Compiler, cache_directory: Path, flags: Sequence[str] = ("-O3",)
+        program: Program, compiler: Compiler, directory: Path, flags: Sequence[str] = ("-O3",)
     ) -> Library:
-        """Raises `KernelError` ``kernel.compile``."""
-        emitted = emit(program, SYMBOL)
-        path = build_library(emitted.source, compiler, cache_directory, flags)
-        return Library(program, path, emitted.state, emitted.workspace_bytes)
+        """Compiles, or finds in ``directory`` what was compiled before. Raises `KernelError` ``kernel.compile``."""
+        return Library(program, build_library(emit(program, SYMBOL).source, compiler, directory, flags))
 
-    def fresh(self, keys: int) -> Array:
+    def fresh(self, keys: int = 1) -> Array:
         """A table of first states."""
         table = np.zeros(max(1, keys), self.state)
         for field in self.program.state:
@@ -55,33 +73,32 @@ class Library:
     ) -> tuple[dict[str, Array], Array]:
         """Rows in turn: outputs by name, and for each row whether it is emitted. ``table`` is changed in place.
 
-        ``inputs``: field -> (n, *shape) of the program's dtypes; ``keys``: int32[n] into the table, default 0.
+        ``inputs``: field -> (n, *shape), n at least 1; ``keys``: int32[n], places in the table (all 0 without).
         """
-        n = next(iter(inputs.values())).shape[0]
-        held = [np.ascontiguousarray(inputs[name], kind.numpy) for name, kind in self._inputs]
-        out = {name: np.empty((n, *kind.shape), kind.numpy) for name, kind in self._outputs}
+        buffer = _buffer
+        held = []  # arrays must outlive the call
+        n = 0
+        for k, (name, dtype, shape) in enumerate(self._inputs):
+            array = np.ascontiguousarray(inputs[name], dtype)
+            n = array.shape[0]
+            assert n > 0 and array.shape[1:] == shape, (name, array.shape)
+            held.append(array)
+            self._in[k] = buffer(array)
+        out: dict[str, Array] = {}
+        for k, (name, dtype, shape) in enumerate(self._outputs):
+            out[name] = array = np.empty((n, *shape), dtype)
+            self._out[k] = buffer(array)
         emitted = np.empty(n, np.bool_)
-        key = None if keys is None else np.ascontiguousarray(keys, np.int32)
-        assert table.dtype == self.state or not self.program.state
-        assert all(a.shape == (n, *k.shape) for a, (_, k) in zip(held, self._inputs, strict=True))
-        assert key is None or (key.shape == (n,) and (not n or (key.min() >= 0 and key.max() < len(table))))
-        self._rows(
-            n,
-            _pointers([a.ctypes.data for a in held]),
-            None if key is None else key.ctypes.data,
-            table.ctypes.data,
-            _pointers([a.ctypes.data for a in out.values()]),
-            emitted.ctypes.data,
-            self._work_at,
-        )
+        key = _FFI.NULL
+        if keys is not None:
+            chosen = np.ascontiguousarray(keys, np.int32)
+            assert chosen.shape == (n,) and chosen.min() >= 0 and chosen.max() < len(table)
+            key = buffer(chosen)
+        states = buffer(table) if self.state.itemsize else _FFI.NULL
+        self._call(n, self._in, key, states, self._out, buffer(emitted), self._work)
         return out, emitted
 
     def compute(self, inputs: Mapping[str, Array], table: Array) -> Computed:
         """Each frame with the state of its own number: the counterpart of `interpret`."""
-        keys = np.arange(len(table), dtype=np.int32)
-        out, emitted = self.rows(inputs, table, keys)
+        out, emitted = self.rows(inputs, table, np.arange(len(table), dtype=np.int32))
         return Computed(out, emitted, {f.name: table[f.name].copy() for f in self.program.state})
-
-
-def _pointers(addresses: Sequence[int]) -> Any:
-    return ctypes.cast((ctypes.c_void_p * len(addresses))(*addresses), ctypes.c_void_p)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from ganglion.core.errors import KernelError
 from ganglion.kernels.c.emission import runtime_header
+from ganglion.kernels.c.targets import Target
 
 COMPILER_VARIABLE = "GANGLION_CC"
 COMPILE_S_MAX = 300
@@ -61,32 +62,67 @@ def native_flags(compiler: Compiler) -> tuple[str, ...]:
     return ("-mcpu=native",) if compiler.kind == "zig" else ("-march=native",)
 
 
-def build_library(
-    source: str, compiler: Compiler, cache_directory: Path, flags: Sequence[str] = ("-O3",)
-) -> Path:
+def build_library(source: str, compiler: Compiler, directory: Path, flags: Sequence[str] = ("-O3",)) -> Path:
     """Compiles C into a shared library, or finds it in the cache. Raises `KernelError` ``kernel.compile``.
 
     The name is the SHA-256 of source, runtime, compiler and flags, so a library is never stale.
     """
     everything = (*flags, *native_flags(compiler), *EXACT, *OURS, *QUIET)
-    key = "\0".join((source, runtime_header(), compiler.version, platform.machine(), *everything))
-    digest = hashlib.sha256(key.encode()).hexdigest()
-    target = cache_directory / f"{digest}.so"
-    if target.exists():
-        return target
-    cache_directory.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache_directory) as name:
-        room = Path(name)
-        (room / "kernel.c").write_text(source, encoding="utf-8")
-        (room / "kernel_runtime.h").write_text(runtime_header(), encoding="utf-8")
+    target = directory / f"{_digest(source, '', compiler, everything)}.so"
+    if not target.exists():
         link = ("-shared", "-fPIC", "-nostdlib")
-        command = (*compiler.command, *everything, *link, "kernel.c", "-o", "kernel.so")
-        _run(
-            command, room, {"ZIG_GLOBAL_CACHE_DIR": str(cache_directory / "zig"), "ZIG_LOCAL_CACHE_DIR": name}
-        )
-        # In one step, so that two processes that build the same never see half of it.
-        (room / "kernel.so").replace(target)
+        _build(compiler, (*everything, *link, "kernel.c"), {"kernel.c": source}, target)
     return target
+
+
+LINKER_SCRIPT = """\
+ENTRY({entry})
+SECTIONS {{
+  . = {flash:#x};
+  .text : {{ KEEP(*(.vectors)) *(.text*) *(.rodata*) *(.srodata*) }}
+  . = {ram:#x};
+  .data : {{ *(.data*) *(.sdata*) }}
+  .bss : {{ *(.bss*) *(.sbss*) *(COMMON) }}
+  /DISCARD/ : {{ *(.ARM.exidx*) *(.ARM.extab*) *(.eh_frame*) *(.comment) *(.riscv.attributes) }}
+}}
+"""
+
+
+def build_image(
+    source: str, target: Target, compiler: Compiler, directory: Path, *, entry: str, flash: int, ram: int
+) -> Path:
+    """Links C into an ELF image for a microcontroller, or finds it. Raises `KernelError` ``kernel.compile``.
+
+    Code and constants lie at ``flash``, variables at ``ram``. ``compiler`` is zig.
+    """
+    assert compiler.kind == "zig"
+    script = LINKER_SCRIPT.format(entry=entry, flash=flash, ram=ram)
+    bare = ("-nostartfiles", "-static", "-fno-unwind-tables", "-fno-asynchronous-unwind-tables")
+    sections = ("-ffunction-sections", "-fdata-sections", "-Wl,--gc-sections", f"-Wl,-e,{entry}")
+    everything = ("-O2", *target.flags, *EXACT, *OURS, *QUIET, *bare, *sections)
+    image = directory / f"{_digest(source, script, compiler, everything)}.elf"
+    if not image.exists():
+        files = {"kernel.c": source, "link.ld": script}
+        _build(compiler, (*everything, "-T", "link.ld", "kernel.c"), files, image)
+    return image
+
+
+def _digest(source: str, script: str, compiler: Compiler, flags: Sequence[str]) -> str:
+    key = "\0".join((source, script, runtime_header(), compiler.version, platform.machine(), *flags))
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def _build(compiler: Compiler, arguments: Sequence[str], files: dict[str, str], target: Path) -> None:
+    """Compiles in a folder of its own and moves the result into place in one step: nobody sees half of it."""
+    directory = target.parent
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory) as name:
+        room = Path(name)
+        for file, text in (files | {"kernel_runtime.h": runtime_header()}).items():
+            (room / file).write_text(text, encoding="utf-8")
+        caches = {"ZIG_GLOBAL_CACHE_DIR": str(directory / "zig"), "ZIG_LOCAL_CACHE_DIR": str(room / "zig")}
+        _run((*compiler.command, *arguments, "-o", "built"), room, caches)
+        (room / "built").replace(target)
 
 
 def _run(

@@ -119,7 +119,7 @@ ELEMENTWISE = (
     _op("add", np.add, "({0} + {1})", "gg_addi({0}, {1})", "({0} | {1})"),
     _op("sub", np.subtract, "({0} - {1})", "gg_subi({0}, {1})"),
     _op("mul", np.multiply, "({0} * {1})", "gg_muli({0}, {1})", "({0} & {1})"),
-    _op("div", np.divide, "({0} / {1})", cost=14),
+    _op("div", np.divide, "gg_div({0}, {1})", cost=14),
     _op("floordiv", _divided, "", "gg_divi({0}, {1})", cost=8),
     _op("mod", _remainder, "", "gg_modi({0}, {1})", cost=8),
     _op("neg", np.negative, "(-{0})", "gg_negi({0})"),

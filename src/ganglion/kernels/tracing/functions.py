@@ -204,6 +204,56 @@ def _rfft(x: Any, n: Any = None, axis: int = -1, norm: Any = None) -> Spectrum:
     return Spectrum(both[0], both[1])
 
 
+def _full_like(x: Any, value: Any) -> Traced:
+    return Traced(x.builder, x.builder.constant(np.full(x.shape, value, x.dtype)))
+
+
+def _var(x: Any, axis: Any = None, *, keepdims: Any = False) -> Traced:
+    apart = x - _mean(x, axis, keepdims=True)
+    return _mean(apart * apart, axis, keepdims=keepdims)
+
+
+def _std(x: Any, axis: Any = None, *, keepdims: Any = False) -> Traced:
+    return apply(x.builder, np.sqrt, (_var(x, axis, keepdims=keepdims),))
+
+
+def _along(x: Any, axis: int, part: slice) -> Traced:
+    """A part of one axis."""
+    place = axis % x.ndim
+    value: Traced = x[(slice(None),) * place + (part,)]
+    return value
+
+
+def _diff(x: Any, n: int = 1, axis: int = -1) -> Any:
+    for _ in range(n):
+        x = _along(x, axis, slice(1, None)) - _along(x, axis, slice(None, -1))
+    return x
+
+
+def _flip(x: Any, axis: Any = None) -> Traced:
+    for a in range(x.ndim) if axis is None else (axis,):
+        x = _along(x, a, slice(None, None, -1))
+    return Traced(x.builder, x.number)
+
+
+def _roll(x: Any, shift: int, axis: Any = None) -> Traced:
+    if axis is None:
+        return _reshape(_roll(_reshape(x, (x.size,)), shift, 0), x.shape)
+    at = -shift % x.shape[axis]
+    if not at:
+        return Traced(x.builder, x.number)
+    return _concatenate([_along(x, axis, slice(at, None)), _along(x, axis, slice(None, at))], axis)
+
+
+def _squeeze(x: Any) -> Traced:
+    return _reshape(x, tuple(e for e in x.shape if e != 1))
+
+
+def _expand_dims(x: Any, axis: int) -> Traced:
+    place = axis % (x.ndim + 1)
+    return _reshape(x, (*x.shape[:place], 1, *x.shape[place:]))
+
+
 FUNCTIONS.update(
     {
         np.where: _where,
@@ -222,6 +272,19 @@ FUNCTIONS.update(
         np.clip: _clip,
         np.concatenate: _concatenate,
         np.stack: _stack,
+        np.shape: lambda x: x.shape,
+        np.ndim: lambda x: x.ndim,
+        np.size: lambda x: x.size,
+        np.zeros_like: lambda x: _full_like(x, 0),
+        np.ones_like: lambda x: _full_like(x, 1),
+        np.full_like: _full_like,
+        np.var: _var,
+        np.std: _std,
+        np.diff: _diff,
+        np.flip: _flip,
+        np.roll: _roll,
+        np.squeeze: _squeeze,
+        np.expand_dims: _expand_dims,
         np.dot: _matmul,
         np.inner: _matmul,
         np.fft.rfft: _rfft,

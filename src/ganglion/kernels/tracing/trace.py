@@ -35,7 +35,7 @@ def trace(
     """
     builder = Builder()
     fields = {WHOLE: given} if isinstance(given, TensorType) else {f.name: f.type for f in given.fields}
-    inputs = [(n, builder.add("input", name=n, dtype=t.dtype, shape=t.shape)) for n, t in fields.items()]
+    inputs = [(n, builder.add("input", name=n, dtype=_computed(t), shape=t.shape)) for n, t in fields.items()]
     traced = {n: Traced(builder, number) for n, number in inputs}
     frame = traced[WHOLE] if isinstance(given, TensorType) else SimpleNamespace(**traced)
     held = {
@@ -48,17 +48,28 @@ def trace(
     result = function(*args)
     outputs, emit, after = _parts(name, result, stateful=initial is not None)
     leaving = tuple((n, lift(builder, v).number) for n, v in outputs.items())
-    emitted = _emitted(builder, emit)
+    emitted = _emitted(builder, name, emit)
+    if unknown := after.keys() - held.keys():
+        raise KernelError(
+            "kernel.form",
+            f"kernel {name} returned state {', '.join(sorted(unknown))}",
+            why=f"it was declared with {', '.join(held)}",
+            next_step="declare it in state=, or leave it out",
+        )
     state = tuple(_next(builder, name, n, held[n], v, after) for n, v in (initial or {}).items())
     return simplify(Program(name, tuple(builder.nodes), tuple(inputs), leaving, emitted, state))
 
 
+def _computed(kind: TensorType) -> str:
+    return "i32" if kind.dtype == "i16" else kind.dtype
+
+
 def _parts(name: str, result: Any, *, stateful: bool) -> tuple[Mapping[str, Any], Any, Mapping[str, Any]]:
-    if not stateful and isinstance(result, Mapping):
+    if not stateful and isinstance(result, Mapping) and result:
         return result, None, {}
     if stateful and isinstance(result, tuple) and len(result) == 3:
         outputs, emit, after = result
-        if isinstance(outputs, Mapping) and isinstance(after, Mapping):
+        if isinstance(outputs, Mapping) and outputs and isinstance(after, Mapping):
             return outputs, emit, after
     wanted = "outputs, emit, state" if stateful else "a dict of outputs"
     raise KernelError(
@@ -69,8 +80,15 @@ def _parts(name: str, result: Any, *, stateful: bool) -> tuple[Mapping[str, Any]
     )
 
 
-def _emitted(builder: Builder, emit: Any) -> int | None:
+def _emitted(builder: Builder, kernel: str, emit: Any) -> int | None:
     """The node that says whether a row leaves; None: every row does."""
+    if np.shape(emit) != ():
+        raise KernelError(
+            "kernel.form",
+            f"kernel {kernel} returned emit of shape {list(np.shape(emit))}",
+            why="it says of the whole frame whether its outputs leave",
+            next_step="reduce it with np.any or np.all",
+        )
     if not isinstance(emit, Traced):
         return None if emit is None or bool(emit) else lift(builder, np.False_).number
     return builder.cast(emit.number, "bool")

@@ -136,12 +136,7 @@ class Traced(NDArrayOperatorsMixin):
         )
 
     def __setitem__(self, _key: Any, _value: Any) -> NoReturn:
-        raise refuse(
-            "kernel.assign",
-            "an element is assigned",
-            "a kernel computes new values and changes none",
-            "use np.where(mask, new, old) or np.concatenate",
-        )
+        raise _assigned()
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -154,6 +149,8 @@ class Traced(NDArrayOperatorsMixin):
         )
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        if kwargs.get("out") is not None:
+            raise _assigned()
         if method != "__call__" or any(v is not None for v in kwargs.values()):
             raise refuse(
                 "kernel.unsupported",
@@ -233,6 +230,15 @@ class Traced(NDArrayOperatorsMixin):
     def dot(self, other: Any) -> Traced:
         """As `np.dot`."""
         return _call(np.dot, self, other)
+
+
+def _assigned() -> KernelError:
+    return refuse(
+        "kernel.assign",
+        "a value is changed in place",
+        "a kernel computes new values and changes none: no x[i] = v, no x += v, no out=",
+        "write y = x + v, np.where(mask, new, old) or np.concatenate",
+    )
 
 
 def _call(function: Any, *args: Any, **kwargs: Any) -> Traced:

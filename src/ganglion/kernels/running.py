@@ -1,0 +1,141 @@
+"""Running a kernel on rows: compiled where a library was proven, else its plain function in NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from ganglion.core.errors import KernelError
+from ganglion.core.schema import TensorType
+from ganglion.kernels.c.library import Library
+from ganglion.kernels.kernel import Kernel, Record
+from ganglion.kernels.ops.op import Array
+from ganglion.kernels.tracing.trace import WHOLE
+
+Saved = dict[str, Array]
+"""One key's state as arrays by name: the same whichever way it was computed, so it can move between nodes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """Columns of the rows that were emitted; ``kept``: their places among the rows given, None when all were.
+
+    ``bad``: rows that the kernel failed on.
+    """
+
+    columns: dict[str, Array]
+    kept: Array | None
+    bad: int = 0
+
+
+class Runner(Protocol):
+    """One kernel; the caller keeps a state for each key and passes it in."""
+
+    same_bits: bool
+
+    def fresh(self) -> Any:
+        """A new key's state."""
+
+    def rows(self, inputs: Mapping[str, Array], state: Any) -> Ran:
+        """Rows of one key in turn. ``inputs``: field (or ``frame``) -> (n, *shape); ``state`` is changed in place."""
+
+    def save(self, state: Any) -> Saved:
+        """A copy of a key's state."""
+
+    def load(self, saved: Mapping[str, Any]) -> Any:
+        """The state that `save` gave, of either runner."""
+
+
+class CompiledRunner:
+    """A loaded library that was proven to give the reference's bits."""
+
+    same_bits = True
+
+    def __init__(self, library: Library) -> None:
+        self._library = library
+        self._emits = library.program.emit is not None
+
+    def fresh(self) -> Any:
+        return self._library.fresh()
+
+    def rows(self, inputs: Mapping[str, Array], state: Any) -> Ran:
+        columns, emitted = self._library.rows(inputs, state)
+        if not self._emits or emitted.all():
+            return Ran(columns, None)
+        kept = np.flatnonzero(emitted)
+        return Ran({name: column[kept] for name, column in columns.items()}, kept)
+
+    def save(self, state: Any) -> Saved:
+        return {f.name: state[f.name][0].copy() for f in self._library.program.state}
+
+    def load(self, saved: Mapping[str, Any]) -> Any:
+        table = self._library.fresh()
+        for name, value in saved.items():
+            table[name][0] = value
+        return table
+
+
+class NumpyRunner:
+    """The kernel's function as it was written, row by row. Not the same bits on every machine."""
+
+    same_bits = False
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._columns = tuple((f.name, f.type.numpy) for f in kernel.output.fields)
+        self._whole = isinstance(kernel.input, TensorType)
+
+    def fresh(self) -> Any:
+        return _fixed(self._kernel.fresh_state())
+
+    def rows(self, inputs: Mapping[str, Array], state: Any) -> Ran:
+        frame_of, count = self._frames(inputs)
+        kept: list[int] = []
+        rows: list[dict[str, Any]] = []
+        bad = 0
+        for i in range(count):
+            try:
+                outputs, emit, after = self._kernel.step(frame_of(i), state)
+            except KernelError:
+                bad += 1
+                continue
+            state.update(_fixed(after))
+            if emit:
+                kept.append(i)
+                rows.append(outputs)
+        columns = {name: np.array([r[name] for r in rows], dtype) for name, dtype in self._columns}
+        return Ran(columns, None if len(kept) == count else np.array(kept, np.intp), bad)
+
+    def _frames(self, inputs: Mapping[str, Array]) -> tuple[Callable[[int], Any], int]:
+        """The i-th row as the kernel sees it, read-only: a frame a kernel wrote into would leave here altered."""
+        seen = {name: _read_only(column) for name, column in inputs.items()}
+        count = len(next(iter(seen.values())))
+        if self._whole:
+            return seen[WHOLE].__getitem__, count
+        return lambda i: Record(**{name: column[i] for name, column in seen.items()}), count
+
+    def save(self, state: Any) -> Saved:
+        return {name: np.array(value) for name, value in state.items()}
+
+    def load(self, saved: Mapping[str, Any]) -> Any:
+        return _fixed({name: np.array(value)[()] for name, value in saved.items()})
+
+
+def _fixed(state: Mapping[str, Any]) -> dict[str, Any]:
+    """State a kernel cannot write into: it would alter rows already given, and a failed call would leave a trace."""
+    return {name: _read_only(v) if isinstance(v, np.ndarray) else v for name, v in state.items()}
+
+
+def runner_of(kernel: Kernel, libraries: Mapping[str, Library]) -> Runner:
+    """Compiled when ``libraries`` (by the kernel's digest) has it."""
+    library = libraries.get(kernel.digest)
+    return NumpyRunner(kernel) if library is None else CompiledRunner(library)
+
+
+def _read_only(array: Array) -> Array:
+    view = array.view()
+    view.flags.writeable = False
+    return view

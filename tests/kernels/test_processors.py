@@ -1,0 +1,109 @@
+"""The same bytes on processors that this machine is not: Cortex-M with and without floating point, RISC-V, ARM64."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ganglion.kernels.c import toolchain
+from ganglion.kernels.c.emission import emit, runtime_header
+from ganglion.kernels.c.targets import TARGETS
+from ganglion.kernels.c.toolchain import build_image, compilers
+from ganglion.kernels.ir.interpret import Computed, interpret
+from ganglion.kernels.vectors import differences, inputs, states
+from tests.kernels import zoo
+
+FRAMES = int(os.environ.get("GANGLION_FRAMES", "300"))
+SEED = 20_261_125
+FLASH, RAM = 0x10000, 0x2000_0000
+ENTRY = "gg_kernel_rows"
+ZIG = [c for c in compilers() if c.kind == "zig"]
+NEEDED = [m for m in ("ziglang", "unicorn", "elftools") if importlib.util.find_spec(m) is None]
+pytestmark = pytest.mark.skipif(bool(NEEDED), reason=f"{', '.join(NEEDED)} is not installed")
+
+
+# Every kernel on the three that differ most; the others share a core with one of them. All with GANGLION_FRAMES set.
+MAIN = ("cortex-m4f", "cortex-m3", "cortex-m0plus")
+HARD = ("bands", "mathematics", "statistics", "whole_numbers", "quaternion", "feeder_decide")
+WHOLE = "GANGLION_FRAMES" in os.environ
+CASES = [(n, t) for t in TARGETS for n in zoo.ZOO if WHOLE or t in MAIN or n in HARD]
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    return tmp_path_factory.mktemp("images")
+
+
+@pytest.fixture(scope="module")
+def reference():
+    known = {}
+
+    def of(name):
+        if name not in known:
+            program = zoo.program_of(name)
+            given, held = inputs(program, FRAMES, SEED), states(program, FRAMES, SEED)
+            known[name] = program, given, held, interpret(program, given, held or None)
+        return known[name]
+
+    return of
+
+
+def emulated(program, given, held, target, directory):
+    """The program's rows, computed in another process on an emulated processor."""
+    written = emit(program, "gg_kernel")
+    image = build_image(written.source, TARGETS[target], ZIG[0], directory, entry=ENTRY, flash=FLASH, ram=RAM)
+    table = np.zeros(FRAMES, written.state)
+    for name, values in held.items():
+        table[name] = values
+    outputs = [(name, program.nodes[n].type) for name, n in program.outputs]
+    about = {
+        "target": target,
+        "image": str(image),
+        "flash": FLASH,
+        "ram": RAM,
+        "symbol": ENTRY,
+        "inputs": len(program.inputs),
+        "output_bytes": [kind.size_bytes for _, kind in outputs],
+        "workspace_bytes": written.workspace_bytes,
+    }
+    job, result = directory / "job.npz", directory / "result.npz"
+    columns: dict[str, Any] = {
+        f"in{k}": np.ascontiguousarray(given[n]).view(np.uint8).reshape(FRAMES, -1)
+        for k, (n, _) in enumerate(program.inputs)
+    }
+    np.savez(job, about=json.dumps(about), table=np.frombuffer(table.tobytes(), np.uint8), **columns)
+    subprocess.run([sys.executable, Path(__file__).with_name("emulated.py"), job, result], check=True)
+    with np.load(result) as done:
+        after = np.frombuffer(done["table"].tobytes(), written.state) if table.nbytes else table
+        return Computed(
+            {
+                n: done[f"out{k}"].view(kind.numpy).reshape(FRAMES, *kind.shape)
+                for k, (n, kind) in enumerate(outputs)
+            },
+            done["emit"].astype(np.bool_),
+            {f.name: after[f.name] for f in program.state},
+        )
+
+
+@pytest.mark.parametrize("name, target", CASES)
+def test_every_processor_gives_the_bytes_of_the_reference(name, target, reference, directory):
+    program, given, held, wanted = reference(name)
+    got = emulated(program, given, held, target, directory)
+    assert differences(wanted, got) == 0, f"seed {SEED}, {FRAMES} frames"
+
+
+def test_a_division_that_cuts_subnormals_off_is_noticed(reference, directory, monkeypatch):
+    """What the compiler's own library does where there is no floating-point unit."""
+    header = runtime_header().replace(
+        "float gg_div(float a, float b) {\n", "float gg_div(float a, float b) {\n  return a / b;\n"
+    )
+    assert header != runtime_header()
+    monkeypatch.setattr(toolchain, "runtime_header", lambda: header)
+    program, given, held, wanted = reference("statistics")
+    assert differences(wanted, emulated(program, given, held, "cortex-m3", directory)) > 0
