@@ -31,11 +31,17 @@ class Site:
         self.journal = MemoryJournal(list(payloads))
         self.outbox = MemoryOutbox()
         self.disk = MemoryDisk()
-        step_ns = -(-CHECKPOINT_EVERY_NS // entries_per_checkpoint) if entries_per_checkpoint else 0
-        self.clock = SteppedClock(step_ns)
+        self.clock = SteppedClock()
+        self.pace(entries_per_checkpoint)
         self.checkpointed: list[int] = []
         self.engine: Durable | None = None
         self._top = top
+
+    def pace(self, entries_per_checkpoint: int | None) -> None:
+        """How often checkpoints become due from now on."""
+        self.clock.step_ns = (
+            -(-CHECKPOINT_EVERY_NS // entries_per_checkpoint) if entries_per_checkpoint else 0
+        )
 
     @property
     def started_engine(self) -> Durable:
