@@ -28,6 +28,7 @@ ORIGIN = "gw1-relay-03"
 BOOT = 6
 SPEC = bay()
 LIMIT_A = 100
+OFFSET_NS = 10**18
 PERIOD_NS = 2_000_000
 
 RAW: Mapping[str, tuple[str, ...]] = {"runs": (), "exports": ("frames",)}
@@ -36,6 +37,23 @@ DECIDES: Mapping[str, tuple[str, ...]] = {
     "runs": ("level", "trips", "breaker_open"),
     "exports": ("level", "trips"),
 }
+
+
+COUNTS: Mapping[str, tuple[str, ...]] = {"runs": ("level", "hours"), "exports": ("hours",)}
+
+
+class SteadyClock(HastyClock):
+    """Whoever asks for both clocks, the wall first, gets one instant."""
+
+    instant_ns: int | None = None
+
+    def wall_ns(self) -> int:
+        self.instant_ns = super().monotonic_ns()
+        return self.instant_ns + OFFSET_NS
+
+    def monotonic_ns(self) -> int:
+        instant_ns, self.instant_ns = self.instant_ns, None
+        return instant_ns or super().monotonic_ns()
 
 
 def assigned(stages: Mapping[str, tuple[str, ...]], path: str = PATH) -> Assignment:
@@ -49,9 +67,11 @@ class Bay:
     def __init__(self, folder: Path, stages: Mapping[str, tuple[str, ...]]) -> None:
         self.events = recording(folder)
         self.acknowledged: list[Batch] = []
-        self.gateway = Gateway({s.id: s.schema for s in SPEC.stages if s.id in ("frames", "level", "trips")})
+        self.gateway = Gateway(
+            {s.id: s.schema for s in SPEC.stages if s.id in ("frames", "level", "trips", "hours")}
+        )
         self.stop = asyncio.Event()
-        self.clock = HastyClock()
+        self.clock = SteadyClock()
         self.device = EmulatedDevice(
             ORIGIN,
             SPEC,
@@ -128,15 +148,10 @@ def test_raw_frames_go_up_exactly_as_played_numbered_and_timed(tmp_path: Path) -
 
 
 def test_event_time_is_when_the_frame_was_complete(tmp_path: Path) -> None:
-    async def story(bay: Bay) -> None:
-        before = bay.clock.wall_ns()
-        await bay.play(10)
-        after = bay.clock.wall_ns()
-        times = Batch.concat(bay.gateway.batches("frames")).time_ns
-        assert before < times[0]
-        assert times[-1] < after
-
-    scenario(tmp_path, RAW, story)
+    made = scenario(tmp_path, RAW, lambda bay: bay.play(10))
+    times = Batch.concat(made.gateway.batches("frames")).time_ns.tolist()
+    done = [made.device.frame_done_ns(sequence(BOOT, n)) for n in range(made.device.frames)]
+    assert times == [OFFSET_NS + ns for ns in done]
 
 
 def test_stages_of_the_device_run_and_only_their_rows_go_up(tmp_path: Path) -> None:
@@ -205,6 +220,14 @@ def test_each_stream_ends_after_all_of_its_rows(tmp_path: Path) -> None:
         assert paths[-1] == ("s", stream, "end")
         assert paths.count(("s", stream, "end")) == 1
     assert len(made.gateway.rows("level")) == made.device.frames
+
+
+def test_what_stages_still_hold_at_the_end_goes_up_before_the_end_mark(tmp_path: Path) -> None:
+    made = scenario(tmp_path, COUNTS, lambda bay: bay.play(60))
+    rows = Batch.concat(made.gateway.batches("hours"))
+    assert rows.columns["n"].sum() == made.device.frames
+    assert rows.columns["peak"].max() == max(made.peaks())
+    assert made.gateway.heard[-1].is_end
 
 
 # --- its own reflex ---

@@ -356,6 +356,30 @@ def test_an_urgent_row_has_left_when_offer_returns() -> None:
     run(story())
 
 
+@pytest.mark.parametrize("already_waiting", [True, False])
+def test_an_urgent_row_does_not_overtake_a_message_under_way(already_waiting: bool) -> None:
+    async def story(device: Device) -> None:
+        if already_waiting:  # its first message leaves from `offer`, the second from `run`
+            device.start()
+            await rounds()
+            device.offer(rows(0, 1), rows(1, 1))
+            device.gateway.lost = lambda _data: bool(device.gateway.heard)
+        else:
+            device.offer(rows(0, 1))
+            device.gateway.deaf = True
+            device.start()
+        await until(lambda: device.gateway.unheard)
+        sent = device.endpoint.counters.sent
+        device.offer(rows(2, 1))
+        assert device.endpoint.counters.sent == sent
+        device.gateway.deaf = False
+        device.gateway.lost = lambda _data: False
+        await device.end()
+
+    device = play(story, Device(urgent=True))
+    assert device.gateway.rows("level") == device.all_rows == device.all_acknowledged
+
+
 @pytest.mark.usefixtures("hours_to_gather")
 def test_urgent_rows_wait_for_the_answer_before_and_for_nothing_else() -> None:
     async def story(device: Device) -> None:
@@ -445,6 +469,25 @@ def test_rows_beyond_the_bound_are_shed_and_counted_and_the_others_arrive(
     assert (counted.offered, counted.acknowledged, counted.shed) == (23, 20, 3)
 
 
+def test_urgent_rows_that_did_not_fit_at_once_count_against_the_bound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(uplinks, "HELD_BYTES_MAX", 10 * SCHEMA.row_bytes)
+
+    async def story(device: Device) -> None:
+        device.start()
+        await rounds()
+        device.offer(rows(0, 8))  # more than fits into one message here
+        assert device.endpoint.counters.sent == 0
+        device.uplink.offer(rows(8, 3))
+        device.offer(rows(11, 2))
+        assert device.uplink.counts.shed == 3
+        await device.end()
+
+    device = play(story, Device(urgent=True), replace(QUICK, datagram_bytes_max=270))
+    assert device.gateway.rows("level") == device.all_rows == device.all_acknowledged
+
+
 @pytest.mark.parametrize("urgent", [True, False])
 def test_a_long_silence_costs_bounded_memory(urgent: bool) -> None:
     async def story(device: Device) -> None:
@@ -481,14 +524,14 @@ def test_a_closed_endpoint_ends_the_uplink(urgent: bool) -> None:
     assert play(story, Device(urgent)).acknowledged == []
 
 
-@pytest.mark.parametrize("urgent", [True, False])
-def test_a_cancelled_uplink_gives_its_message_up(urgent: bool) -> None:
+@pytest.mark.parametrize("urgent, turns", [(True, 0), (True, 30), (False, 0), (False, 30)])
+def test_a_cancelled_uplink_gives_its_message_up(urgent: bool, turns: int) -> None:
     async def story(device: Device) -> None:
         device.gateway.deaf = True
         device.start()
         await rounds()
         device.offer(rows(0, 1))
-        await rounds(urgent * 30)
+        await rounds(turns)
         device.running.cancel()
         await asyncio.gather(device.running, return_exceptions=True)
         sent = device.endpoint.counters.sent

@@ -98,9 +98,8 @@ def _load_waves(path: Path) -> npt.NDArray[Any]:
             why="a recording is a folder with events.npz and labels.csv",
             next_step="name such a folder with --data, or leave --data out to generate one",
         ) from error
-    except (
-        Exception
-    ) as error:  # zipfile, its decompressors and NumPy raise a dozen kinds, MemoryError among them
+    except Exception as error:
+        # zipfile, its decompressors and NumPy raise a dozen kinds, MemoryError among them.
         raise _form(
             path, f"it cannot be read: {error}", "it must be a NumPy archive without pickles"
         ) from error

@@ -16,3 +16,4 @@ def level(x):
 levels = frames.map(level)
 levels.where(lambda t: t.peak > 100, id="trips").act("breaker", "open", within="20ms")
 levels.sink("levels")
+levels.window("1h").aggregate(n=gg.count(), peak=gg.max("peak"), id="hours").sink("trends")
