@@ -58,6 +58,7 @@ class Yard:
             "name": "yard",
             "flow_dir": BAY,
             "data_dir": self.data,
+            "kernel_dir": self.data / "kernels",
             "gateway": self.gateway.address,
             "actuators": frozenset({"breaker"}),
             "period_frames": shot_frames_min(recording(self.data)),

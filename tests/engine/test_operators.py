@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 
 import ganglion as gg
 from ganglion.core.batch import Batch
-from ganglion.core.errors import KernelError
 from ganglion.engine import operators
 from ganglion.engine.operators import AroundOperator, Counts, MapOperator, WhereOperator
 from ganglion.flow.stages import AroundStage, MapStage, WhereStage
-from ganglion.kernels import Kernel
+from ganglion.kernels.running import NumpyRunner
 from tests.engine.streams import ORIGINS, measured, plain, row_list, rows_of, stored
 
 BEFORE_MS, AFTER_MS = 20, 30
@@ -67,7 +66,7 @@ STAGES = {s.id: s for s in _flow().stages}
 def mapped(name: str) -> MapOperator:
     stage = STAGES[name]
     assert isinstance(stage, MapStage)
-    return MapOperator(stage, STAGES[stage.inputs[0]])
+    return MapOperator(stage, STAGES[stage.inputs[0]], NumpyRunner(stage.kernel))
 
 
 def pairs(
@@ -128,37 +127,6 @@ def test_how_rows_are_batched_makes_no_difference_to_a_map(history, name):
     ]
     assert row_list(together) == row_list(apart)
     assert whole.counts == single.counts
-
-
-def refuse_thirteen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes every kernel fail on frames that begin with 13."""
-    step = Kernel.step
-
-    def failing(self: Kernel, frame: Any, state: Any) -> Any:
-        if frame[0] == 13:
-            raise KernelError("kernel.failed", "thirteen", why="a test", next_step="go on")
-        return step(self, frame, state)
-
-    monkeypatch.setattr(Kernel, "step", failing)
-
-
-def test_a_failing_row_is_counted_bad_and_the_others_pass(monkeypatch):
-    refuse_thirteen(monkeypatch)
-    operator = mapped("plainly")
-    (batch,) = operator.process(pairs("gw1-relay-00", 5, [1, 13, 3]))
-    assert (batch.seq.tolist(), batch.columns["sum"].tolist()) == ([5, 7], [2, 4])
-    assert operator.process(pairs("gw1-relay-00", 8, [13])) == []
-    assert operator.counts == Counts(rows=4, out=2, bad=2)
-
-
-def test_a_failing_row_leaves_the_state_as_it_was(monkeypatch):
-    refuse_thirteen(monkeypatch)
-    operator = mapped("running")
-    found = operator.process(pairs("gw1-relay-00", 0, [1, 13, 2])) + operator.process(
-        pairs("gw1-relay-00", 3, [13, 4])
-    )
-    assert [v for b in found for v in b.columns["sum"].tolist()] == [1, 3, 7]
-    assert operator.counts == Counts(rows=5, out=3, bad=2)
 
 
 def test_a_scaled_frame_reaches_the_kernel_in_its_unit():

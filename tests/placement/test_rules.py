@@ -57,10 +57,10 @@ FORBIDDEN = [
         {"memory"},
         "stages have 900 KB",
     ),
-    ({"within": "7ms"}, {"classes__relay__ns_per_call": 4e5}, "decide", "device", {"deadline"}, "within=)"),
+    ({"within": "7ms"}, {"classes__relay__ns_per_call": 3e6}, "decide", "device", {"deadline"}, "within=)"),
     (
         {},
-        {"classes__relay__cpus": 0.02, "classes__relay__ns_per_call": 5e4},
+        {"classes__relay__cpus": 0.02, "classes__relay__ns_per_call": 1e6},
         "decide",
         "device",
         {"cpu"},
@@ -147,7 +147,7 @@ def test_a_deadline_that_no_tier_meets():
 
 
 def test_rules_that_clash_are_all_named_and_each_can_be_lifted():
-    slow = {"classes__relay__ns_per_call": 4e5}
+    slow = {"classes__relay__ns_per_call": 3e6}
     spec, topology = small_flow(within="7ms"), small_topology(**slow, classes__box__cannot_run=["map"])
     clash = clashing(spec, topology)
     assert "these 3 rules at once" in clash.what

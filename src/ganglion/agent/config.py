@@ -31,7 +31,8 @@ class NodeConfig:
     """A gateway, edge or cloud node. Ports are of 127.0.0.1; 0 means there is none.
 
     ``parent_url``: the leaf address of the parent site's server, empty at the top. ``children``: site ids.
-    ``coap_port``: where devices send, for gateways. ``paths``: whose origins may send here.
+    ``coap_port``: where devices send, for gateways. ``paths``: whose origins may send here. ``kernel_dir``: where
+    compiled kernels are kept.
     """
 
     assignment: Assignment
@@ -42,6 +43,7 @@ class NodeConfig:
     children: tuple[str, ...]
     coap_port: int
     paths: tuple[str, ...]
+    kernel_dir: Path
     limits: Limits = Limits()
 
     @property
@@ -60,6 +62,7 @@ class NodeConfig:
             "children": list(self.children),
             "coap_port": self.coap_port,
             "paths": list(self.paths),
+            "kernel_dir": str(self.kernel_dir),
             "limits": {name: getattr(self.limits, name) for name in Limits.__dataclass_fields__},
         }
 
@@ -71,6 +74,7 @@ def device_host_json(config: DeviceHostConfig) -> dict[str, Any]:
         "name": config.name,
         "flow_dir": str(config.flow_dir),
         "data_dir": str(config.data_dir),
+        "kernel_dir": str(config.kernel_dir),
         "gateway": list(config.gateway),
         "actuators": sorted(config.actuators),
         "period_frames": config.period_frames,
@@ -114,6 +118,7 @@ def _node(value: Mapping[str, Any]) -> NodeConfig:
         tuple(value["children"]),
         int(value["coap_port"]),
         tuple(value["paths"]),
+        Path(value["kernel_dir"]),
         Limits(**value["limits"]),
     )
 
@@ -134,6 +139,7 @@ def _device_host(value: Mapping[str, Any]) -> DeviceHostConfig:
         value["name"],
         Path(value["flow_dir"]),
         Path(value["data_dir"]),
+        Path(value["kernel_dir"]),
         (str(value["gateway"][0]), int(value["gateway"][1])),
         frozenset(value["actuators"]),
         int(value["period_frames"]),

@@ -22,6 +22,8 @@ from ganglion.engine.graph import Graph
 from ganglion.flow.load import load_flow
 from ganglion.flow.spec import FlowSpec
 from ganglion.host.ports import Host
+from ganglion.kernels.c.library import Library
+from ganglion.kernels.loading import load
 from ganglion.messaging import subjects
 from ganglion.messaging.janitor import Janitor
 from ganglion.messaging.nats import NatsBus, connect
@@ -55,6 +57,7 @@ class Node:
         self._stop = asyncio.Event()
         self._parts: Subsystems | None = None
         self._checkpoint_seq = 0
+        self._libraries: dict[str, Library] = {}
         self._spec = self._load()
 
     def _load(self) -> FlowSpec:
@@ -74,6 +77,8 @@ class Node:
 
     async def run(self) -> None:
         """Starts every subsystem, keeps them running, ends them in reverse order."""
+        kernels = self._spec.kernels(self.config.assignment.runs)
+        self._libraries = await asyncio.to_thread(load, kernels, self.config.kernel_dir)
         server = self._server()
         await server.start()
         try:
@@ -144,6 +149,7 @@ class Node:
             clock=self._host.clock,
             gather=bool(config.coap_port),
             on_checkpoint=checkpointed,
+            libraries=self._libraries,
         )
         return Subsystems(server, bus, engine, outbox, janitor, self._ingest(bus, engine))
 
@@ -162,7 +168,7 @@ class Node:
         return Ingest(
             self._spec,
             above,
-            Graph(self._spec, above, "reflex"),
+            Graph(self._spec, above, "reflex", self._libraries),
             append,
             streams=frozenset(wanted),
             paths=frozenset(config.paths),
@@ -237,6 +243,7 @@ class Node:
             "server_pid": parts.server.pid,
             "server_restarts": parts.server.restarts,
             "runs": sorted(config.assignment.runs),
+            "kernels": self._spec.same_bits(config.assignment.runs, self._libraries),
             "input_seq": progress.input_seq,
             "input_last": input_last,
             "checkpoint_seq": self._checkpoint_seq,

@@ -18,6 +18,7 @@ from ganglion.flow.assignment import Assignment
 from ganglion.flow.load import load_flow
 from ganglion.host.ports import Host
 from ganglion.host.threads import to_its_end
+from ganglion.kernels.loading import load
 
 DEVICES_MAX = 1000
 LOG_EVERY_NS = 500_000_000
@@ -46,6 +47,7 @@ class DeviceHostConfig:
     name: str
     flow_dir: Path
     data_dir: Path
+    kernel_dir: Path
     gateway: tuple[str, int]
     actuators: frozenset[str]
     period_frames: int
@@ -65,6 +67,9 @@ class DeviceHost:
         self._spec = load_flow(config.flow_dir)
         events = load_recording(config.data_dir, self._spec.sources[0].schema.fields[0].type)
         boot = self._next_boot()
+        runs = frozenset(stage for d in config.devices for stage in d.assignment.runs)
+        libraries = load(self._spec.kernels(runs), config.kernel_dir)
+        self._same_bits = self._spec.same_bits(runs, libraries)
         self.devices = [
             EmulatedDevice(
                 d.origin,
@@ -81,6 +86,7 @@ class DeviceHost:
                 clock=host.clock,
                 actuators=config.actuators,
                 on_acknowledged=self._acknowledged,
+                libraries=libraries,
             )
             for d in config.devices
         ]
@@ -179,6 +185,7 @@ class DeviceHost:
             "commands": self._commands,
             "streams": streams,
             "stages": stages,
+            "kernels": self._same_bits,
         }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from ganglion.flow.assignment import Assignment
 from ganglion.flow.spec import FlowSpec
 from ganglion.flow.stages import SourceStage
 from ganglion.host.ports import Clock
+from ganglion.kernels.c.library import Library
 
 DATAGRAM_BYTES_MAX = 4096
 """Frames larger than one IPv6 packet may be sent; on a real radio link choose smaller frames."""
@@ -61,13 +63,14 @@ class EmulatedDevice:
         clock: Clock,
         actuators: frozenset[str],
         on_acknowledged: Callable[[Batch], None],
+        libraries: Mapping[str, Library] = MappingProxyType({}),
     ) -> None:
         self.origin = origin
         self.player = player
         self._commands: list[Command] = []
         self.commands_unknown = 0
         self.uplinks: dict[str, StreamUplink] = {}
-        self.graph = Graph(spec, assignment)
+        self.graph = Graph(spec, assignment, libraries=libraries)
         self.raw_bytes = 0
         self.frames = 0
         self._spec = spec

@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from ganglion.core.batch import Batch
@@ -28,6 +29,7 @@ from ganglion.flow.spec import FlowSpec
 from ganglion.flow.stages import SinkStage
 from ganglion.host.ports import Clock, Disk
 from ganglion.host.threads import to_its_end
+from ganglion.kernels.c.library import Library
 
 CHECKPOINT = "checkpoint.cbor"
 CHECKPOINT_FORMAT = 3
@@ -98,8 +100,9 @@ class Durable:
         clock: Clock,
         gather: bool,
         on_checkpoint: Callable[[int], None] = lambda _seq: None,
+        libraries: Mapping[str, Library] = MappingProxyType({}),
     ) -> None:
-        self.graph = Graph(spec, assignment, "durable")
+        self.graph = Graph(spec, assignment, "durable", libraries)
         self.progress = Progress()
         self.caught_up = asyncio.Event()
         self._spec = spec

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal
 
 from ganglion.core.batch import Batch
@@ -14,6 +15,8 @@ from ganglion.engine.windows import WindowOperator
 from ganglion.flow.assignment import Assignment
 from ganglion.flow.spec import FlowSpec
 from ganglion.flow.stages import ActStage, AroundStage, MapStage, SinkStage, Stage, WhereStage, WindowStage
+from ganglion.kernels.c.library import Library
+from ganglion.kernels.running import runner_of
 
 Part = Literal["all", "reflex", "durable"]
 
@@ -34,10 +37,17 @@ class Graph:
     """The stages an assignment gives a node.
 
     ``part``: ``reflex`` runs only what leads to actuators and gives only commands; ``durable`` runs everything but
-    commands; ``all`` runs everything. The same items in the same order give the same emissions.
+    commands; ``all`` runs everything. ``libraries``: compiled kernels by digest; a kernel that is not among them runs
+    in NumPy. The same items in the same order give the same emissions.
     """
 
-    def __init__(self, spec: FlowSpec, assignment: Assignment, part: Part = "all") -> None:
+    def __init__(
+        self,
+        spec: FlowSpec,
+        assignment: Assignment,
+        part: Part = "all",
+        libraries: Mapping[str, Library] = MappingProxyType({}),
+    ) -> None:
         self._spec = spec
         self._assignment = assignment
         self._part = part
@@ -53,7 +63,9 @@ class Graph:
         self._consumers: dict[str, tuple[Stage, ...]] = {
             s.id: tuple(c for c in self._stages if s.id in c.inputs) for s in spec.stages
         }
-        self._operators: dict[str, Operator] = {s.id: o for s in self._stages if (o := _operator(s, spec))}
+        self._operators: dict[str, Operator] = {
+            s.id: o for s in self._stages if (o := _operator(s, spec, libraries))
+        }
         self.seen: dict[str, Counts] = {}
 
     @property
@@ -113,10 +125,10 @@ class Graph:
         self.seen = {s: Counts(rows=n) for s, n in state["seen"].items()}
 
 
-def _operator(stage: Stage, spec: FlowSpec) -> Operator | None:
+def _operator(stage: Stage, spec: FlowSpec, libraries: Mapping[str, Library]) -> Operator | None:
     match stage:
         case MapStage():
-            return MapOperator(stage, spec[stage.inputs[0]])
+            return MapOperator(stage, spec[stage.inputs[0]], runner_of(stage.kernel, libraries))
         case WhereStage():
             return WhereOperator(stage)
         case AroundStage():

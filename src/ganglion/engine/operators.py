@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -11,11 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ganglion.core.batch import Batch, Columns
-from ganglion.core.errors import KernelError
 from ganglion.core.schema import Field, TensorType
 from ganglion.flow.stages import AroundStage, MapStage, Stage, WhereStage
-from ganglion.kernels import Record
-from ganglion.kernels.kernel import State
+from ganglion.kernels.running import Runner
+from ganglion.kernels.tracing.trace import WHOLE
 
 KEYS_MAX = 100_000
 """Origins one operator keeps state for; more are refused as bad rows."""
@@ -61,81 +60,50 @@ class Operator(Protocol):
 class MapOperator:
     """Each row through a kernel; state per origin."""
 
-    def __init__(self, stage: MapStage, upstream: Stage) -> None:
+    def __init__(self, stage: MapStage, upstream: Stage, runner: Runner) -> None:
         self.counts = Counts()
         self._stage = stage
-        self._kernel = stage.kernel
+        self._runner = runner
         self._field = upstream.schema.fields[0] if isinstance(stage.kernel.input, TensorType) else None
-        names = () if isinstance(stage.kernel.input, TensorType) else stage.kernel.input.names
-        self._names = names
-        self._columns = tuple((f.name, f.type.numpy) for f in stage.schema.fields)
-        self._state: dict[str, State] = {}
+        self._stateful = stage.kernel.stateful
+        self._state: dict[str, Any] = {}
 
     def process(self, batch: Batch) -> list[Batch]:
-        kernel = self._kernel
         self.counts.rows += len(batch)
-        if kernel.stateful and batch.origin not in self._state:
-            if len(self._state) >= KEYS_MAX:
+        state = self._state.get(batch.origin)
+        if state is None:
+            if self._stateful and len(self._state) >= KEYS_MAX:
                 self.counts.bad += len(batch)
                 return []
-            self._state[batch.origin] = _fixed(kernel.fresh_state())
-        state = self._state.get(batch.origin, {})
-        frame_of = self._frames(batch)
-        kept: list[int] = []
-        rows: list[dict[str, Any]] = []
-        for i in range(len(batch)):
-            frame = frame_of(i)
-            try:
-                outputs, emit, after = kernel.step(frame, state)
-            except KernelError:
-                self.counts.bad += 1
-                continue
-            state = _fixed(after)
-            if emit:
-                kept.append(i)
-                rows.append(outputs)
-        if kernel.stateful:
-            self._state[batch.origin] = state
-        if not rows:
+            state = self._runner.fresh()
+            if self._stateful:
+                self._state[batch.origin] = state
+        ran = self._runner.rows(self._inputs(batch), state)
+        if ran.kept is None:
+            seq, time_ns = batch.seq, batch.time_ns
+        elif not len(ran.kept):
             return []
-        self.counts.out += len(rows)
-        columns = {name: np.array([r[name] for r in rows], dtype) for name, dtype in self._columns}
-        whole = len(kept) == len(batch)  # the usual case: no row was left out
-        seq, time_ns = (batch.seq, batch.time_ns) if whole else (batch.seq[kept], batch.time_ns[kept])
-        return [Batch(self._stage.id, batch.origin, seq, time_ns, columns)]
+        else:
+            seq, time_ns = batch.seq[ran.kept], batch.time_ns[ran.kept]
+        self.counts.out += len(seq)
+        return [Batch(self._stage.id, batch.origin, seq, time_ns, ran.columns)]
 
-    def _frames(self, batch: Batch) -> Callable[[int], Any]:
-        """The i-th row as the kernel sees it, read-only: a frame a kernel wrote into would leave here altered."""
-        if self._field is not None:
-            frames = _read_only(self._field.physical(batch.columns[self._field.name]))
-            return frames.__getitem__
-        columns = {name: _read_only(batch.columns[name]) for name in self._names}
-        return lambda i: Record(**{name: column[i] for name, column in columns.items()})
+    def _inputs(self, batch: Batch) -> Mapping[str, npt.NDArray[Any]]:
+        if self._field is None:
+            return batch.columns
+        return {WHOLE: self._field.physical(batch.columns[self._field.name])}
 
     def end(self, stream: str, origin: str) -> tuple[list[Batch], bool]:
         return [], True
 
     def snapshot(self) -> Any:
-        # Arrays, for `core.packing` keeps the dtype of those only.
-        state = {o: {name: np.array(v) for name, v in s.items()} for o, s in self._state.items()}
+        # Copies in arrays: `core.packing` keeps the dtype of those only.
+        state = {o: self._runner.save(s) for o, s in self._state.items()}
         return {"state": state, "counts": self.counts.to_json()}
 
     def restore(self, state: Any) -> None:
-        self._state = {
-            o: _fixed({name: np.array(v)[()] for name, v in s.items()}) for o, s in state["state"].items()
-        }
+        self._state = {o: self._runner.load(s) for o, s in state["state"].items()}
         self.counts = Counts(**state["counts"])
-
-
-def _fixed(state: State) -> State:
-    """State a kernel cannot write into: it would alter rows already given, and a failed call would leave a trace."""
-    return {name: _read_only(v) if isinstance(v, np.ndarray) else v for name, v in state.items()}
-
-
-def _read_only(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    view = array.view()
-    view.flags.writeable = False
-    return view
 
 
 def physical(fields: Iterable[Field], columns: Columns) -> dict[str, npt.NDArray[Any]]:

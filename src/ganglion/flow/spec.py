@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from ganglion.flow.stages import (
     WhereStage,
     WindowStage,
 )
+from ganglion.kernels import Kernel
 
 FORMAT = 1
 STAGES_MAX = 1000
@@ -74,6 +76,15 @@ class FlowSpec:
     @property
     def sources(self) -> tuple[SourceStage, ...]:
         return tuple(s for s in self.stages if isinstance(s, SourceStage))
+
+    def kernels(self, stages: Container[str]) -> tuple[Kernel, ...]:
+        """The kernels of those of ``stages`` that are maps."""
+        return tuple(s.kernel for s in self.stages if isinstance(s, MapStage) and s.id in stages)
+
+    def same_bits(self, stages: Container[str], compiled: Container[str]) -> dict[str, bool]:
+        """For each of ``stages`` that is a map, whether its kernel's digest is among those ``compiled``."""
+        maps = (s for s in self.stages if isinstance(s, MapStage) and s.id in stages)
+        return {s.id: s.kernel.digest in compiled for s in maps}
 
     def to_json(self) -> dict[str, Any]:
         return {"format": FORMAT, "flow": self.name, "stages": [s.to_json() for s in self.stages]}

@@ -1,7 +1,7 @@
 """Kernels: portable pure functions on one frame, written in plain NumPy.
 
-In this version a kernel runs in NumPy on every tier (labelled "not bit-exact" by plans and reports);
-tracing to an IR and C comes in a later one and does not change how a kernel is written.
+A function is traced once into a program whose order of evaluation is fixed; from it comes C for every target, and
+the same bits everywhere. See docs/adr/0010.
 """
 
 from ganglion.kernels.kernel import Kernel, Record, kernel

@@ -46,6 +46,9 @@ class Kernel:
     source: str
     program: Program
 
+    def __repr__(self) -> str:
+        return f"<kernel {self.name} at {self.source}>"
+
     @property
     def stateful(self) -> bool:
         return self.initial is not None

@@ -8,7 +8,6 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ganglion.core.errors import KernelError
 from ganglion.core.schema import TensorType
 from ganglion.kernels.c.library import Library
 from ganglion.kernels.kernel import Kernel, Record
@@ -21,14 +20,10 @@ Saved = dict[str, Array]
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """Columns of the rows that were emitted; ``kept``: their places among the rows given, None when all were.
-
-    ``bad``: rows that the kernel failed on.
-    """
+    """Columns of the rows that were emitted; ``kept``: their places among the rows given, None when all were."""
 
     columns: dict[str, Array]
     kept: Array | None
-    bad: int = 0
 
 
 class Runner(Protocol):
@@ -95,19 +90,14 @@ class NumpyRunner:
         frame_of, count = self._frames(inputs)
         kept: list[int] = []
         rows: list[dict[str, Any]] = []
-        bad = 0
         for i in range(count):
-            try:
-                outputs, emit, after = self._kernel.step(frame_of(i), state)
-            except KernelError:
-                bad += 1
-                continue
+            outputs, emit, after = self._kernel.step(frame_of(i), state)
             state.update(_fixed(after))
             if emit:
                 kept.append(i)
                 rows.append(outputs)
         columns = {name: np.array([r[name] for r in rows], dtype) for name, dtype in self._columns}
-        return Ran(columns, None if len(kept) == count else np.array(kept, np.intp), bad)
+        return Ran(columns, None if len(kept) == count else np.array(kept, np.intp))
 
     def _frames(self, inputs: Mapping[str, Array]) -> tuple[Callable[[int], Any], int]:
         """The i-th row as the kernel sees it, read-only: a frame a kernel wrote into would leave here altered."""

@@ -9,7 +9,6 @@ from typing import Any
 from ganglion.flow.assignment import Assignment
 
 FORMAT = 1
-NOT_BIT_EXACT = "kernels run in NumPy: not bit-exact across machines"
 _DIGITS = 9
 
 
@@ -95,7 +94,6 @@ class Plan:
     pins: Mapping[str, str]
     selectivities: Mapping[str, float]
     assigned: Mapping[str, Assignment]
-    notes: tuple[str, ...] = (NOT_BIT_EXACT,)
 
     @property
     def proved(self) -> bool:
@@ -134,7 +132,6 @@ class Plan:
             "pins": dict(sorted(self.pins.items())),
             "selectivities": dict(sorted(self.selectivities.items())),
             "assignments": {k: a.to_json() for k, a in sorted(self.assigned.items())},
-            "notes": list(self.notes),
         }
 
 

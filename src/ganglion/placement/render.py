@@ -14,7 +14,7 @@ _DESCRIPTION_CHARS_MAX = 48
 
 
 def report(plan: Plan, spec: FlowSpec) -> str:
-    """The whole plan: stages, reflexes, links, nodes, money, certificate, notes."""
+    """The whole plan: stages, reflexes, links, nodes, money, certificate."""
     parts = [
         f"plan of flow {plan.flow}",
         _stages(plan, spec),
@@ -22,7 +22,6 @@ def report(plan: Plan, spec: FlowSpec) -> str:
         _links(plan),
         _nodes(plan),
         _money(plan),
-        *(f"note: {note}" for note in plan.notes),
     ]
     return "\n\n".join(p for p in parts if p) + "\n"
 

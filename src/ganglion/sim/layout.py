@@ -74,7 +74,13 @@ def node_config(
         children=tuple(topology.children(site)),
         coap_port=ports.coap,
         paths=tuple(p.id for p in topology.paths() if p.gateway == site),
+        kernel_dir=kernel_dir(settings),
     )
+
+
+def kernel_dir(settings: Settings) -> Path:
+    """Where a run keeps its compiled kernels."""
+    return (settings.run_dir / "kernels").resolve()
 
 
 def period_frames(settings: Settings, spec: FlowSpec, events: Sequence[Event], devices: int) -> int:
@@ -121,6 +127,7 @@ def device_hosts(
             name=f"devices-{gateway}",
             flow_dir=settings.flow_dir.resolve(),
             data_dir=data_dir.resolve(),
+            kernel_dir=kernel_dir(settings),
             gateway=("127.0.0.1", coap_ports[gateway]),
             actuators=frozenset(actuators[gateway]),
             period_frames=period,

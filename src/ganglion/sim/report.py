@@ -67,7 +67,7 @@ def build(
         "restarts": dict(restarts),
         "prediction": _prediction(plan, evidence, links, raw, played_s),
         "stages": _stages(evidence),
-        "notes": list(plan.notes),
+        "same_bits": _same_bits(evidence),
     }
 
 
@@ -200,6 +200,15 @@ def _prediction(
     if raw_predicted:
         figures["raw_bytes_per_day"] = {"predicted": round(raw_predicted), "measured": round(raw * per_day)}
     return figures
+
+
+def _same_bits(evidence: Evidence) -> dict[str, bool]:
+    """Per map stage: it ran compiled and proven wherever it ran."""
+    total: dict[str, bool] = {}
+    for report in [*evidence.device_hosts, *evidence.nodes.values()]:
+        for stage, same in report["kernels"].items():
+            total[stage] = total.get(stage, True) and same
+    return total
 
 
 def _stages(evidence: Evidence) -> dict[str, dict[str, int]]:

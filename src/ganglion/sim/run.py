@@ -17,6 +17,7 @@ from ganglion.flow.load import load_flow
 from ganglion.flow.spec import FlowSpec
 from ganglion.flow.stages import AroundStage, WhereStage
 from ganglion.host.ports import Host
+from ganglion.kernels.loading import load
 from ganglion.placement import Plan, plan
 from ganglion.sim import layout, report
 from ganglion.sim.evidence import gather
@@ -94,6 +95,7 @@ async def run(
     chosen = plan(
         spec, topology, pins=settings.pins, selectivities=played_selectivities(spec, events, period)
     )
+    await asyncio.to_thread(load, spec.kernels({s.id for s in spec.stages}), layout.kernel_dir(settings))
     world = World(settings, host, spec, topology, chosen)
     watch(world, chosen)
     try:

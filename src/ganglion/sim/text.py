@@ -32,6 +32,7 @@ def text(report: Mapping[str, Any]) -> str:
     )
     lines += ["", *_detection(report["detection"]), "", *_readings(report["readings"])]
     lines += ["", *_bytes(report["bytes"]), "", *_cuts(report), "", *_prediction(report)]
+    lines += ["", *_kernels(report["same_bits"])]
     lines += ["", "OK" if report["ok"] else "NOT OK: " + "; ".join(report["problems"])]
     return "\n".join(lines) + "\n"
 
@@ -87,6 +88,15 @@ def _prediction(report: Mapping[str, Any]) -> list[str]:
         measured = "-" if pair["measured"] is None else f"{pair['measured']:g}"
         lines.append(f"  {name:28}{pair['predicted']:>16g}{measured:>16}")
     return lines
+
+
+def _kernels(same_bits: Mapping[str, bool]) -> list[str]:
+    kinds = (
+        (True, "compiled, the same bits as the reference on hostile frames"),
+        (False, "in NumPy, not bit-exact across machines: no compiler that keeps the bits was found"),
+    )
+    stages = {kind: [s for s, same in same_bits.items() if same is kind] for kind, _ in kinds}
+    return [f"kernels: {', '.join(stages[kind])} ran {how}" for kind, how in kinds if stages[kind]]
 
 
 def _headline(report: Mapping[str, Any]) -> str:

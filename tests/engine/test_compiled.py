@@ -1,0 +1,62 @@
+"""Compiled kernels in the engine: the same rows, the same state, and a state that moves between the two ways."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ganglion.engine.operators import MapOperator
+from ganglion.flow.stages import MapStage
+from ganglion.kernels.c.toolchain import compilers
+from ganglion.kernels.loading import load
+from ganglion.kernels.running import CompiledRunner, NumpyRunner, runner_of
+from tests.engine.streams import plain, stored
+from tests.engine.test_operators import STAGES, arrivals, mapped, numbered
+
+NAMES = ["running", "plainly", "looking"]
+pytestmark = pytest.mark.skipif(not compilers(), reason="there is no C compiler (gcc, clang or ziglang)")
+
+
+def map_stage(name):
+    stage = STAGES[name]
+    assert isinstance(stage, MapStage)
+    return stage
+
+
+@pytest.fixture(scope="module")
+def libraries(tmp_path_factory):
+    return load([map_stage(n).kernel for n in NAMES], tmp_path_factory.mktemp("kernels"))
+
+
+def compiled(name, libraries):
+    stage = map_stage(name)
+    runner = runner_of(stage.kernel, libraries)
+    assert isinstance(runner, CompiledRunner)
+    return MapOperator(stage, STAGES[stage.inputs[0]], runner)
+
+
+def test_a_kernel_without_a_library_runs_in_numpy():
+    runner = runner_of(map_stage("running").kernel, {})
+    assert isinstance(runner, NumpyRunner)
+    assert not runner.same_bits
+
+
+@given(arrivals, st.sampled_from(NAMES))
+def test_compiled_and_numpy_give_the_same_rows(libraries, history, name):
+    """Whole numbers, which both compute exactly."""
+    fast, slow = compiled(name, libraries), mapped(name)
+    for batch in numbered(history):
+        assert [plain(b) for b in fast.process(batch)] == [plain(b) for b in slow.process(batch)]
+    assert fast.counts == slow.counts
+
+
+@given(arrivals, st.sampled_from(NAMES))
+def test_state_moves_between_compiled_and_numpy_at_any_batch(libraries, history, name):
+    whole, moving = mapped(name), mapped(name)
+    for turn, batch in enumerate(numbered(history)):
+        snapshot = stored(moving.snapshot())
+        moving = compiled(name, libraries) if turn % 2 else mapped(name)
+        moving.restore(snapshot)
+        assert [plain(b) for b in moving.process(batch)] == [plain(b) for b in whole.process(batch)]
+    assert moving.counts == whole.counts
