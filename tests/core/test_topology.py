@@ -16,8 +16,8 @@ FEEDER = Path(__file__).parents[2] / "examples" / "feeder" / "topology.yaml"
 MIXED = """
 topology: 1
 classes:
-  box: {ns_per_call: 1000, ns_per_element: 2.5, hop_us: 300, memory: 64MB}
-  relay: {ns_per_call: 90, ns_per_element: 5, hop_us: 100, memory: 64KiB, cannot_run: [window, around]}
+  box: {ns_per_call: 1000, ns_per_operation: 2.5, hop_us: 300, memory: 64MB}
+  relay: {ns_per_call: 90, ns_per_operation: 5, hop_us: 100, memory: 64KiB, cannot_run: [window, around]}
 sites:
   cloud: {tier: cloud, jurisdiction: IE, node: {class: box, memory: 1GB}}
   edge1: {tier: edge, parent: cloud, node: {class: box, id: rack7}, uplink: {latency: 15ms, bandwidth: 1Gbit}}
@@ -102,7 +102,7 @@ def test_a_topology_is_frozen(mixed):
 def test_made_in_python_it_is_checked_as_well(mixed):
     value: dict[str, Any] = {
         "topology": 1,
-        "classes": {"box": {"ns_per_call": 1, "ns_per_element": 1, "hop_us": 1, "memory": "1MB"}},
+        "classes": {"box": {"ns_per_call": 1, "ns_per_operation": 1, "hop_us": 1, "memory": "1MB"}},
         "sites": {"cloud": {"tier": "cloud", "node": {"class": "box"}}},
         "devices": {
             "x": {

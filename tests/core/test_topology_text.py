@@ -18,7 +18,7 @@ currency: EUR
 classes:
   box:
     ns_per_call: 1000
-    ns_per_element: 1.5
+    ns_per_operation: 1.5
     hop_us: 300
     memory: 64MB
 sites:

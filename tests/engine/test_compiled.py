@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import ganglion as gg
 from ganglion.engine.operators import MapOperator
 from ganglion.flow.stages import MapStage
 from ganglion.kernels.c.toolchain import compilers
@@ -60,3 +62,15 @@ def test_state_moves_between_compiled_and_numpy_at_any_batch(libraries, history,
         moving.restore(snapshot)
         assert [plain(b) for b in moving.process(batch)] == [plain(b) for b in whole.process(batch)]
     assert moving.counts == whole.counts
+
+
+def test_counts_of_16_bits_reach_kernels_as_whole_numbers_that_do_not_wrap(libraries, tmp_path):
+    @gg.kernel(x=gg.i16[2])
+    def product(x):
+        return {"y": x[0] * x[1]}
+
+    runners = [NumpyRunner(product), runner_of(product, load([product], tmp_path))]
+    frame = np.array([[300, 400], [-32768, 2]], np.int16)
+    assert [r.rows({"frame": frame}, r.fresh()).columns["y"].tolist() for r in runners] == [
+        [120_000, -65_536]
+    ] * 2

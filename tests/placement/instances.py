@@ -16,9 +16,9 @@ topology: 1
 currency: EUR
 electricity_per_kwh: 0.3
 classes:
-  relay: {ns_per_call: 2000, ns_per_element: 2, hop_us: 200, memory: 64MB, watts_idle: 0.1, watts_busy: 0.4}
-  box: {ns_per_call: 1000, ns_per_element: 1, hop_us: 400, memory: 64MB, watts_idle: 4, watts_busy: 10}
-  hall: {ns_per_call: 500, ns_per_element: 1, hop_us: 300, memory: 1GB, price_per_cpu_month: 20, price_per_month: 7}
+  relay: {ns_per_call: 2000, ns_per_operation: 2, hop_us: 200, memory: 64MB, watts_idle: 0.1, watts_busy: 0.4}
+  box: {ns_per_call: 1000, ns_per_operation: 1, hop_us: 400, memory: 64MB, watts_idle: 4, watts_busy: 10}
+  hall: {ns_per_call: 500, ns_per_operation: 1, hop_us: 300, memory: 1GB, price_per_cpu_month: 20, price_per_month: 7}
 sites:
   cloud: {tier: cloud, jurisdiction: IE, node: {class: hall}}
   edge1:
@@ -99,7 +99,7 @@ def random_topology(rng):
         watts = near(2)
         return {
             "ns_per_call": near(2000),
-            "ns_per_element": near(2),
+            "ns_per_operation": near(2),
             "hop_us": near(400),
             "memory": f"{int(near(memory))}B",
             "cpus": pick(1.0, 1.0, 0.02),

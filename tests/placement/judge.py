@@ -79,17 +79,17 @@ class Judge:
         s = self.spec[stage]
         row = sum(f.type.elements for f in s.schema.fields)
         if isinstance(s, SourceStage):
-            calls, elements = 0, 0
+            calls, operations = 0, 0
         elif isinstance(s, MapStage):
-            calls, elements = s.kernel.cost.calls, s.kernel.cost.operations
+            calls, operations = s.kernel.cost.calls, s.kernel.cost.operations
         elif isinstance(s, WhereStage):
             steps = str(s.predicate.to_json()).count("[")
-            calls, elements = steps + 1, steps + row
+            calls, operations = 1, steps + row
         elif isinstance(s, WindowStage):
-            calls = elements = 2 + 4 * len(s.aggregates)
+            calls, operations = 1 + len(s.aggregates), 2 + 4 * len(s.aggregates)
         else:
-            calls, elements = 2, row
-        return (calls * kind.ns_per_call + elements * kind.ns_per_element) * 1e-9
+            calls, operations = 1, row
+        return (calls * kind.ns_per_call + operations * kind.ns_per_operation) * 1e-9
 
     def memory(self, stage):
         s = self.spec[stage]

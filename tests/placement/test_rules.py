@@ -260,7 +260,7 @@ def test_why_says_where_the_stage_is_when_paths_differ():
     topology = small_topology(
         devices__meter={"class": "tiny", "count": 1, "gateways": ["gw1"], "actuators": ["breaker"],
                         "link": {"latency": "1ms", "bandwidth": "1Mbit"}},
-        classes__tiny={"ns_per_call": 10, "ns_per_element": 5, "hop_us": 100, "memory": "1MB", "cannot_run": ["map"]},
+        classes__tiny={"ns_per_call": 10, "ns_per_operation": 5, "hop_us": 100, "memory": "1MB", "cannot_run": ["map"]},
         devices__relay__link={"latency": "1ms", "bandwidth": "1Mbit", "energy_nj_per_byte": 1e6},
     )  # fmt: skip
     spec = small_flow()

@@ -73,9 +73,9 @@ class NodeClass(_Frozen):
     """What nodes or devices of one make can do: computing time, memory, power, price, kinds of stage."""
 
     ns_per_call: Amount
-    """Nanoseconds of one NumPy call (see `ganglion.kernels.cost`)."""
-    ns_per_element: Amount
-    """Nanoseconds of one array element within a call."""
+    """Nanoseconds of one kernel or operator on one row, through the engine (see `ganglion.kernels.cost`)."""
+    ns_per_operation: Amount
+    """Nanoseconds of one operation within it: an addition, or what costs as much."""
     hop_us: Amount
     """Microseconds a node spends on one message: receive, dispatch, send."""
     memory_bytes: Size = Field(alias="memory")
@@ -103,9 +103,9 @@ class NodeClass(_Frozen):
             )
         return self
 
-    def compute_ns(self, calls: float, elements: float) -> float:
-        """Nanoseconds of ``calls`` NumPy calls over ``elements`` array elements."""
-        return calls * self.ns_per_call + elements * self.ns_per_element
+    def compute_ns(self, calls: float, operations: float) -> float:
+        """Nanoseconds of ``calls`` that take ``operations`` in all."""
+        return calls * self.ns_per_call + operations * self.ns_per_operation
 
 
 class Link(_Frozen):

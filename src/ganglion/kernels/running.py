@@ -82,6 +82,7 @@ class NumpyRunner:
         self._kernel = kernel
         self._columns = tuple((f.name, f.type.numpy) for f in kernel.output.fields)
         self._whole = isinstance(kernel.input, TensorType)
+        self._types = {n: kernel.program.nodes[number].type.numpy for n, number in kernel.program.inputs}
 
     def fresh(self) -> Any:
         return _fixed(self._kernel.fresh_state())
@@ -101,7 +102,7 @@ class NumpyRunner:
 
     def _frames(self, inputs: Mapping[str, Array]) -> tuple[Callable[[int], Any], int]:
         """The i-th row as the kernel sees it, read-only: a frame a kernel wrote into would leave here altered."""
-        seen = {name: _read_only(column) for name, column in inputs.items()}
+        seen = {name: _read_only(np.asarray(inputs[name], dtype)) for name, dtype in self._types.items()}
         count = len(next(iter(seen.values())))
         if self._whole:
             return seen[WHOLE].__getitem__, count

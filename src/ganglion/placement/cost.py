@@ -13,7 +13,7 @@ from ganglion.placement.routes import DEVICE, GATEWAY, SECONDS_PER_MONTH, Route,
 
 def compute_ns(load: Load, spot: Spot) -> float:
     """Nanoseconds of one input row of the stage at the spot."""
-    return spot.node_class.compute_ns(load.calls, load.elements)
+    return spot.node_class.compute_ns(load.calls, load.operations)
 
 
 def _instances(load: Load, spot: Spot) -> int:

@@ -68,7 +68,7 @@ Key = tuple[str, str]
 class Load:
     """What one stage asks for on one path, per member (origin, or 1 for the merged).
 
-    ``calls`` and ``elements`` are per input row, see `ganglion.kernels.cost`. ``copies`` is 2 for a stage that a
+    ``calls`` and ``operations`` are per input row, see `ganglion.kernels.cost`. ``copies`` is 2 for a stage that a
     reflex needs: a gateway runs it in memory for the reflex, and again from its journal.
     """
 
@@ -78,7 +78,7 @@ class Load:
     rows_in_per_s: float
     rows_out_per_s: float
     calls: float
-    elements: float
+    operations: float
     memory_bytes: int
 
     @property
@@ -134,7 +134,7 @@ def demand(spec: FlowSpec, origins: Mapping[str, int], selectivities: Mapping[st
     for stage in spec.stages:
         for path in (ALL,) if stage.id in merged else origins:
             inputs = [_rate(loads, name, path, origins) for name in stage.inputs]
-            calls, elements = _computing(stage)
+            calls, operations = _computing(stage)
             rows_in = inputs[0] if inputs else 0.0
             loads[stage.id, path] = Load(
                 stage,
@@ -143,7 +143,7 @@ def demand(spec: FlowSpec, origins: Mapping[str, int], selectivities: Mapping[st
                 rows_in,
                 _rows_out(stage, inputs, selectivities),
                 calls,
-                elements,
+                operations,
                 _memory_bytes(stage, rows_in, 1 if path != ALL else sum(origins.values())),
             )
     return loads
@@ -180,12 +180,11 @@ def _computing(stage: Stage) -> tuple[float, float]:
         case MapStage():
             return stage.kernel.cost.calls, stage.kernel.cost.operations
         case WhereStage():
-            steps = _operators(stage.predicate)
-            return steps + 1, steps + row
+            return 1, _operators(stage.predicate) + row
         case WindowStage():
-            return 4 * len(stage.aggregates) + 2, 4 * len(stage.aggregates) + 2
+            return 1 + len(stage.aggregates), 4 * len(stage.aggregates) + 2
         case _:  # around copies a row, a sink writes it, an act reads it
-            return 2, row
+            return 1, row
 
 
 def _operators(expression: Expression) -> int:
