@@ -132,6 +132,17 @@ def test_a_start_that_never_runs_uses_its_number_up(tmp_path: Path) -> None:
     assert {seq >> BOOT_BITS for _, seq, _ in acknowledged(yard, "level")} == {2}
 
 
+@pytest.mark.parametrize("content", [b"three", b"-1", b"1.5", b"9" * 30])
+def test_a_damaged_counter_of_starts_is_not_guessed(tmp_path: Path, content: bytes) -> None:
+    async def story(yard: Yard) -> None:
+        yard.disk.replace("boot", content)
+        with pytest.raises(DataError) as caught:
+            yard.make()
+        assert caught.value.code == "device.boot"
+
+    scenario(Yard(tmp_path), story)
+
+
 def test_a_full_disk_at_the_start_gives_no_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_args: Any) -> None:
         raise HostError("host.disk-full", "no space left for boot")

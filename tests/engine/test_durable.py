@@ -305,6 +305,15 @@ def test_bad_messages_are_counted_and_the_others_pass():
     assert outcome(site)[:2] == expected[:2]
 
 
+def test_origins_beyond_the_limit_are_bad_messages(monkeypatch):
+    monkeypatch.setattr(durable, "LINES_MAX", 1)
+    items = items_of([("gw1-relay-00", 0, [0, 5]), ("gw1-relay-01", 0, [1, 2]), ("gw1-relay-00", 2, [3])])
+    site = Site([*(encode(item) for item in items), TICK], GATEWAY, gather=True)
+    asyncio.run(site.run())
+    progress = site.started_engine.progress
+    assert (progress.bad_messages, len(progress.seen)) == (1, 1)
+
+
 @given(st.lists(st.tuples(st.integers(0, 11), st.integers(1, 6)), min_size=1, max_size=10))
 @settings(max_examples=30)
 def test_repeated_rows_are_skipped_and_reordered_ones_used_once(cuts):

@@ -132,6 +132,17 @@ def test_the_end_of_an_unknown_origin_gives_nothing_and_ends_only_a_stream_by_or
 
 
 @pytest.mark.parametrize("by", ["origin", "all"])
+def test_origins_beyond_the_limit_are_bad_rows(by, monkeypatch):
+    monkeypatch.setattr(windows, "KEYS_MAX", 1)
+    a, b = ORIGINS[:2]
+    sender = Sender(operator(by))
+    sender.push(a, (1, 1))
+    assert sender.push(b, (1, 1), (25, 1)) == []
+    assert sender.target.counts.bad == 2
+    assert newest(sender.push(a, (12, 1)))
+
+
+@pytest.mark.parametrize("by", ["origin", "all"])
 def test_beyond_the_limit_the_oldest_closed_window_is_forgotten_and_never_begun_anew(by, monkeypatch):
     monkeypatch.setattr(windows, "WINDOWS_MAX", 3)
     a = ORIGINS[0]

@@ -30,6 +30,11 @@ def tripped(f, s):
     return {"trip": on, "rms": f.rms}, True, {"on": on}
 
 
+@gg.kernel(x=gg.f32[4])
+def numbered(x):
+    return {"seq": x[0]}
+
+
 def start(keep_in=(), **frame):
     flow = gg.Flow("t")
     return flow, flow.source("frames", gg.Frame(4, **frame), every="20ms", keep_in=keep_in)
@@ -130,6 +135,10 @@ WRONG = [
     ("flow.act", lambda: minutes("all").where(lambda t: t.rms > 1).act("breaker", "open", within="1s")),
     ("flow.sink", lambda: seen().sink("kept", at="device")),
     ("flow.sink", lambda: seen().sink("kept", at="moon")),
+    (
+        "flow.sink-field",
+        lambda: start()[1].map(numbered).sink("kept"),
+    ),
     ("flow.open", lambda: open_flow(lambda frames: frames.map(features))),
     ("flow.open", lambda: open_flow(lambda _: None)),
     ("flow.open", lambda: gg.Flow("t").spec()),

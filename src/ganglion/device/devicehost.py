@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from ganglion.core.batch import Batch
-from ganglion.core.errors import HostError
+from ganglion.core.errors import DataError, HostError
 from ganglion.device.emulated import EmulatedDevice
 from ganglion.device.player import Player
 from ganglion.device.recording import load_recording
@@ -22,6 +22,7 @@ from ganglion.kernels.loading import load
 
 DEVICES_MAX = 1000
 LOG_EVERY_NS = 500_000_000
+BOOTS_MAX = 1 << 20
 DRAIN_NS_MAX = 60_000_000_000
 
 
@@ -93,8 +94,15 @@ class DeviceHost:
 
     def _next_boot(self) -> int:
         """Counts this host's starts on disk, so that sequence numbers never repeat."""
-        saved = self._host.disk.read("boot")
-        boot = int(saved or b"0") + 1
+        saved = self._host.disk.read("boot") or b"0"
+        if not saved.isdigit() or int(saved) >= BOOTS_MAX:
+            raise DataError(
+                "device.boot",
+                f"the boot counter of {self._config.name} reads {saved[:20]!r}",
+                why="it counts this host's starts, so that sequence numbers never repeat",
+                next_step="start from a fresh --run-dir: with a lower count the gateway would skip rows as repeated",
+            )
+        boot = int(saved) + 1
         self._host.disk.replace("boot", str(boot).encode())
         return boot
 

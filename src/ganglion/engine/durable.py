@@ -35,6 +35,8 @@ CHECKPOINT = "checkpoint.cbor"
 CHECKPOINT_FORMAT = 3
 CHECKPOINT_EVERY_NS = 1_000_000_000
 CHECKPOINT_ENTRIES_MAX = 5_000
+LINES_MAX = 500_000
+"""Streams of origins a node keeps sequence numbers of; messages of further ones are counted bad."""
 SINK_WAITING_BYTES_MAX = 16 << 20
 DISK_RETRY_NS = 1_000_000_000
 
@@ -213,7 +215,15 @@ class Durable:
 
     def _fresh(self, batch: Batch) -> Batch | None:
         """The rows not seen yet; a repeated or reordered row is counted, and never used twice."""
-        seen = self.progress.seen.setdefault((batch.stream, batch.origin), Seen())
+        key = (batch.stream, batch.origin)
+        if key not in self.progress.seen and len(self.progress.seen) >= LINES_MAX:
+            raise DataError(
+                "engine.origins",
+                f"{batch.stream} of {batch.origin} is one origin too many",
+                why=f"a node keeps account of {LINES_MAX} streams of origins",
+                next_step="spread the devices over more gateways and edge sites",
+            )
+        seen = self.progress.seen.setdefault(key, Seen())
         fresh, repeated, late = seen.take(batch)
         self.progress.duplicated_rows += repeated
         self.progress.out_of_order_rows += late

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ganglion.core.batch import Batch
-from ganglion.engine.operators import Counts, physical
+from ganglion.engine.operators import KEYS_MAX, Counts, physical
 from ganglion.engine.partials import Parts, finish, merge, parts_in, parts_of
 from ganglion.flow.stages import Stage, WindowStage
 
@@ -83,6 +83,9 @@ class WindowOperator:
         self.counts.rows += len(batch)
         if self._scaled:
             batch = replace(batch, columns={**batch.columns, **physical(self._scaled, batch.columns)})
+        if batch.origin not in self._watermark_ns and len(self._watermark_ns) >= KEYS_MAX:
+            self.counts.bad += len(batch)
+            return []
         name = batch.origin if stage.by == "origin" else "all"
         starts = (
             batch.columns["start_ns"] if stage.merges else batch.time_ns // stage.width_ns * stage.width_ns
@@ -107,7 +110,8 @@ class WindowOperator:
         return self._give(name, key)
 
     def end(self, stream: str, origin: str) -> tuple[list[Batch], bool]:
-        self._ended.add(origin)
+        if origin in self._watermark_ns or len(self._ended) < KEYS_MAX:
+            self._ended.add(origin)
         name = origin if self._stage.by == "origin" else "all"
         key = self._keys.get(name)
         return self._give(name, key) if key else [], self._stage.by == "origin"

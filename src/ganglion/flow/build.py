@@ -34,6 +34,8 @@ from ganglion.kernels import Kernel
 
 _ID = re.compile(r"[a-z][a-z0-9_]{0,40}")
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,40}")
+ROW_COLUMNS = ("origin", "seq", "time_ns")
+"""Columns of every kept row beside its fields."""
 RESERVED = frozenset({"tick", "all"})
 EVERY_NS_MIN = 100_000
 WINDOW_NS_MIN = 1_000_000
@@ -314,6 +316,13 @@ class Stream:
                 f"sink {name} at {at!r}",
                 why="rows are kept at a gateway, edge or cloud",
                 next_step='write at="edge" or at="cloud"',
+            )
+        if taken := [n for n in self.schema.names if n in ROW_COLUMNS]:
+            raise FlowError(
+                "flow.sink-field",
+                f"sink {name} of a stream with {' and '.join(taken)}",
+                why=f"every kept row has the columns {', '.join(ROW_COLUMNS)} of its own",
+                next_step="rename the field in the kernel or aggregate that makes it",
             )
         keep = self.stage.constraint.jurisdictions
         self.flow._add(
