@@ -7,7 +7,7 @@ from ganglion.core.labels import Labels as _Labels
 from ganglion.core.schema import boolean, f32, i16, i32, i64
 from ganglion.flow.aggregates import count, max, mean, min, std, sum
 from ganglion.flow.build import Flow, Frame, Stream
-from ganglion.kernels import Kernel, kernel
+from ganglion.kernels import Kernel, kernel, scan
 
 Labels = _Labels.make
 
@@ -27,6 +27,7 @@ __all__ = [
     "max",
     "mean",
     "min",
+    "scan",
     "std",
     "sum",
 ]

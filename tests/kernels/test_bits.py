@@ -121,6 +121,8 @@ def test_the_reference_is_near_numpy_in_double_precision(name):
             mine, exact = got.outputs[field][row].astype(np.float64), np.asarray(value, np.float64)
             if name == "mathematics" and field in ("sin", "cos"):
                 bound = 2e-6
+            elif name == "goertzel":  # the recursion adds large numbers that cancel
+                bound = 3e-3 * np.max(np.abs(exact))
             else:
                 bound = 3e-5 * np.max(np.abs(exact), initial=0, where=np.isfinite(exact)) + 1e-30
             close = np.isclose(mine, exact, rtol=3e-5, atol=bound, equal_nan=True)

@@ -198,6 +198,16 @@ WRONG = [
     ("kernel.shape", lambda: define(lambda x: {"y": np.concatenate([x, x.reshape(2, 2)])})),
     ("kernel.shape", lambda: define(lambda x: {"y": abs(np.fft.rfft(x[:3]))})),
     ("kernel.shape", lambda: define(lambda x: {"y": list(x[0])})),
+    (
+        "kernel.form",
+        lambda: define(lambda x: {"y": gg.scan(lambda c, v: ((c[0], v), None), (0.0,), x)[0][0]}),
+    ),
+    (
+        "kernel.form",
+        lambda: define(lambda x: {"y": gg.scan(lambda c, v: ((c[0] > v,), None), (0.0,), x)[0][0]}),
+    ),
+    ("kernel.form", lambda: define(lambda x: {"y": gg.scan(lambda c, v: ((x,), None), (0.0,), x)[0][0]})),
+    ("kernel.shape", lambda: define(lambda x: {"y": gg.scan(lambda c, v: (c, None), (0.0,), x[0])[0][0]})),
     ("kernel.size", lambda: define(lambda x: {"y": sum(x[0] for _ in range(30_000))})),
     ("kernel.unsupported", lambda: define(lambda x: {"y": np.sort(x)})),
     ("kernel.unsupported", lambda: define(lambda x: {"y": np.arctan(x)})),

@@ -225,6 +225,37 @@ def statistics(x):
     }
 
 
+def biquad(x, s):
+    b, a = (0.2, 0.4, 0.2), (-0.5, 0.3)
+    gain = np.max(np.abs(x[:4])) + 1  # from round the loop
+
+    def step(carry, v):
+        w1, w2 = carry
+        w = v - a[0] * w1 - a[1] * w2
+        return (w, w1), (b[0] * w + b[1] * w1 + b[2] * w2) * gain
+
+    (w1, w2), y = gg.scan(step, (s.w1, s.w2), x)
+    return {"y": y, "last": y[-1]}, True, {"w1": w1, "w2": w2}
+
+
+def goertzel(x):
+    k = 2 * np.cos(2 * np.pi * HARMONICS / 12800)
+    (s1, s2), _ = gg.scan(lambda c, v: ((v + k * c[0] - c[1], c[0]), None), (np.zeros(5), np.zeros(5)), x)
+    return {"power": s1 * s1 + s2 * s2 - k * s1 * s2}
+
+
+def checksum(x):
+    def bit(c, k):
+        return (np.where((c[0] & 1) != 0, (c[0] >> 1) ^ 0x1A001, c[0] >> 1), c[1] | (k > 2)), None
+
+    def word(c, v):
+        (crc, seen), _ = gg.scan(bit, (c[0] ^ (v & 255), c[1]), np.arange(8))
+        return (crc, seen), crc == 0
+
+    (crc, seen), zero = gg.scan(word, (0xFFFF, False), x)
+    return {"crc": crc, "seen": seen, "zero": zero}
+
+
 def record(f):
     return {"ratio": f.peak / np.maximum(f.rms, 1e-3), "high": f.crest > 1.4, "level": np.tanh(f.rms)}
 
@@ -251,6 +282,9 @@ ZOO: dict[str, tuple[Any, Any, Any]] = {
     "rotated": (rotated, gg.f32[2, 9], None),
     "quaternion": (quaternion, gg.f32[3], {"q": np.array([1.0, 0, 0, 0])}),
     "statistics": (statistics, gg.f32[4, 20], None),
+    "biquad": (biquad, gg.f32[64], {"w1": 0.0, "w2": 0.0}),
+    "goertzel": (goertzel, gg.f32[256], None),
+    "checksum": (checksum, gg.i32[12], None),
     "record": (record, gg.kernel(x=gg.f32[64])(vibration).output, None),
     "feeder_features": (detect.features, gg.f32[6, 64], None),
     "feeder_decide": (detect.decide, gg.kernel(x=gg.f32[6, 64])(detect.features).output, detect.STATE),

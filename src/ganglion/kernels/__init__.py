@@ -5,5 +5,6 @@ the same bits everywhere. See docs/adr/0010.
 """
 
 from ganglion.kernels.kernel import Kernel, Record, kernel
+from ganglion.kernels.tracing.loops import scan
 
-__all__ = ["Kernel", "Record", "kernel"]
+__all__ = ["Kernel", "Record", "kernel", "scan"]

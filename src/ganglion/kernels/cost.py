@@ -21,10 +21,15 @@ class Cost:
 
 def cost_of(program: Program) -> Cost:
     """Every operation of the program, weighted by its kind, and each element that is read or stored."""
+    stored = [program.nodes[n].type.elements for n in program.results]
+    read = [program.nodes[n].type.elements for _, n in program.inputs]
+    return Cost(1, operations(program) + sum(stored) + sum(read))
+
+
+def operations(program: Program) -> int:
+    """The operations of all nodes, weighted by their kind."""
     total = 0
     for node in program.nodes:
         types = [program.nodes[i].type for i in node.inputs]
         total += OPS[node.op].cost(types, node.attributes, node.type)
-    stored = [program.nodes[n].type.elements for n in program.results]
-    read = [program.nodes[n].type.elements for _, n in program.inputs]
-    return Cost(1, total + sum(stored) + sum(read))
+    return total

@@ -6,8 +6,8 @@ The C has no heap, no library and no static data that is written; working memory
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from importlib.resources import files
 
 import numpy as np
@@ -18,8 +18,10 @@ from ganglion.kernels.c.layout import (
     VIEWS,
     Layout,
     Planner,
+    aligned,
     contiguous_offset,
     copy_scattered,
+    size_bytes,
     squeezed,
     state_dtype,
 )
@@ -75,32 +77,53 @@ def flat_index(index: Sequence[str], shape: Sequence[int]) -> str:
     return " + ".join(reversed(terms)) or "0"
 
 
-class Emitter:
-    """Writes one program; it is the `Writer` of each operation in turn."""
+@dataclass(slots=True)
+class _Text:
+    """The C so far: a scan's program is written into the same text as the one round it."""
 
-    def __init__(self, program: Program, symbol: str, layout: Layout) -> None:
+    lines: list[str] = field(default_factory=list)
+    tables: list[str] = field(default_factory=list)
+    table_names: dict[tuple[str, bytes], str] = field(default_factory=dict)
+    depth: int = 1
+    names: int = 0
+
+
+class Emitter:
+    """Writes one program; it is the `Writer` of each operation in turn.
+
+    ``inputs``: C pointers to the program's inputs; ``base``: where its working memory begins.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        symbol: str,
+        layout: Layout,
+        inputs: Sequence[str],
+        text: _Text | None = None,
+        base: int = 0,
+    ) -> None:
         self._program = program
         self._symbol = symbol
         self._layout = layout
-        self._lines: list[str] = []
-        self._tables: list[str] = []
-        self._table_names: dict[tuple[str, bytes], str] = {}
-        self._depth = 1
-        self._names = 0
+        self._text = text or _Text()
+        self._base = base
+        self._prefix = "" if text is None else f"{self.name()}_"
         self._current = 0
+        self._scratch_used = 0
         self._stored = set(layout.stored)
-        self._inputs = {number: k for k, (_, number) in enumerate(program.inputs)}
+        self._inputs = {number: pointer for (_, number), pointer in zip(program.inputs, inputs, strict=True)}
         self._state = {s.node: s.name for s in program.state}
         self._state_dtype = state_dtype(program)
 
     # --- what operations use ---
 
     def name(self) -> str:
-        self._names += 1
-        return f"t{self._names}"
+        self._text.names += 1
+        return f"t{self._text.names}"
 
     def line(self, text: str) -> None:
-        self._lines.append(INDENT * self._depth + text)
+        self._text.lines.append(INDENT * self._text.depth + text)
 
     def loop(self, extents: Sequence[int]) -> list[str]:
         index = []
@@ -112,42 +135,70 @@ class Emitter:
                 i = self.name()
                 index.append(i)
                 self.line(f"for (int {i} = 0; {i} < {extent}; {i}++) {{")
-            self._depth += 1
+            self._text.depth += 1
         if not extents:
             self.line("{")
-            self._depth += 1
+            self._text.depth += 1
         return index
 
     def end(self, loops: int = 1) -> None:
         for _ in range(loops):
-            self._depth -= 1
+            self._text.depth -= 1
             self.line("}")
 
     def table(self, values: Array) -> str:
         kind = TensorType.of(values)
         key = (str(kind), np.ascontiguousarray(values).tobytes())
-        if key not in self._table_names:
-            name = f"{self._symbol}_c{len(self._table_names)}"
-            self._table_names[key] = name
+        if key not in self._text.table_names:
+            name = f"{self._symbol}_c{len(self._text.table_names)}"
+            self._text.table_names[key] = name
             numbers = ", ".join(literal(v, kind.dtype) for v in values.ravel())
-            self._tables.append(
+            self._text.tables.append(
                 f"static const {C_TYPES[kind.dtype]} {name}[{kind.elements}] = {{{numbers}}};"
             )
-        return self._table_names[key]
+        return self._text.table_names[key]
 
     def scratch(self, dtype: str, elements: int) -> str:
         name = self.name()
         kind = C_TYPES[dtype]
-        self.line(f"{kind} *const {name} = ({kind} *)(work + {self._layout.scratch[self._current]});")
-        assert elements > 0
+        at = self._take(size_bytes(TensorType(dtype, (elements,))))
+        self.line(f"{kind} *const {name} = ({kind} *)(work + {at});")
         return name
+
+    def _take(self, size: int) -> int:
+        """The place of ``size`` bytes of the operation's working memory."""
+        at = self._base + self._layout.scratch[self._current] + self._scratch_used
+        self._scratch_used += aligned(size)
+        assert self._scratch_used <= scratch_bytes(self._program, self._current)
+        return at
+
+    def pointer(self, operand: int) -> str:
+        number = self._program.nodes[self._current].inputs[operand]
+        node = self._program.nodes[number]
+        if node.op == "const":
+            return self.table(np.asarray(node.attributes["value"]).reshape(-1))
+        if number in self._stored and not node.type.shape:
+            return f"(&{self._prefix}v{number})"
+        flat = self._memory(number)
+        assert flat is not None
+        return f"({flat[0]} + {flat[1]})"
+
+    def program(self, body: Program, inputs: Sequence[str]) -> Callable[[int, Sequence[str]], str]:
+        whole = copy_scattered(body)
+        layout = plan_of(whole)
+        base = self._take(layout.workspace_bytes)
+        inner = Emitter(whole, self._symbol, layout, inputs, self._text, base)
+        inner.statements()
+        return lambda number, index: inner._element(whole.outputs[number][1], list(index))
 
     def read(self, operand: int, index: Sequence[str]) -> str:
         return self._element(self._program.nodes[self._current].inputs[operand], list(index))
 
     def result(self, index: Sequence[str]) -> str:
         kind = self._program.nodes[self._current].type
-        return f"r[{flat_index(index, kind.shape)}]" if kind.shape else f"v{self._current}"
+        if not kind.shape:
+            return f"{self._prefix}v{self._current}"
+        return f"r[{flat_index(index, kind.shape)}]"
 
     # --- reading a value ---
 
@@ -156,7 +207,7 @@ class Emitter:
         if node.op == "const":
             return self._constant(node, index)
         if number in self._stored and not node.type.shape:
-            return f"v{number}"
+            return f"{self._prefix}v{number}"
         flat = self._memory(number)
         if flat is not None:
             base, offset = flat
@@ -192,9 +243,9 @@ class Emitter:
         """Where a value lies as one contiguous array: (pointer, offset in elements)."""
         node = self._program.nodes[number]
         if number in self._stored:
-            return (f"b{number}", 0) if node.type.shape else None
+            return (f"{self._prefix}b{number}", 0) if node.type.shape else None
         if node.op == "input":
-            return f"x{self._inputs[number]}", 0
+            return self._inputs[number], 0
         if node.op == "state":
             return f"s_{self._state[number]}", 0
         if node.op == "reshape":
@@ -203,6 +254,10 @@ class Emitter:
                 value = np.asarray(self._program.nodes[source].attributes["value"])
                 return self.table(value), 0
             return self._memory(source)
+        if node.op == "pick":
+            kind = C_TYPES[node.type.dtype]
+            block = f"{self._prefix}b{node.inputs[0]}"
+            return f"((const {kind} *)({block} + {node.attributes['offset']}))", 0
         if node.op == "slice":
             return self._contiguous(node)
         return None
@@ -238,18 +293,22 @@ class Emitter:
         """The statements of the step function."""
         for k, (_, number) in enumerate(self._program.inputs):
             kind = C_TYPES[self._program.nodes[number].type.dtype]
-            self.line(f"const {kind} *const x{k} = (const {kind} *)in[{k}];")
-        for field in self._program.state:
-            offset = self._offset(field.name)
-            kind = C_TYPES[self._program.nodes[field.node].type.dtype]
-            self.line(f"const {kind} *const s_{field.name} = (const {kind} *)(state + {offset});")
+            self.line(f"const {kind} *const {self._inputs[number]} = (const {kind} *)in[{k}];")
+        for entry in self._program.state:
+            offset = self._offset(entry.name)
+            kind = C_TYPES[self._program.nodes[entry.node].type.dtype]
+            self.line(f"const {kind} *const s_{entry.name} = (const {kind} *)(state + {offset});")
+        self.statements()
+        self._leave()
+        return self._text.lines
+
+    def statements(self) -> None:
+        """Everything that is stored, in order."""
         for number, offset in self._layout.offsets.items():
             kind = C_TYPES[self._program.nodes[number].type.dtype]
-            self.line(f"{kind} *const b{number} = ({kind} *)(work + {offset});")
+            self.line(f"{kind} *const {self._prefix}b{number} = ({kind} *)(work + {self._base + offset});")
         for number in self._layout.stored:
             self._store(number)
-        self._leave()
-        return self._lines
 
     def _offset(self, name: str) -> int:
         fields = self._state_dtype.fields
@@ -259,18 +318,19 @@ class Emitter:
     def _store(self, number: int) -> None:
         node = self._program.nodes[number]
         self._current = number
+        self._scratch_used = 0
         kind = C_TYPES[node.type.dtype]
         write = OPS[node.op].write
         if not node.type.shape:
             if write is None:
-                self.line(f"const {kind} v{number} = {self._computed(node, [])};")
+                self.line(f"const {kind} {self._prefix}v{number} = {self._computed(node, [])};")
                 return
-            self.line(f"{kind} v{number};")
+            self.line(f"{kind} {self._prefix}v{number};")
             write(self, self._types(node), node.attributes, node.type)
             return
         self.line("{")
-        self._depth += 1
-        self.line(f"{kind} *restrict const r = b{number};")
+        self._text.depth += 1
+        self.line(f"{kind} *restrict const r = {self._prefix}b{number};")
         if write is not None:
             write(self, self._types(node), node.attributes, node.type)
         else:
@@ -290,15 +350,15 @@ class Emitter:
             self.line(f"*emit = {self._element(self._program.emit, [])};")
         else:
             self.line("*emit = 1;")
-        for field in self._program.state:
-            if field.after != field.node:
-                kind = self._program.nodes[field.after].type
-                self._copy(field.after, f"({C_TYPES[kind.dtype]} *)(next + {self._offset(field.name)})")
+        for entry in self._program.state:
+            if entry.after != entry.node:
+                kind = self._program.nodes[entry.after].type
+                self._copy(entry.after, f"({C_TYPES[kind.dtype]} *)(next + {self._offset(entry.name)})")
 
     def _copy(self, number: int, target: str) -> None:
         node = self._program.nodes[number]
         self.line("{")
-        self._depth += 1
+        self._text.depth += 1
         self.line(f"{C_TYPES[node.type.dtype]} *restrict const r = {target};")
         index = self.loop(node.type.shape)
         value = self._element(number, index)
@@ -309,7 +369,7 @@ class Emitter:
 
     def tables(self) -> list[str]:
         """Constant arrays, complete after `body`."""
-        return self._tables
+        return self._text.tables
 
 
 def _stepped(index: str, start: int, step: int) -> str:
@@ -354,8 +414,8 @@ void {symbol}_rows(int32_t n, const void *const *in, const int32_t *key, void *t
 def emit(program: Program, symbol: str) -> Emitted:
     """C for a checked program; ``symbol`` is the prefix of its public names."""
     program = copy_scattered(isolate_state(program))
-    layout = Planner(program, _scratch(program)).plan()
-    emitter = Emitter(program, symbol, layout)
+    layout = plan_of(program)
+    emitter = Emitter(program, symbol, layout, [f"x{k}" for k in range(len(program.inputs))])
     body = "\n".join(emitter.body())
     state = state_dtype(program)
     inputs = [program.nodes[n].type for _, n in program.inputs]
@@ -381,13 +441,24 @@ def emit(program: Program, symbol: str) -> Emitted:
     return Emitted(source, symbol, layout.workspace_bytes, state)
 
 
-def _scratch(program: Program) -> dict[int, int]:
-    """Working memory that operations need beside their operands and result."""
-    return {
-        number: 4 * 4 * (program.nodes[node.inputs[0]].type.elements // 2)
-        for number, node in enumerate(program.nodes)
-        if node.op == "rfft"
-    }
+def plan_of(program: Program) -> Layout:
+    """The layout of a program, with working memory for its operations."""
+    wanted = {n: size for n in range(len(program.nodes)) if (size := scratch_bytes(program, n))}
+    return Planner(program, wanted).plan()
+
+
+def scratch_bytes(program: Program, number: int) -> int:
+    """Working memory that an operation needs beside its operands and result."""
+    node = program.nodes[number]
+    if node.op == "rfft":
+        return 4 * 4 * (program.nodes[node.inputs[0]].type.elements // 2)
+    if node.op == "scan":
+        body, carries = node.attributes["body"], node.attributes["carries"]
+        drafts = [body.nodes[n].type for _, n in body.outputs[:carries]]
+        return sum(aligned(size_bytes(k)) for k in drafts) + aligned(
+            plan_of(copy_scattered(body)).workspace_bytes
+        )
+    return 0
 
 
 assert set(GIVEN) | set(VIEWS) <= set(OPS)

@@ -15,7 +15,7 @@ from ganglion.kernels.ops import OPS
 from ganglion.kernels.ops.shape import Part
 
 GIVEN = ("input", "state", "const")
-VIEWS = ("slice", "reshape", "transpose", "broadcast")
+VIEWS = ("slice", "reshape", "transpose", "broadcast", "pick")
 ALIGNMENT_BYTES = 16
 _SIZES = {"f32": 4, "i32": 4, "bool": 1}
 
@@ -23,6 +23,11 @@ _SIZES = {"f32": 4, "i32": 4, "bool": 1}
 def size_bytes(kind: TensorType) -> int:
     """Bytes of a value in memory; a truth value takes one."""
     return kind.elements * _SIZES[kind.dtype]
+
+
+def aligned(size: int) -> int:
+    """Bytes rounded up, so that what follows is aligned for vectors."""
+    return -(-size // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
 
 
 def state_dtype(program: Program) -> np.dtype[np.void]:
@@ -38,6 +43,13 @@ def squeezed(shape: tuple[int, ...]) -> tuple[int, ...]:
 def rearranges(program: Program, node: Node) -> bool:
     """True for a reshape that does more than add or drop axes of extent 1."""
     return squeezed(program.nodes[node.inputs[0]].type.shape) != squeezed(node.type.shape)
+
+
+def lies_in_memory(program: Program, node: Node) -> range | tuple[int, ...]:
+    """The operands that a node reads by address: what a reshape rearranges, what a scan runs along or takes in."""
+    if node.op == "scan":
+        return range(node.attributes["carries"], len(node.inputs))
+    return (0,) if node.op == "reshape" and rearranges(program, node) else ()
 
 
 def contiguous_offset(parts: Sequence[Part], shape: Sequence[int]) -> int | None:
@@ -58,6 +70,8 @@ def is_flat(program: Program, number: int) -> bool:
     node = program.nodes[number]
     if node.op in ("transpose", "broadcast"):
         return False
+    if node.op == "pick":
+        return True
     if node.op == "reshape":
         return is_flat(program, node.inputs[0])
     if node.op == "slice":
@@ -69,14 +83,15 @@ def is_flat(program: Program, number: int) -> bool:
 
 
 def copy_scattered(program: Program) -> Program:
-    """A reshape that rearranges a view whose elements lie apart gets a copy of it to work on."""
+    """What needs an operand in memory, and is given a view whose elements lie apart, gets a copy to work on."""
     nodes: list[Node] = []
 
     def make(_number: int, node: Node, operands: list[int]) -> int:
-        if node.op == "reshape" and rearranges(program, node) and not is_flat(program, node.inputs[0]):
-            source = nodes[operands[0]]
-            nodes.append(Node("copy", (operands[0],), source.type, {}, node.source))
-            operands = [len(nodes) - 1]
+        for place in lies_in_memory(program, node):
+            if not is_flat(program, node.inputs[place]):
+                source = nodes[operands[place]]
+                nodes.append(Node("copy", (operands[place],), source.type, {}, node.source))
+                operands[place] = len(nodes) - 1
         nodes.append(Node(node.op, tuple(operands), node.type, node.attributes, node.source))
         return len(nodes) - 1
 
@@ -127,12 +142,12 @@ class Planner:
         return number in self._needs_flat or not self._read_once(number)
 
     def _flat_sources(self) -> set[int]:
-        """Values that a reshape addresses by one flat index, so they must lie in memory as they are."""
+        """Values that are read by address, so they must lie in memory as they are."""
         wanted: set[int] = set()
         nodes = self.program.nodes
         for node in nodes:
-            if node.op == "reshape" and rearranges(self.program, node):
-                source = node.inputs[0]
+            for place in lies_in_memory(self.program, node):
+                source = node.inputs[place]
                 while nodes[source].op in VIEWS:
                     source = nodes[source].inputs[0]
                 wanted.add(source)
@@ -186,7 +201,7 @@ class Planner:
 
     def _place(self, layout: Layout, live: list[tuple[int, int, int]], size: int, last: int) -> int:
         """First fit."""
-        size = -(-size // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+        size = aligned(size)
         at = 0
         for start, end, _ in sorted(live):
             if at + size <= start:

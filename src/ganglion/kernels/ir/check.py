@@ -40,6 +40,8 @@ def _check_node(program: Program, number: int, node: Node) -> None:
         inferred = OPS[node.op].infer(operands, node.attributes)
     except (ValueError, KeyError, TypeError, IndexError, FlowError) as error:
         raise _wrong(program, where, f"its operands are wrong: {error}") from error
+    if node.op == "scan":
+        check(node.attributes["body"])
     if inferred != node.type:
         raise _wrong(program, where, f"it says {node.type}, its operands give {inferred}")
 

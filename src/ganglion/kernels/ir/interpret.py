@@ -10,6 +10,7 @@ import numpy as np
 from ganglion.core.schema import TensorType
 from ganglion.kernels.ir.program import Node, Program
 from ganglion.kernels.ops import OPS
+from ganglion.kernels.ops.loop import evaluate_scan
 from ganglion.kernels.ops.mathematics import canonical
 from ganglion.kernels.ops.op import Array
 
@@ -25,6 +26,8 @@ class Computed:
 
 def evaluate(node: Node, operands: Sequence[Array]) -> Array:
     """One node on arrays with a leading frame axis."""
+    if node.op == "scan":
+        return evaluate_scan(lambda body, given: interpret(body, given).outputs, operands, node.attributes)
     return OPS[node.op].evaluate(operands, node.attributes, node.type)
 
 

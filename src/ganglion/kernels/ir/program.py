@@ -107,7 +107,7 @@ class Program:
 
 def node_json(node: Node, *, sources: bool) -> dict[str, Any]:
     """One node as JSON; ``sources``: with the line it came from."""
-    attributes = {k: _value_json(v) if isinstance(v, np.ndarray) else v for k, v in node.attributes.items()}
+    attributes = {k: _attribute_json(v, sources=sources) for k, v in node.attributes.items()}
     row = {
         "op": node.op,
         "inputs": list(node.inputs),
@@ -118,10 +118,20 @@ def node_json(node: Node, *, sources: bool) -> dict[str, Any]:
     return row | {"source": node.source} if sources else row
 
 
+def _attribute_json(value: Any, *, sources: bool) -> Any:
+    if isinstance(value, np.ndarray):
+        return _value_json(value)
+    return value.to_json(sources=sources) if isinstance(value, Program) else value
+
+
+def _attribute(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return _value(value) if "bytes" in value else Program.from_json(value)
+    return value
+
+
 def _node(row: Mapping[str, Any]) -> Node:
-    attributes = {
-        k: _value(v) if isinstance(v, Mapping) and "bytes" in v else v for k, v in row["attributes"].items()
-    }
+    attributes = {k: _attribute(v) for k, v in row["attributes"].items()}
     return Node(
         str(row["op"]),
         tuple(int(i) for i in row["inputs"]),

@@ -2,11 +2,12 @@
 
 from ganglion.kernels.ops.elementwise import ELEMENTWISE
 from ganglion.kernels.ops.linear import LINEAR
+from ganglion.kernels.ops.loop import LOOP
 from ganglion.kernels.ops.op import Op
 from ganglion.kernels.ops.reduction import REDUCTION
 from ganglion.kernels.ops.shape import SHAPE
 from ganglion.kernels.ops.spectrum import SPECTRUM
 
-OPS: dict[str, Op] = {op.name: op for op in (*SHAPE, *ELEMENTWISE, *REDUCTION, *LINEAR, *SPECTRUM)}
+OPS: dict[str, Op] = {op.name: op for op in (*SHAPE, *ELEMENTWISE, *REDUCTION, *LINEAR, *SPECTRUM, *LOOP)}
 
 __all__ = ["OPS", "Op"]

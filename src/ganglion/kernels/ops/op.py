@@ -41,6 +41,12 @@ class Writer(Protocol):
     def scratch(self, dtype: str, elements: int) -> str:
         """The name of a pointer to working memory that is free during this operation."""
 
+    def pointer(self, operand: int) -> str:
+        """An operand that lies in memory, as a pointer to its first element."""
+
+    def program(self, body: Any, inputs: Sequence[str]) -> Callable[[int, Sequence[str]], str]:
+        """Writes a whole program that reads ``inputs`` (pointers); returns how to read its n-th output."""
+
     def line(self, text: str) -> None:
         """One line of C."""
 

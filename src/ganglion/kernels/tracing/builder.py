@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import linecache
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +38,27 @@ def refuse(code: str, what: str, why: str, next_step: str) -> KernelError:
 
 
 class Builder:
-    """Nodes in the order in which the function computes them."""
+    """Nodes in the order in which the function computes them. A step of a scan has a builder within ``outer``."""
 
-    def __init__(self) -> None:
+    def __init__(self, outer: Builder | None = None) -> None:
         self.nodes: list[Node] = []
+        self.outer = outer
+        self.depth: int = 0 if outer is None else outer.depth + 1
+        self.captured: list[tuple[str, int, int]] = []
+        """What a step takes in from round it: input's name, its node here, the node outside."""
+
+    def capture(self, builder: Builder, number: int) -> int:
+        """The node here that stands for a value of a builder further out."""
+        assert self.outer is not None
+        if builder is not self.outer:
+            number = self.outer.capture(builder, number)
+        for _, here, outside in self.captured:
+            if outside == number:
+                return here
+        kind, name = self.outer.type_of(number), f"o{len(self.captured)}"
+        here = self.add("input", name=name, dtype=kind.dtype, shape=kind.shape)
+        self.captured.append((name, here, number))
+        return here
 
     def add(self, op: str, inputs: Sequence[int] = (), **attributes: Any) -> int:
         """Appends a node and returns its number. Raises ``kernel.shape`` when the operands do not fit."""
@@ -102,8 +119,3 @@ class Builder:
     def type_of(self, number: int) -> TensorType:
         """The type of a node."""
         return self.nodes[number].type
-
-
-def attributes_of(node: Node) -> Mapping[str, Any]:
-    """A node's attributes."""
-    return node.attributes

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +9,8 @@ import numpy as np
 from ganglion.kernels.ops.linear import order_of
 from ganglion.kernels.ops.op import COMPUTED
 from ganglion.kernels.ops.spectrum import factors
-from ganglion.kernels.tracing.builder import Builder, refuse
-from ganglion.kernels.tracing.traced import FUNCTIONS, Traced, apply, cast, lift, operands
+from ganglion.kernels.tracing.builder import refuse
+from ganglion.kernels.tracing.traced import FUNCTIONS, Traced, apply, cast, innermost, lift, operands
 
 BANDED_SHARE_MAX = 0.25
 """A constant matrix with fewer elements that are not zero is kept as bands."""
@@ -41,10 +40,6 @@ class Spectrum:
         return Spectrum(self.real[key], self.imag[key])
 
 
-def _builder(values: Sequence[Any]) -> Builder:
-    return next(v for v in values if isinstance(v, Traced)).builder
-
-
 def _where(condition: Any, a: Any = None, b: Any = None) -> Traced:
     if a is None or b is None:
         raise refuse(
@@ -53,7 +48,7 @@ def _where(condition: Any, a: Any = None, b: Any = None) -> Traced:
             "its result has as many elements as the frame decides",
             "write np.where(condition, a, b)",
         )
-    builder = _builder((condition, a, b))
+    builder = innermost((condition, a, b))
     chosen = builder.cast(lift(builder, condition).number, "bool")
     traced = [v for v in (a, b) if isinstance(v, Traced)]
     pair = operands(builder, (a, b)) if traced else [lift(builder, v) for v in (a, b)]
@@ -132,13 +127,13 @@ def _reshape(x: Any, shape: Any, order: str = "C") -> Traced:
 
 
 def _clip(x: Any, a_min: Any = None, a_max: Any = None) -> Traced:
-    builder = _builder((x, a_min, a_max))
+    builder = innermost((x, a_min, a_max))
     low = x if a_min is None else apply(builder, np.maximum, (x, a_min))
     return low if a_max is None else apply(builder, np.minimum, (low, a_max))
 
 
 def _concatenate(parts: Any, axis: int = 0) -> Traced:
-    builder = _builder(parts)
+    builder = innermost(parts)
     level = operands(builder, tuple(parts))
     dtype = max((p.type.dtype for p in level), key=COMPUTED.index)
     numbers = [builder.cast(p.number, dtype) for p in level]
@@ -146,14 +141,14 @@ def _concatenate(parts: Any, axis: int = 0) -> Traced:
 
 
 def _stack(parts: Any, axis: int = 0) -> Traced:
-    builder = _builder(parts)
+    builder = innermost(parts)
     level = operands(builder, tuple(parts))
     place = axis % (level[0].ndim + 1)
     return _concatenate([_reshape(p, (*p.shape[:place], 1, *p.shape[place:])) for p in level], place)
 
 
 def _matmul(a: Any, b: Any) -> Traced:
-    builder = _builder((a, b))
+    builder = innermost((a, b))
     left, right = lift(builder, a, "f32"), lift(builder, b, "f32")
     if not left.shape or not right.shape or right.ndim > 2:
         raise refuse(

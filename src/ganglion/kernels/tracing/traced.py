@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NoReturn
 
 import numpy as np
@@ -158,7 +158,7 @@ class Traced(NDArrayOperatorsMixin):
                 "only the plain call is in the portable set",
                 "call it with its operands alone; sum with np.sum, choose with np.where",
             )
-        return apply(self.builder, ufunc, inputs)
+        return apply(innermost(inputs), ufunc, inputs)
 
     def __array_function__(self, function: Any, _types: Any, args: Any, kwargs: Any) -> Any:
         if function not in FUNCTIONS:
@@ -252,10 +252,17 @@ def portable() -> str:
     return ", ".join(sorted(named))
 
 
+def innermost(values: Iterable[Any]) -> Builder:
+    """The builder that an operation on these values belongs to: that of the innermost step."""
+    return max((v.builder for v in values if isinstance(v, Traced)), key=lambda b: b.depth)
+
+
 def lift(builder: Builder, value: Any, beside: str = "") -> Traced:
     """A traced value as it is, any other as a constant. A plain Python number takes the dtype ``beside`` if it can."""
     if isinstance(value, Traced):
-        return value
+        if value.builder is builder:
+            return value
+        return Traced(builder, builder.capture(value.builder, value.number))
     number = builder.constant(value)
     plain = type(value) in (bool, int, float)
     own = builder.type_of(number).dtype
