@@ -5,9 +5,8 @@ The C has no heap, no library and no static data that is written; working memory
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.resources import files
 
 import numpy as np
@@ -19,22 +18,18 @@ from ganglion.kernels.c.layout import (
     Layout,
     Planner,
     aligned,
-    contiguous_offset,
     copy_scattered,
     size_bytes,
-    squeezed,
     state_dtype,
 )
+from ganglion.kernels.c.reading import Reader, flat_index
 from ganglion.kernels.ir.passes import isolate_state
 from ganglion.kernels.ir.program import Node, Program
 from ganglion.kernels.ops import OPS
-from ganglion.kernels.ops.elementwise import c_of_cast
-from ganglion.kernels.ops.op import Array
 from ganglion.kernels.ops.reduction import C_TYPES
 
 RUNTIME_VERSION = 1
 """Changes with every change of the C that could change a result."""
-INDENT = "  "
 
 
 def runtime_header() -> str:
@@ -52,111 +47,11 @@ class Emitted:
     state: np.dtype[np.void]
 
 
-def literal(value: object, dtype: str) -> str:
-    """A constant, exactly."""
-    if dtype != "f32":
-        whole = int(value)  # type: ignore[call-overload] # a NumPy scalar of an integer or truth type
-        return "(-2147483647 - 1)" if whole == -(1 << 31) else str(whole)
-    number = float(value)  # type: ignore[arg-type] # a NumPy scalar
-    if math.isnan(number):
-        return "gg_float(0x7fc00000u)"
-    if math.isinf(number):
-        return f"gg_float({'0x7f800000u' if number > 0 else '0xff800000u'})"
-    text = f"{number.hex()}f"
-    return f"({text})" if text.startswith("-") else text
+class Emitter(Reader):
+    """Writes one program; it is the `Writer` of each operation in turn."""
 
-
-def flat_index(index: Sequence[str], shape: Sequence[int]) -> str:
-    """The place of an element in C order."""
-    terms = []
-    stride = 1
-    for position, extent in zip(reversed(index), reversed(shape), strict=True):
-        if extent != 1 and position != "0":
-            terms.append(position if stride == 1 else f"{position} * {stride}")
-        stride *= extent
-    return " + ".join(reversed(terms)) or "0"
-
-
-@dataclass(slots=True)
-class _Text:
-    """The C so far: a scan's program is written into the same text as the one round it."""
-
-    lines: list[str] = field(default_factory=list)
-    tables: list[str] = field(default_factory=list)
-    table_names: dict[tuple[str, bytes], str] = field(default_factory=dict)
-    depth: int = 1
-    names: int = 0
-
-
-class Emitter:
-    """Writes one program; it is the `Writer` of each operation in turn.
-
-    ``inputs``: C pointers to the program's inputs; ``base``: where its working memory begins.
-    """
-
-    def __init__(
-        self,
-        program: Program,
-        symbol: str,
-        layout: Layout,
-        inputs: Sequence[str],
-        text: _Text | None = None,
-        base: int = 0,
-    ) -> None:
-        self._program = program
-        self._symbol = symbol
-        self._layout = layout
-        self._text = text or _Text()
-        self._base = base
-        self._prefix = "" if text is None else f"{self.name()}_"
-        self._current = 0
-        self._scratch_used = 0
-        self._stored = set(layout.stored)
-        self._inputs = {number: pointer for (_, number), pointer in zip(program.inputs, inputs, strict=True)}
-        self._state = {s.node: s.name for s in program.state}
-        self._state_dtype = state_dtype(program)
-
-    # --- what operations use ---
-
-    def name(self) -> str:
-        self._text.names += 1
-        return f"t{self._text.names}"
-
-    def line(self, text: str) -> None:
-        self._text.lines.append(INDENT * self._text.depth + text)
-
-    def loop(self, extents: Sequence[int]) -> list[str]:
-        index = []
-        for extent in extents:
-            if extent == 1:
-                index.append("0")
-                self.line("{")
-            else:
-                i = self.name()
-                index.append(i)
-                self.line(f"for (int {i} = 0; {i} < {extent}; {i}++) {{")
-            self._text.depth += 1
-        if not extents:
-            self.line("{")
-            self._text.depth += 1
-        return index
-
-    def end(self, loops: int = 1) -> None:
-        for _ in range(loops):
-            self._text.depth -= 1
-            self.line("}")
-
-    def table(self, values: Array) -> str:
-        kind = TensorType.of(values)
-        key = (str(kind), np.ascontiguousarray(values).tobytes())
-        if key not in self._text.table_names:
-            name = f"{self._symbol}_c{len(self._text.table_names)}"
-            self._text.table_names[key] = name
-            numbers = ", ".join(literal(v, kind.dtype) for v in values.ravel())
-            self._text.tables.append(
-                f"static const {C_TYPES[kind.dtype]} {name}[{kind.elements}] = {{{numbers}}};"
-            )
-        return self._text.table_names[key]
+    _current = 0
+    _scratch_used = 0
 
     def scratch(self, dtype: str, elements: int) -> str:
         name = self.name()
@@ -179,7 +74,7 @@ class Emitter:
             return self.table(np.asarray(node.attributes["value"]).reshape(-1))
         if number in self._stored and not node.type.shape:
             return f"(&{self._prefix}v{number})"
-        flat = self._memory(number)
+        flat = self.memory(number)
         assert flat is not None
         return f"({flat[0]} + {flat[1]})"
 
@@ -189,105 +84,16 @@ class Emitter:
         base = self._take(layout.workspace_bytes)
         inner = Emitter(whole, self._symbol, layout, inputs, self._text, base)
         inner.statements()
-        return lambda number, index: inner._element(whole.outputs[number][1], list(index))
+        return lambda number, index: inner.element(whole.outputs[number][1], list(index))
 
     def read(self, operand: int, index: Sequence[str]) -> str:
-        return self._element(self._program.nodes[self._current].inputs[operand], list(index))
+        return self.element(self._program.nodes[self._current].inputs[operand], list(index))
 
     def result(self, index: Sequence[str]) -> str:
         kind = self._program.nodes[self._current].type
         if not kind.shape:
             return f"{self._prefix}v{self._current}"
         return f"r[{flat_index(index, kind.shape)}]"
-
-    # --- reading a value ---
-
-    def _element(self, number: int, index: list[str]) -> str:
-        node = self._program.nodes[number]
-        if node.op == "const":
-            return self._constant(node, index)
-        if number in self._stored and not node.type.shape:
-            return f"{self._prefix}v{number}"
-        flat = self._memory(number)
-        if flat is not None:
-            base, offset = flat
-            place = flat_index(index, node.type.shape)
-            if offset:
-                place = str(offset) if place == "0" else f"{place} + {offset}"
-            return f"{base}[{place}]"
-        if node.op in VIEWS:
-            return self._element(node.inputs[0], self._through(node, index))
-        return self._computed(node, index)
-
-    def _computed(self, node: Node, index: list[str]) -> str:
-        types = [self._program.nodes[i].type for i in node.inputs]
-        operands = []
-        for source, kind in zip(node.inputs, types, strict=True):
-            own = index[len(index) - len(kind.shape) :] if kind.shape else []
-            own = ["0" if extent == 1 else i for i, extent in zip(own, kind.shape, strict=True)]
-            operands.append(self._element(source, own))
-        if node.op == "cast":
-            return c_of_cast(types[0].dtype, node.type.dtype, operands[0])
-        element = OPS[node.op].element
-        assert element is not None, node.op
-        return element(types, operands)
-
-    def _constant(self, node: Node, index: list[str]) -> str:
-        value = np.asarray(node.attributes["value"])
-        first = value.ravel()[0]
-        if value.tobytes() == np.full(value.shape, first).tobytes():
-            return literal(first, node.type.dtype)
-        return f"{self.table(value)}[{flat_index(index, node.type.shape)}]"
-
-    def _memory(self, number: int) -> tuple[str, int] | None:
-        """Where a value lies as one contiguous array: (pointer, offset in elements)."""
-        node = self._program.nodes[number]
-        if number in self._stored:
-            return (f"{self._prefix}b{number}", 0) if node.type.shape else None
-        if node.op == "input":
-            return self._inputs[number], 0
-        if node.op == "state":
-            return f"s_{self._state[number]}", 0
-        if node.op == "reshape":
-            source = node.inputs[0]
-            if self._program.nodes[source].op == "const":
-                value = np.asarray(self._program.nodes[source].attributes["value"])
-                return self.table(value), 0
-            return self._memory(source)
-        if node.op == "pick":
-            kind = C_TYPES[node.type.dtype]
-            block = f"{self._prefix}b{node.inputs[0]}"
-            return f"((const {kind} *)({block} + {node.attributes['offset']}))", 0
-        if node.op == "slice":
-            return self._contiguous(node)
-        return None
-
-    def _contiguous(self, node: Node) -> tuple[str, int] | None:
-        below = self._memory(node.inputs[0])
-        shape = self._program.nodes[node.inputs[0]].type.shape
-        offset = contiguous_offset(node.attributes["parts"], shape)
-        return None if below is None or offset is None else (below[0], below[1] + offset)
-
-    def _through(self, node: Node, index: list[str]) -> list[str]:
-        """The index into a view's source."""
-        source = self._program.nodes[node.inputs[0]].type
-        if node.op == "slice":
-            left = iter(index)
-            return [
-                str(start) if step is None else _stepped(next(left), start, step)
-                for start, step, _ in node.attributes["parts"]
-            ]
-        if node.op == "transpose":
-            place = dict(zip(node.attributes["axes"], index, strict=True))
-            return [place[axis] for axis in range(len(index))]
-        if node.op == "broadcast":
-            own = index[len(index) - len(source.shape) :] if source.shape else []
-            return ["0" if extent == 1 else i for i, extent in zip(own, source.shape, strict=True)]
-        assert squeezed(source.shape) == squeezed(node.type.shape), node
-        left = iter([i for i, extent in zip(index, node.type.shape, strict=True) if extent != 1])
-        return ["0" if extent == 1 else next(left) for extent in source.shape]
-
-    # --- writing ---
 
     def body(self) -> list[str]:
         """The statements of the step function."""
@@ -347,7 +153,7 @@ class Emitter:
             kind = self._program.nodes[number].type
             self._copy(number, f"({C_TYPES[kind.dtype]} *)out[{k}]")
         if self._program.emit is not None:
-            self.line(f"*emit = {self._element(self._program.emit, [])};")
+            self.line(f"*emit = {self.element(self._program.emit, [])};")
         else:
             self.line("*emit = 1;")
         for entry in self._program.state:
@@ -361,7 +167,7 @@ class Emitter:
         self._text.depth += 1
         self.line(f"{C_TYPES[node.type.dtype]} *restrict const r = {target};")
         index = self.loop(node.type.shape)
-        value = self._element(number, index)
+        value = self.element(number, index)
         stored = f"gg_canonical({value})" if node.type.dtype == "f32" else value
         self.line(f"r[{flat_index(index, node.type.shape)}] = {stored};")
         self.end(len(node.type.shape) or 1)
@@ -370,13 +176,6 @@ class Emitter:
     def tables(self) -> list[str]:
         """Constant arrays, complete after `body`."""
         return self._text.tables
-
-
-def _stepped(index: str, start: int, step: int) -> str:
-    scaled = index if step == 1 else f"{index} * {step}"
-    if index == "0":
-        return str(start)
-    return f"({scaled} + {start})" if start else (scaled if step == 1 else f"({scaled})")
 
 
 _TEMPLATE = """\
