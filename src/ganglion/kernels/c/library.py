@@ -11,7 +11,7 @@ import numpy as np
 
 from ganglion.kernels.c.emission import emit
 from ganglion.kernels.c.layout import state_dtype
-from ganglion.kernels.c.toolchain import Compiler, build_library
+from ganglion.kernels.c.toolchain import SPEED, Compiler, build_library
 from ganglion.kernels.ir.interpret import Computed
 from ganglion.kernels.ir.program import Program
 from ganglion.kernels.ops.op import Array
@@ -55,9 +55,7 @@ class Library:
         self._out = _FFI.new("void *[]", len(self._outputs))
 
     @staticmethod
-    def build(
-        program: Program, compiler: Compiler, directory: Path, flags: Sequence[str] = ("-O3",)
-    ) -> Library:
+    def build(program: Program, compiler: Compiler, directory: Path, flags: Sequence[str] = SPEED) -> Library:
         """Compiles, or finds in ``directory`` what was compiled before. Raises `KernelError` ``kernel.compile``."""
         return Library(program, build_library(emit(program, SYMBOL).source, compiler, directory, flags))
 

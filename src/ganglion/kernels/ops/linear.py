@@ -14,18 +14,27 @@ NARROW_MAX = 3
 """Results with at most so many columns are computed in lanes along the contracted axis."""
 
 
+LOCAL_MAX = 32
+"""Results with at most so many columns are summed in registers."""
+QUARTERS_FROM = 16
+"""From so many products on, narrow results are four sums side by side: one alone would wait for itself."""
+ORDERS = ("lanes", "quarters", "sequential")
+
+
 def _matmul_type(types: Types, attributes: Attributes) -> TensorType:
     a, b = types
     require(a.dtype == b.dtype == "f32", f"matrix product of {a} and {b}")
     require(len(a.shape) == len(b.shape) == 2, f"matrix product of {a} and {b}")
     require(a.shape[1] == b.shape[0], f"{list(a.shape)} @ {list(b.shape)}: {a.shape[1]} is not {b.shape[0]}")
-    require(attributes["order"] in ("lanes", "sequential"), "order is lanes or sequential")
+    require(attributes["order"] in ORDERS, f"the order is one of {', '.join(ORDERS)}")
     return TensorType("f32", (a.shape[0], b.shape[1]))
 
 
-def order_of(columns: int) -> str:
-    """The order a product with so many result columns is computed in."""
-    return "lanes" if columns <= NARROW_MAX else "sequential"
+def order_of(inner: int, columns: int) -> str:
+    """The order a product with this contracted extent and so many result columns is computed in."""
+    if columns <= NARROW_MAX:
+        return "lanes"
+    return "quarters" if columns <= LOCAL_MAX and inner >= QUARTERS_FROM else "sequential"
 
 
 def _matmul(arrays: Sequence[Array], attributes: Attributes, _result: TensorType) -> Array:
@@ -33,10 +42,14 @@ def _matmul(arrays: Sequence[Array], attributes: Attributes, _result: TensorType
     with np.errstate(all="ignore"):
         if attributes["order"] == "lanes":
             return fold_lanes(a[:, :, np.newaxis, :] * np.swapaxes(b, 1, 2)[:, np.newaxis], np.add)
-        total = a[:, :, :1] * b[:, :1, :]
-        for k in range(1, a.shape[2]):
-            total = total + a[:, :, k : k + 1] * b[:, k : k + 1, :]
-        return total
+        sums = []
+        parts = 4 if attributes["order"] == "quarters" else 1
+        for part in range(parts):
+            total = a[:, :, part : part + 1] * b[:, part : part + 1, :]
+            for k in range(part + parts, a.shape[2], parts):
+                total = total + a[:, :, k : k + 1] * b[:, k : k + 1, :]
+            sums.append(total)
+        return (sums[0] + sums[2]) + (sums[1] + sums[3]) if parts == 4 else sums[0]
 
 
 def _write_matmul(writer: Writer, types: Types, attributes: Attributes, result: TensorType) -> None:
@@ -54,9 +67,20 @@ def _write_matmul(writer: Writer, types: Types, attributes: Attributes, result: 
         writer.end(2)
         return
     (i,) = writer.loop((rows,))
+    if attributes["order"] == "quarters":
+        _write_quarters(writer, i, inner, columns)
+    else:
+        _write_sequential(writer, i, inner, columns)
+    writer.end()
+
+
+def _write_sequential(writer: Writer, i: str, inner: int, columns: int) -> None:
     j = writer.name()
     each = f"for (int {j} = 0; {j} < {columns}; {j}++)"
-    target = writer.result([i, j])
+    local = writer.name() if columns <= LOCAL_MAX else ""
+    target = f"{local}[{j}]" if local else writer.result([i, j])
+    if local:
+        writer.line(f"float {local}[{columns}];")
     writer.line(f"{each} {target} = {writer.read(0, [i, '0'])} * {writer.read(1, ['0', j])};")
     if inner > 1:
         k, factor = writer.name(), writer.name()
@@ -64,7 +88,29 @@ def _write_matmul(writer: Writer, types: Types, attributes: Attributes, result: 
         writer.line(f"  const float {factor} = {writer.read(0, [i, k])};")
         writer.line(f"  {each} {target} = {target} + {factor} * {writer.read(1, [k, j])};")
         writer.line("}")
-    writer.end()
+    if local:
+        writer.line(f"{each} {writer.result([i, j])} = {target};")
+
+
+def _write_quarters(writer: Writer, i: str, inner: int, columns: int) -> None:
+    sums, j, k = [writer.name() for _ in range(4)], writer.name(), writer.name()
+    each = f"for (int {j} = 0; {j} < {columns}; {j}++)"
+    whole = inner // 4 * 4
+
+    def product(place: str) -> str:
+        return f"{writer.read(0, [i, place])} * {writer.read(1, [place, j])}"
+
+    writer.line(f"float {', '.join(f'{name}[{columns}]' for name in sums)};")
+    for part, name in enumerate(sums):
+        writer.line(f"{each} {name}[{j}] = {product(str(part))};")
+    writer.line(f"for (int {k} = 4; {k} < {whole}; {k} += 4) {{")
+    for part, name in enumerate(sums):
+        writer.line(f"  {each} {name}[{j}] = {name}[{j}] + {product(f'({k} + {part})')};")
+    writer.line("}")
+    for part in range(inner - whole):
+        writer.line(f"{each} {sums[part]}[{j}] = {sums[part]}[{j}] + {product(str(whole + part))};")
+    a, b, c, d = (f"{name}[{j}]" for name in sums)
+    writer.line(f"{each} {writer.result([i, j])} = ({a} + {c}) + ({b} + {d});")
 
 
 def _banded_type(types: Types, attributes: Attributes) -> TensorType:

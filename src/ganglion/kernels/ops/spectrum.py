@@ -61,46 +61,50 @@ def _rfft(arrays: Sequence[Array], _attributes: Attributes, _result: TensorType)
         return np.stack([er + (odd_r * wr - odd_i * wi), ei + (odd_r * wi + odd_i * wr)], axis=1)
 
 
-_C = """\
-{{
-  float *{p}xr = {w}, *{p}xi = {w} + {half}, *{p}yr = {w} + 2 * {half}, *{p}yi = {w} + 3 * {half};
-  for (int i = 0; i < {half}; i++) {{ {p}xr[i] = {even}; {p}xi[i] = {odd}; }}
-  for (int m = {quarter}, s = 1; m >= 1; m >>= 1, s <<= 1) {{
-    for (int p = 0; p < m; p++) {{
-      const float wr = {step_r}, wi = {step_i};
-      const float *restrict ar = {p}xr + s * p, *restrict ai = {p}xi + s * p;
-      const float *restrict br = {p}xr + s * (p + m), *restrict bi = {p}xi + s * (p + m);
-      float *restrict cr = {p}yr + s * 2 * p, *restrict ci = {p}yi + s * 2 * p;
-      for (int q = 0; q < s; q++) {{
-        const float dr = ar[q] - br[q], di = ai[q] - bi[q];
-        cr[q] = ar[q] + br[q]; ci[q] = ai[q] + bi[q];
-        cr[q + s] = dr * wr - di * wi; ci[q + s] = dr * wi + di * wr;
-      }}
-    }}
-    float *t = {p}xr; {p}xr = {p}yr; {p}yr = t; t = {p}xi; {p}xi = {p}yi; {p}yi = t;
+_BUTTERFLY = """\
+for (int p = 0; p < {m}; p++) {{
+  const float wr = {step_r}, wi = {step_i};
+  for (int q = 0; q < {s}; q++) {{
+    const float ar = {x}r[{s} * p + q], ai = {x}i[{s} * p + q];
+    const float br = {x}r[{s} * (p + {m}) + q], bi = {x}i[{s} * (p + {m}) + q];
+    const float dr = ar - br, di = ai - bi;
+    {y}r[{s} * 2 * p + q] = ar + br;
+    {y}i[{s} * 2 * p + q] = ai + bi;
+    {y}r[{s} * 2 * p + q + {s}] = dr * wr - di * wi;
+    {y}i[{s} * 2 * p + q + {s}] = dr * wi + di * wr;
   }}
-  for (int k = 0; k <= {half}; k++) {{
-    const int a = k & ({half} - 1), b = ({half} - k) & ({half} - 1);
-    const float er = 0.5f * ({p}xr[a] + {p}xr[b]), ei = 0.5f * ({p}xi[a] - {p}xi[b]);
-    const float or_ = 0.5f * ({p}xi[a] + {p}xi[b]), oi = 0.5f * ({p}xr[b] - {p}xr[a]);
-    const float wr = {split_r}, wi = {split_i};
-    {out_r} = er + (or_ * wr - oi * wi);
-    {out_i} = ei + (or_ * wi + oi * wr);
-  }}
+}}"""
+
+_SPLIT = """\
+for (int k = 0; k <= {half}; k++) {{
+  const int a = k & ({half} - 1), b = ({half} - k) & ({half} - 1);
+  const float er = 0.5f * ({x}r[a] + {x}r[b]), ei = 0.5f * ({x}i[a] - {x}i[b]);
+  const float or_ = 0.5f * ({x}i[a] + {x}i[b]), oi = 0.5f * ({x}r[b] - {x}r[a]);
+  const float wr = {split_r}, wi = {split_i};
+  {out_r} = er + (or_ * wr - oi * wi);
+  {out_i} = ei + (or_ * wi + oi * wr);
 }}"""
 
 
 def _write_rfft(writer: Writer, types: Types, _attributes: Attributes, _result: TensorType) -> None:
     half = types[0].shape[0] // 2
-    text = _C.format(
-        p=writer.name(),
-        w=writer.scratch("f32", 4 * half),
+    room, first, second = (writer.scratch("f32", 4 * half), writer.name(), writer.name())
+    for k, name in enumerate((f"{first}r", f"{first}i", f"{second}r", f"{second}i")):
+        writer.line(f"float *restrict const {name} = {room} + {k * half};")
+    even, odd = writer.read(0, ["(2 * i)"]), writer.read(0, ["(2 * i + 1)"])
+    writer.line(f"for (int i = 0; i < {half}; i++) {{ {first}r[i] = {even}; {first}i[i] = {odd}; }}")
+    # Each step is written out, so that a compiler knows how far its loops run.
+    m, s = half // 2, 1
+    while m >= 1:
+        turn = [writer.read(1, [f"(p * {s})", part]) for part in ("0", "1")]
+        text = _BUTTERFLY.format(m=m, s=s, x=first, y=second, step_r=turn[0], step_i=turn[1])
+        for line in text.splitlines():
+            writer.line(line)
+        first, second = second, first
+        m, s = m // 2, s * 2
+    text = _SPLIT.format(
+        x=first,
         half=half,
-        quarter=half // 2,
-        even=writer.read(0, ["(2 * i)"]),
-        odd=writer.read(0, ["(2 * i + 1)"]),
-        step_r=writer.read(1, ["(p * s)", "0"]),
-        step_i=writer.read(1, ["(p * s)", "1"]),
         split_r=writer.read(2, ["k", "0"]),
         split_i=writer.read(2, ["k", "1"]),
         out_r=writer.result(["0", "k"]),

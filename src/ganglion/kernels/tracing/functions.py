@@ -166,7 +166,7 @@ def _matmul(a: Any, b: Any) -> Traced:
         weights = builder.constant(bands[1])
         number = builder.add("banded", (flat.number, weights), bands=bands[0])
     else:
-        number = builder.add("matmul", (flat.number, matrix.number), order=order_of(matrix.shape[1]))
+        number = builder.add("matmul", (flat.number, matrix.number), order=order_of(matrix.shape[0], matrix.shape[1]))
     return _reshape(Traced(builder, number), shape)
 
 
