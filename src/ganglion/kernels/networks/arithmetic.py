@@ -1,0 +1,78 @@
+"""What ONNX Runtime computes once per network and not per frame: scales of sums, tables, fixed parts.
+
+Every number here is in single precision, in the order of ONNX Runtime's own CPU kernels: its integers follow from it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ganglion.core.errors import KernelError
+from ganglion.kernels.networks.layers import Array, Quantised
+
+RATIO_MIN, RATIO_MAX = 2.0**-16, 2.0**10
+"""Within these, a sum of two products is exact in double precision, so one rounding gives what a fused one does."""
+
+
+def fused(a: Array, b: float, c: Array) -> Array:
+    """``a * b + c``, rounded once to single precision; ``a`` are whole numbers of 8 bits."""
+    total = np.asarray(a, np.float64) * np.float64(b) + np.asarray(c, np.float64)
+    return np.asarray(total, np.float32)
+
+
+def sum_scales(before: Quantised, weights: Array, after: Quantised, results: int) -> Array:
+    """The unit of a sum of products, in the unit of the result: one per result."""
+    scales = np.float32(before.scale) * np.asarray(weights, np.float32).ravel() / np.float32(after.scale)
+    return np.broadcast_to(scales, results).astype(np.float32)
+
+
+def add_terms(first: Quantised, second: Quantised, after: Quantised) -> tuple[tuple[float, float], float]:
+    """(ratios, fixed part) of a quantised addition.
+
+    Raises `KernelError` ``network.scale`` when a ratio is so extreme that the sum cannot be computed exactly.
+    """
+    ratio_a = np.float32(first.scale) / np.float32(after.scale)
+    ratio_b = np.float32(second.scale) / np.float32(after.scale)
+    if not all(RATIO_MIN <= r <= RATIO_MAX for r in (float(ratio_a), float(ratio_b))):
+        raise KernelError(
+            "network.scale",
+            f"the scales of an addition are too far apart: {first.scale:g}, {second.scale:g} to {after.scale:g}",
+            why="its sum would not be the same on every processor",
+            next_step="calibrate the quantisation with frames like those it will see",
+        )
+    inner = fused(np.asarray(first.zero), float(ratio_a), ratio_b * np.float32(second.zero))
+    return (float(ratio_a), float(ratio_b)), float(np.float32(after.zero) - inner)
+
+
+def dequantise(values: Array, scale: Quantised) -> Array:
+    """Real numbers in single precision."""
+    whole = np.asarray(values, np.int32) - np.int32(scale.zero)
+    return whole.astype(np.float32) * np.float32(scale.scale)
+
+
+def quantise(values: Array, scale: Quantised) -> Array:
+    """Real numbers to int8, half to even, saturating."""
+    steps = np.rint(np.asarray(values, np.float32) / np.float32(scale.scale))
+    return (np.clip(steps, -128.0 - scale.zero, 127.0 - scale.zero) + scale.zero).astype(np.int8)
+
+
+def lookup_table(before: Quantised, after: Quantised, low: float, high: float) -> Array:
+    """int8[256]: the value of ``i - 128``, clipped to [low, high] as a real number and quantised again."""
+    real = dequantise(np.arange(-128, 128), before)
+    clipped = np.minimum(np.maximum(real, np.float32(low)), np.float32(high))
+    return quantise(clipped, after)
+
+
+def exponentials(scale: float, length: int) -> Array:
+    """float32[256]: exponentials of ``(i - 255) * scale``, lifted so that a sum of ``length`` does not overflow."""
+    step = float(np.float32(scale))
+    room = math.log(float(np.float32(np.finfo(np.float32).max) / np.float32(length))) - 5.0
+    lift = max(0.0, room) / step
+    return np.array([math.exp((i - 255 + lift) * step) for i in range(256)]).astype(np.float32)
+
+
+def global_scale(before: Quantised, after: Quantised, positions: int) -> float:
+    """The unit of a sum over ``positions``, in the unit of its mean's result."""
+    return float(np.float32(before.scale) / (np.float32(after.scale) * np.float32(positions)))

@@ -1,0 +1,202 @@
+"""Small quantised ONNX networks for tests and benchmarks, in both forms, and what ONNX Runtime gives for them."""
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import TensorProto, helper, numpy_helper
+
+from ganglion.kernels.networks import arithmetic
+
+OPSET = 17
+QDQ, QOPERATOR = "QDQ", "QOperator"
+MICROSOFT = {"QGemm", "QLinearAdd", "QLinearConcat", "QLinearSoftmax", "QLinearAveragePool", "QLinearGlobalAveragePool"}
+
+
+class Sketch:
+    """Layers are appended to ``now``, a name with its scale and zero point; scales are drawn unless given.
+
+    ``form``: QDQ, where float operators stand between DequantizeLinear and QuantizeLinear, or QOperator.
+    """
+
+    def __init__(self, form, shape, rng, *, per_channel=True, whole=None):
+        self.form, self.shape, self.rng, self.per_channel = form, tuple(shape), rng, per_channel
+        self.nodes, self.constants, self.names = [], [], 0
+        self.scales, self.rank = {}, len(self.shape) + 1
+        self.now = "x"
+        ends = self.mark("x", whole)
+        if form == QDQ:
+            self.nodes.append(helper.make_node("QuantizeLinear", ["real", *ends], ["x"]))
+
+    def fresh(self):
+        self.names += 1
+        return f"v{self.names}"
+
+    def constant(self, value, dtype=None):
+        name = self.fresh()
+        self.constants.append(numpy_helper.from_array(np.array(value, dtype, order="C"), name))
+        return name
+
+    def mark(self, name, whole=None):
+        """Gives a value a scale and a zero point; returns the names of the constants."""
+        scale, zero = whole or (self.rng.uniform(0.01, 0.2), self.rng.integers(-128, 128))
+        self.scales[name] = (np.float32(scale), int(zero))
+        return self.names_of(name)
+
+    def names_of(self, name):
+        scale, zero = self.scales[name]
+        return [self.constant(scale, np.float32), self.constant(zero, np.int8)]
+
+    def node(self, operator, inputs, **attributes):
+        out = self.fresh()
+        domain = "com.microsoft" if operator in MICROSOFT else ""
+        self.nodes.append(helper.make_node(operator, inputs, [out], name=out, domain=domain, **attributes))
+        return out
+
+    def real(self, name):
+        return self.node("DequantizeLinear", [name, *self.names_of(name)])
+
+    def whole(self, name, scale=None):
+        """Quantises a float value."""
+        out = self.fresh()
+        self.nodes.append(helper.make_node("QuantizeLinear", [name, *self.mark(out, scale)], [out]))
+        self.now = out
+        return out
+
+    # --- layers ---
+
+    def weighted(self, float_operator, whole_operator, weights, results, axis, bias=True, after=None, fit=None, **attributes):
+        before, zero = self.scales[self.now]
+        n = results if self.per_channel else 1
+        scales = self.rng.uniform(0.001, 0.02, n).astype(np.float32)
+        # Mostly inside the range, sometimes outside it.
+        spread = float(np.sqrt(np.mean(weights.astype(float) ** 2) * weights.size / results)) * 70 * before * scales.mean()
+        after = after or (spread / 40 * self.rng.uniform(0.5, 2) + 1e-6, self.rng.integers(-128, 128))
+        sums = self.rng.integers(-3000, 3000, results).astype(np.int32) if bias else None
+        scales = scales if self.per_channel else scales[0]
+        zeros = np.zeros(np.shape(scales), np.int8)
+        if self.form == QDQ:
+            kernel = self.node("DequantizeLinear", [self.constant(weights), self.constant(scales), self.constant(zeros)], axis=axis)
+            inputs = [self.real(self.now), kernel]
+            if bias:
+                inputs.append(
+                    self.node("DequantizeLinear", [self.constant(sums), self.constant(before * scales), self.constant(np.zeros(np.shape(scales), np.int32))], axis=0)
+                )
+            out = self.node(float_operator, inputs, **attributes)
+            if fit:
+                out = self.node(fit, [out])
+            return self.whole(out, after)
+        inputs = [self.now, *self.names_of(self.now), self.constant(weights), self.constant(scales), self.constant(zeros)]
+        out = self.fresh()
+        ends = self.mark(out, after)
+        if whole_operator == "QGemm":
+            inputs += [self.constant(sums) if bias else "", *ends]
+        else:
+            inputs += [*ends, *([self.constant(sums)] if bias else [])]
+        domain = "com.microsoft" if whole_operator in MICROSOFT else ""
+        self.nodes.append(helper.make_node(whole_operator, inputs, [out], domain=domain, **attributes))
+        self.now = out
+        return out
+
+    def conv(self, weights_shape, *, bias=True, after=None, fit=None, **attributes):
+        weights = self.rng.integers(-127, 128, weights_shape).astype(np.int8)
+        return self.weighted("Conv", "QLinearConv", weights, weights_shape[0], 0, bias, after, fit, **attributes)
+
+    def gemm(self, taken, results, *, transposed=False, bias=True, after=None, fit=None):
+        shape = (results, taken) if transposed else (taken, results)
+        weights = self.rng.integers(-127, 128, shape).astype(np.int8)
+        axis = 0 if transposed else 1
+        return self.weighted("Gemm", "QGemm", weights, results, axis, bias, after, fit, transB=int(transposed))
+
+    def matmul(self, taken, results):
+        weights = self.rng.integers(-127, 128, (taken, results)).astype(np.int8)
+        return self.weighted("MatMul", "QLinearMatMul", weights, results, 1, bias=False)
+
+    def unary(self, float_operator, whole_operator, after=None, **attributes):
+        """One operator from a value to one with another scale, not far away."""
+        after = after or self.near(self.now)
+        if self.form == QDQ:
+            attributes.pop("opset", None)
+            return self.whole(self.node(float_operator, [self.real(self.now)], **attributes), after)
+        out = self.fresh()
+        inputs = [self.now, *self.names_of(self.now), *self.mark(out, after)]
+        self.nodes.append(helper.make_node(whole_operator, inputs, [out], domain="com.microsoft", **attributes))
+        self.now = out
+        return out
+
+    def moved(self, operator, *constants, after=None, **attributes):
+        """An operator that only moves values; on integers where nothing changes the scale."""
+        extra = [self.constant(c) for c in constants]
+        if operator in ("Flatten", "Reshape"):
+            self.rank = 2 if operator == "Flatten" else len(constants[0])
+        if self.form == QDQ:
+            after = after or self.scales[self.now]
+            return self.whole(self.node(operator, [self.real(self.now), *extra], **attributes), after)
+        out = self.node(operator, [self.now, *extra], **attributes)
+        self.scales[out] = self.scales[self.now]
+        self.now = out
+        return out
+
+    def near(self, *names):
+        """A scale like those of some values."""
+        return max(self.scales[n][0] for n in names) * self.rng.uniform(0.6, 1.5), self.rng.integers(-40, 40)
+
+    def add(self, first, second, after=None):
+        after = after or self.near(first, second)
+        if self.form == QDQ:
+            return self.whole(self.node("Add", [self.real(first), self.real(second)]), after)
+        out = self.fresh()
+        inputs = [first, *self.names_of(first), second, *self.names_of(second), *self.mark(out, after)]
+        self.nodes.append(helper.make_node("QLinearAdd", inputs, [out], domain="com.microsoft"))
+        self.now = out
+        return out
+
+    def concat(self, names, axis):
+        if self.form == QDQ:
+            return self.whole(self.node("Concat", [self.real(n) for n in names], axis=axis), self.near(*names))
+        out = self.fresh()
+        inputs = self.mark(out, self.near(*names))
+        for name in names:
+            inputs += [name, *self.names_of(name)]
+        self.nodes.append(helper.make_node("QLinearConcat", inputs, [out], domain="com.microsoft", axis=axis))
+        self.now = out
+        return out
+
+    def file(self):
+        """The network's ONNX bytes; int8 goes in and comes out, in the QDQ form as real numbers."""
+        kind, first, last = TensorProto.INT8, "x", self.now
+        if self.form == QDQ:
+            kind, first, last = TensorProto.FLOAT, "real", self.real(self.now)
+        graph = helper.make_graph(
+            self.nodes,
+            "sketch",
+            [helper.make_tensor_value_info(first, kind, [1, *self.shape])],
+            [helper.make_tensor_value_info(last, kind, [None] * self.rank)],
+            self.constants,
+        )
+        opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("com.microsoft", 1)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString()
+
+
+def onnx_runtime(content, network, frames):
+    """ONNX Runtime's integers at its full graph optimisation, frame by frame on one thread."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    about = session.get_inputs()[0]
+    real = about.type == "tensor(float)"
+    given = arithmetic.dequantise(frames, network.input_scale) if real else frames
+    found = np.concatenate([np.asarray(session.run(None, {about.name: frame[None]})[0]) for frame in given])
+    return arithmetic.quantise(found, network.output_scale) if real else found
+
+
+def frames_for(network, rng, n):
+    """Random frames: evenly drawn, narrow, and at the ends of the range."""
+    shape = (n, *network.input_shape)
+    each = (n, *[1] * len(network.input_shape))
+    wide = rng.integers(-128, 128, shape)
+    narrow = np.clip(rng.integers(-20, 20, shape) + rng.integers(-100, 100, each), -128, 127)
+    ends = np.where(rng.random(shape) < 0.5, -128, 127)
+    kind = rng.integers(0, 3, each)
+    return np.select([kind == 0, kind == 1], [wide, narrow], ends).astype(np.int8)
