@@ -30,6 +30,31 @@ _ALIGNMENT_BYTES = 64
 _buffer: Callable[[Any], Any] = _FFI.from_buffer
 
 
+class Bound:
+    """Arrays of ``n`` rows that a library reads and writes in place: fill ``inputs``, `call`, read the others.
+
+    ``inputs``, ``outputs``: field -> (n, *shape); ``emitted``: bool[n]; ``table``: states, one for all rows.
+    """
+
+    __slots__ = ("_arguments", "_call", "_held", "emitted", "inputs", "outputs", "table")
+
+    def __init__(self, library: Library, n: int) -> None:
+        self.inputs = {name: np.zeros((n, *shape), dtype) for name, dtype, shape in library._inputs}
+        self.outputs = {name: np.zeros((n, *shape), dtype) for name, dtype, shape in library._outputs}
+        self.emitted = np.zeros(n, np.bool_)
+        self.table = library.fresh()
+        given = _FFI.new("void *[]", [_buffer(a) for a in self.inputs.values()])
+        out = _FFI.new("void *[]", [_buffer(a) for a in self.outputs.values()])
+        states = _buffer(self.table) if library.state.itemsize else _FFI.NULL
+        self._call = library._call
+        self._held = (library, given, out)
+        self._arguments = (n, given, _FFI.NULL, states, out, _buffer(self.emitted), library._work)
+
+    def call(self) -> None:
+        """Computes all rows in turn."""
+        self._call(*self._arguments)
+
+
 class Library:
     """One program, compiled and loaded. Not for several threads at once: calls share working memory."""
 
@@ -95,6 +120,10 @@ class Library:
         states = buffer(table) if self.state.itemsize else _FFI.NULL
         self._call(n, self._in, key, states, self._out, buffer(emitted), self._work)
         return out, emitted
+
+    def bind(self, n: int = 1) -> Bound:
+        """A call whose arrays are made once: for callers with one frame after another."""
+        return Bound(self, n)
 
     def compute(self, inputs: Mapping[str, Array], table: Array) -> Computed:
         """Each frame with the state of its own number: the counterpart of `interpret`."""

@@ -52,11 +52,11 @@ def _op(
 
 
 def _minimum(a: Array, b: Array) -> Array:
-    return np.where((a <= b) | np.isnan(a), a, b)
+    return np.where(np.isnan(a) | (a < b), a, b)
 
 
 def _maximum(a: Array, b: Array) -> Array:
-    return np.where((a >= b) | np.isnan(a), a, b)
+    return np.where(np.isnan(a) | (a > b), a, b)
 
 
 def _left(a: Array, n: Array) -> Array:
