@@ -21,7 +21,7 @@ class Sketch:
     def __init__(self, form, shape, rng, *, per_channel=True, whole=None):
         self.form, self.shape, self.rng, self.per_channel = form, tuple(shape), rng, per_channel
         self.nodes, self.constants, self.names = [], [], 0
-        self.scales, self.rank = {}, len(self.shape) + 1
+        self.scales, self.reals, self.rank = {}, {}, len(self.shape) + 1
         self.now = "x"
         ends = self.mark("x", whole)
         if form == QDQ:
@@ -52,8 +52,18 @@ class Sketch:
         self.nodes.append(helper.make_node(operator, inputs, [out], name=out, domain=domain, **attributes))
         return out
 
+    def append(self, operator, inputs, out, **attributes):
+        """A node whose result is already marked; it becomes the value to go on with."""
+        domain = "com.microsoft" if operator in MICROSOFT else ""
+        self.nodes.append(helper.make_node(operator, inputs, [out], name=out, domain=domain, **attributes))
+        self.now = out
+        return out
+
     def real(self, name):
-        return self.node("DequantizeLinear", [name, *self.names_of(name)])
+        """A value as real numbers; one node for all who read it, as quantize_static writes."""
+        if name not in self.reals:
+            self.reals[name] = self.node("DequantizeLinear", [name, *self.names_of(name)])
+        return self.reals[name]
 
     def whole(self, name, scale=None):
         """Quantises a float value."""
@@ -64,13 +74,15 @@ class Sketch:
 
     # --- layers ---
 
-    def weighted(self, float_operator, whole_operator, weights, results, axis, bias=True, after=None, fit=None, **attributes):
+    def weighted(self, float_operator, whole_operator, weights, results, axis, bias=True, after=None, fit=None, zero=None, reach=None, **attributes):
         before, zero = self.scales[self.now]
         n = results if self.per_channel else 1
         scales = self.rng.uniform(0.001, 0.02, n).astype(np.float32)
         # Mostly inside the range, sometimes outside it.
         spread = float(np.sqrt(np.mean(weights.astype(float) ** 2) * weights.size / results)) * 70 * before * scales.mean()
-        after = after or (spread / 40 * self.rng.uniform(0.5, 2) + 1e-6, self.rng.integers(-128, 128))
+        if reach:
+            scales, spread = (scales * (reach / spread)).astype(np.float32), reach
+        after = after or (spread / 40 * self.rng.uniform(0.5, 2) + 1e-6, self.rng.integers(-128, 128) if zero is None else zero)
         sums = self.rng.integers(-3000, 3000, results).astype(np.int32) if bias else None
         scales = scales if self.per_channel else scales[0]
         zeros = np.zeros(np.shape(scales), np.int8)
@@ -92,20 +104,17 @@ class Sketch:
             inputs += [self.constant(sums) if bias else "", *ends]
         else:
             inputs += [*ends, *([self.constant(sums)] if bias else [])]
-        domain = "com.microsoft" if whole_operator in MICROSOFT else ""
-        self.nodes.append(helper.make_node(whole_operator, inputs, [out], domain=domain, **attributes))
-        self.now = out
-        return out
+        return self.append(whole_operator, inputs, out, **attributes)
 
     def conv(self, weights_shape, *, bias=True, after=None, fit=None, **attributes):
         weights = self.rng.integers(-127, 128, weights_shape).astype(np.int8)
         return self.weighted("Conv", "QLinearConv", weights, weights_shape[0], 0, bias, after, fit, **attributes)
 
-    def gemm(self, taken, results, *, transposed=False, bias=True, after=None, fit=None):
+    def gemm(self, taken, results, *, transposed=False, bias=True, **rest):
         shape = (results, taken) if transposed else (taken, results)
         weights = self.rng.integers(-127, 128, shape).astype(np.int8)
         axis = 0 if transposed else 1
-        return self.weighted("Gemm", "QGemm", weights, results, axis, bias, after, fit, transB=int(transposed))
+        return self.weighted("Gemm", "QGemm", weights, results, axis, bias, transB=int(transposed), **rest)
 
     def matmul(self, taken, results):
         weights = self.rng.integers(-127, 128, (taken, results)).astype(np.int8)
@@ -119,9 +128,7 @@ class Sketch:
             return self.whole(self.node(float_operator, [self.real(self.now)], **attributes), after)
         out = self.fresh()
         inputs = [self.now, *self.names_of(self.now), *self.mark(out, after)]
-        self.nodes.append(helper.make_node(whole_operator, inputs, [out], domain="com.microsoft", **attributes))
-        self.now = out
-        return out
+        return self.append(whole_operator, inputs, out, **attributes)
 
     def moved(self, operator, *constants, after=None, **attributes):
         """An operator that only moves values; on integers where nothing changes the scale."""
@@ -146,9 +153,7 @@ class Sketch:
             return self.whole(self.node("Add", [self.real(first), self.real(second)]), after)
         out = self.fresh()
         inputs = [first, *self.names_of(first), second, *self.names_of(second), *self.mark(out, after)]
-        self.nodes.append(helper.make_node("QLinearAdd", inputs, [out], domain="com.microsoft"))
-        self.now = out
-        return out
+        return self.append("QLinearAdd", inputs, out)
 
     def concat(self, names, axis):
         if self.form == QDQ:
@@ -157,9 +162,7 @@ class Sketch:
         inputs = self.mark(out, self.near(*names))
         for name in names:
             inputs += [name, *self.names_of(name)]
-        self.nodes.append(helper.make_node("QLinearConcat", inputs, [out], domain="com.microsoft", axis=axis))
-        self.now = out
-        return out
+        return self.append("QLinearConcat", inputs, out, axis=axis)
 
     def file(self):
         """The network's ONNX bytes; int8 goes in and comes out, in the QDQ form as real numbers."""
@@ -178,11 +181,13 @@ class Sketch:
 
 
 def onnx_runtime(content, network, frames):
-    """ONNX Runtime's integers at its full graph optimisation, frame by frame on one thread."""
+    """ONNX Runtime's integers at its full graph optimisation and with int8 allowed, frame by frame on one thread."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    # Without it int8 becomes uint8 on x86-64, and where a value is read twice operators stay with real numbers.
+    options.add_session_config_entry("session.qdqisint8allowed", "1")
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     about = session.get_inputs()[0]
     real = about.type == "tensor(float)"

@@ -104,6 +104,8 @@ def _convolution(layer: Convolution, tables: _Tables) -> Call:
     scales = tables.name(np.append(layer.scales, [0.0] * even).astype(np.float32), "float")
     if not layer.depthwise:
         weights = tables.name(paired(layer.weights), "int8_t")
+        if layer.direct:
+            return "gg_dense", [weights, biases, scales, layer.shape[2], results, layer.zero, wide]
         return "gg_convolution", ["scratch", weights, biases, scales, *kernel, *rest]
     taps = np.zeros((results, window.kernel[0], (window.kernel[1] + 1) // 2 * 2), np.int16)
     taps[:, :, : window.kernel[1]] = layer.weights[..., 0]

@@ -44,13 +44,3 @@ def activation(node: GraphNode) -> KernelError:
         why="ONNX Runtime then computes the layer before it with real numbers, in no order that could be kept",
         next_step="quantise again, so that calibration sees the values after the activation",
     )
-
-
-def ends(name: str) -> KernelError:
-    """A QDQ network whose first or last value is int8: ONNX Runtime would not join its operators there."""
-    return KernelError(
-        "network.ends",
-        f"{name} is int8, but the operator beside it computes with real numbers",
-        why="ONNX Runtime joins operators to int8 ones only between a QuantizeLinear and a DequantizeLinear of the file",
-        next_step="keep the real input and output that quantize_static writes, or use the QOperator form",
-    )

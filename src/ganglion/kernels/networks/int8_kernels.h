@@ -157,6 +157,30 @@ GG_INLINE void gg_products(const gg_cell *first, const gg_cell *second, int8_t *
   }
 }
 
+/* One position, read where it lies; its channels come in fours. */
+GG_INLINE void gg_dense(const int8_t *x, int8_t *y, const int8_t *weights, const int32_t *bias, const float *scales,
+                        int taken, int results, int zero, int wide) {
+#if defined(GG_PAIRS)
+  const uint32_t *w = (const uint32_t *)weights;
+  for (int o = 0; o < results; o += 2) {
+    int32_t a = bias[o], b = bias[o + 1];
+    GG_UNROLL(4)
+    for (int k = 0; k < taken; k += 4, w += 2) {
+      uint32_t cells = gg_word(x + k), u = w[0], v = w[1];
+      int32_t even = gg_even(cells), odd = gg_odd(cells);
+      a = gg_dual(even, gg_even(u), a);
+      b = gg_dual(even, gg_even(v), b);
+      a = gg_dual(odd, gg_odd(u), a);
+      b = gg_dual(odd, gg_odd(v), b);
+    }
+    y[o] = gg_requantised(a, scales[o], zero, wide);
+    if (o + 1 < results) y[o + 1] = gg_requantised(b, scales[o + 1], zero, wide);
+  }
+#else
+  gg_products(x, x, y, 0, weights, bias, scales, taken, results, zero, wide);
+#endif
+}
+
 /* Two positions at a time are laid out as columns in `scratch`, so a pointwise layer may overwrite its operand. */
 GG_INLINE void gg_convolution(const int8_t *x, int8_t *y, uint8_t *scratch, const int8_t *weights, const int32_t *bias,
                               const float *scales, int H, int W, int C, int KH, int KW, int SH, int SW, int DH, int DW,

@@ -73,6 +73,11 @@ class Convolution:
         still = window.strides == (1, 1) and window.pads == (0, 0, 0, 0)
         return window.kernel == (1, 1) and still and not self.depthwise
 
+    @property
+    def direct(self) -> bool:
+        """One position whose channels come in fours: it is read where it lies, and may not be overwritten."""
+        return self.pointwise and self.shape[:2] == (1, 1) and self.shape[2] % 4 == 0
+
 
 @dataclass(frozen=True, slots=True)
 class MaxPool:

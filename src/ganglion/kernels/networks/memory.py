@@ -41,7 +41,7 @@ def plane(layer: Convolution) -> tuple[int, int]:
 
 def scratch_bytes(layer: Layer) -> int:
     """Working memory beside operands and result."""
-    if not isinstance(layer, Convolution):
+    if not isinstance(layer, Convolution) or layer.direct:
         return 0
     if layer.depthwise:
         return 2 * prod(plane(layer))
@@ -62,7 +62,7 @@ def overwrites(layer: Layer) -> tuple[int, ...]:
         shrinks = len(layer.weights) <= layer.shape[2]
         if layer.depthwise:
             return (layer.source,) if len(layer.weights) == layer.shape[2] else ()
-        return (layer.source,) if layer.pointwise and shrinks else ()
+        return (layer.source,) if layer.pointwise and shrinks and not layer.direct else ()
     return ()
 
 

@@ -1,0 +1,130 @@
+"""Instructions and memory of four int8 networks on an emulated Cortex-M4F, beside TFLM's with CMSIS-NN.
+
+python benchmarks/networks/run.py [--json FILE] [--target cortex-m4f] [NAME ...]
+
+The networks are MLPerf Tiny's: keyword spotting with the reference weights (where its folder is at hand), the other three
+with random weights of the same shapes. Every frame's integers are compared with the NumPy reference before anything is
+counted. Instructions are counted by blocks in Unicorn; they are not cycles. RAM is working memory, input and output, as
+in TFLM's arena; the stack is beside it, as there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+REPOSITORY = Path(__file__).parents[2]
+sys.path.insert(0, str(REPOSITORY))
+
+from ganglion.kernels.c.targets import TARGETS  # noqa: E402 # after the path that finds the tests
+from ganglion.kernels.c.toolchain import build_image, compilers  # noqa: E402 # see above
+from ganglion.kernels.networks.emission import emit_network  # noqa: E402 # see above
+from ganglion.kernels.networks.onnx_reader import read_onnx  # noqa: E402 # see above
+from ganglion.kernels.networks.operations import lower  # noqa: E402 # see above
+from ganglion.kernels.networks.reference import compute  # noqa: E402 # see above
+from tests.kernels.networks import mlperf  # noqa: E402 # see above
+from tests.kernels.networks.sketches import frames_for  # noqa: E402 # see above
+
+FLASH, RAM = 0x10000, 0x2000_0000
+NETWORKS = {
+    # name: (network, instructions and bytes that may be used, those of TFLM + CMSIS-NN)
+    "keyword spotting": (mlperf.keyword_spotting, 6.3e6, 16_500, 7_845_320, 22_820),
+    "resnet-8": (mlperf.resnet8, 29.9e6, 55_000, 29_872_400, 54_996),
+    "mobilenet 0.25": (mlperf.mobilenet, 24.7e6, 100_700, 24_720_520, 100_708),
+    "autoencoder": (mlperf.autoencoder, 0.58e6, 2_600, 582_320, 2_580),
+}
+FRAMES = 3
+
+
+def measured(name: str, target: str, room: Path) -> dict[str, Any]:
+    """One network built, run, compared and counted."""
+    network = lower(read_onnx(NETWORKS[name][0]()))
+    frames = frames_for(network, np.random.default_rng(1), FRAMES)
+    written = emit_network(network, "gg_network")
+    zig = [c for c in compilers() if c.kind == "zig"]
+    if not zig:
+        raise SystemExit("ziglang is not installed; next: pip install 'ganglion[device,emulator,models]'")
+    entry = "gg_network_step"
+    image = build_image(written.source, TARGETS[target], zig[0], room, entry=entry, flash=FLASH, ram=RAM)
+    np.save(room / "frames.npy", frames.reshape(FRAMES, -1))
+    job = {
+        "target": target,
+        "image": str(image),
+        "flash": FLASH,
+        "ram": RAM,
+        "symbol": entry,
+        "frames": str(room / "frames.npy"),
+        "output_bytes": written.output_bytes,
+        "workspace_bytes": written.workspace_bytes,
+    }
+    (room / "job.json").write_text(json.dumps(job))
+    script = Path(__file__).with_name("counting.py")
+    subprocess.run([sys.executable, script, room / "job.json", room / "result.npz"], check=True)
+    with np.load(room / "result.npz") as result:
+        differing = int(np.sum(result["outputs"] != compute(network, frames).reshape(FRAMES, -1)))
+        if differing:
+            raise SystemExit(f"{name}: {differing} integers differ from the reference; nothing is reported")
+        return {
+            "network": name,
+            "target": target,
+            "products": network.products,
+            "instructions": int(result["counts"].max()),
+            "ram_bytes": written.workspace_bytes + written.input_bytes + written.output_bytes,
+            "workspace_bytes": written.workspace_bytes,
+            "stack_bytes": int(result["stacks"].max()),
+            "flash_bytes": flash_bytes(image),
+        }
+
+
+def flash_bytes(image: Path) -> int:
+    """Code and constants of the image."""
+    from elftools.elf.elffile import ELFFile
+
+    with image.open("rb") as file:
+        return sum(
+            int(s["p_filesz"])
+            for s in ELFFile(file).iter_segments()
+            if s["p_type"] == "PT_LOAD" and s["p_paddr"] < RAM
+        )
+
+
+def main() -> None:
+    """Measures and prints the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("names", nargs="*", default=[], metavar="NAME")
+    parser.add_argument("--target", default="cortex-m4f", choices=[t for t in TARGETS if t.startswith("cortex")])
+    parser.add_argument("--json", metavar="FILE")
+    parser.add_argument("--quick", action="store_true", help="as the other benchmarks; changes nothing here")
+    arguments = parser.parse_args()
+    print(f"{'network':18}{'products':>12}{'instructions':>14}{'limit':>12}{'TFLM':>12}{'RAM':>9}{'limit':>9}"
+          f"{'stack':>7}{'flash':>9}")
+    lines = []
+    with tempfile.TemporaryDirectory() as room:
+        for name, (_, most, most_bytes, other, _) in NETWORKS.items():
+            if arguments.names and name not in arguments.names:
+                continue
+            if name == "keyword spotting" and not mlperf.DATA.exists():
+                print(f"{name:18} left out: {mlperf.DATA} is not there")
+                continue
+            found = measured(name, arguments.target, Path(room))
+            lines.append(found)
+            held = found["instructions"] <= most and found["ram_bytes"] <= most_bytes
+            print(f"{name:18}{found['products']:12,}{found['instructions']:14,}{int(most):12,}{other:12,}"
+                  f"{found['ram_bytes']:9,}{most_bytes:9,}{found['stack_bytes']:7,}{found['flash_bytes']:9,}"
+                  f"  {'held' if held else 'MISSED'}")
+    if arguments.json:
+        stamp = {"time": datetime.now(UTC).isoformat(timespec="seconds")}
+        with Path(arguments.json).open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(stamp | line) + "\n" for line in lines)
+
+
+if __name__ == "__main__":
+    main()
