@@ -1,6 +1,9 @@
 """One program, the same bytes: the reference interpreter and every C compiler of this machine, on hostile frames."""
 
+import platform
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -134,3 +137,26 @@ def test_the_source_is_the_same_every_time():
     for name in zoo.ZOO:
         first, second = (emit(zoo.program_of(name), "k") for _ in range(2))
         assert first == second
+
+
+@pytest.mark.skipif(not COMPILERS or platform.machine() != "x86_64", reason="needs a compiler and an x86-64")
+def test_a_process_that_flushes_subnormals_is_refused(tmp_path):
+    """A library built with fast-math sets the processor so, for everybody; here on purpose, in another process."""
+    (tmp_path / "rude.c").write_text("void rude(void) { __builtin_ia32_ldmxcsr(0x9fc0); }")
+    library = tmp_path / "rude.so"
+    subprocess.run(
+        [*COMPILERS[0].command, "-shared", "-fPIC", tmp_path / "rude.c", "-o", library], check=True
+    )
+    code = f"""
+import ctypes
+from pathlib import Path
+from ganglion.kernels.c.proof import proven
+from ganglion.core.errors import KernelError
+ctypes.CDLL({str(library)!r}).rude()
+try:
+    proven(None, [], Path("."))
+except KernelError as error:
+    print(error.code)
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "kernel.subnormals"

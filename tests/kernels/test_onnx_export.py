@@ -12,7 +12,7 @@ from tests.kernels import zoo
 pytest.importorskip("onnx", reason="onnx is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
-WITHOUT = {"biquad", "goertzel", "checksum", "whole_numbers", "rounding"}
+WITHOUT = {"biquad", "goertzel", "checksum", "whole_numbers", "rounding", "histogram", "odd_bins"}
 """Recursions, and operators of whole numbers and of bits that ONNX has not."""
 FRAMES = 120
 

@@ -256,6 +256,15 @@ def checksum(x):
     return {"crc": crc, "seen": seen, "zero": zero}
 
 
+def histogram(x):
+    bins = np.floor(np.clip(np.where(np.isnan(x), 0.0, x), -4, 4) * 2 + 8).astype(np.int32)
+    return {"bins": np.bincount(bins, minlength=17)}
+
+
+def odd_bins(x):
+    return {"bins": np.bincount(x, minlength=5), "moved": np.bincount(x[::2] + 3, minlength=9)}
+
+
 def record(f):
     return {"ratio": f.peak / np.maximum(f.rms, 1e-3), "high": f.crest > 1.4, "level": np.tanh(f.rms)}
 
@@ -285,6 +294,8 @@ ZOO: dict[str, tuple[Any, Any, Any]] = {
     "biquad": (biquad, gg.f32[64], {"w1": 0.0, "w2": 0.0}),
     "goertzel": (goertzel, gg.f32[256], None),
     "checksum": (checksum, gg.i32[12], None),
+    "histogram": (histogram, gg.f32[40], None),
+    "odd_bins": (odd_bins, gg.i32[30], None),
     "record": (record, gg.kernel(x=gg.f32[64])(vibration).output, None),
     "feeder_features": (detect.features, gg.f32[6, 64], None),
     "feeder_decide": (detect.decide, gg.kernel(x=gg.f32[6, 64])(detect.features).output, detect.STATE),

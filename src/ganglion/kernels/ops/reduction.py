@@ -17,6 +17,7 @@ from ganglion.kernels.ops.op import Array, Attributes, Op, Types, Writer, requir
 
 LANES = 8
 LANES_FROM = 16
+BINS_MAX = 65_536
 C_TYPES = {"f32": "float", "i32": "int32_t", "bool": "uint8_t"}
 _BY_NAME = {op.name: op for op in ELEMENTWISE}
 
@@ -138,9 +139,37 @@ def _write_argmax(writer: Writer, types: Types, attributes: Attributes, result: 
     writer.end(len(result.shape) or 1)
 
 
+def _bincount_type(types: Types, attributes: Attributes) -> TensorType:
+    require(types[0].dtype == "i32" and len(types[0].shape) == 1, f"bincount of {types[0]}: one axis of i32")
+    require(1 <= attributes["length"] <= BINS_MAX, f"bincount needs minlength from 1 to {BINS_MAX}")
+    return TensorType("i32", (attributes["length"],))
+
+
+def _bincount(arrays: Sequence[Array], _attributes: Attributes, result: TensorType) -> Array:
+    bins = np.arange(result.shape[0], dtype=np.int32)
+    return np.asarray(np.sum(arrays[0][:, :, np.newaxis] == bins, axis=1, dtype=np.int32))
+
+
+def _write_bincount(writer: Writer, types: Types, _attributes: Attributes, result: TensorType) -> None:
+    i, value = writer.name(), writer.name()
+    writer.line(f"for (int {i} = 0; {i} < {result.shape[0]}; {i}++) {writer.result([i])} = 0;")
+    writer.line(f"for (int {i} = 0; {i} < {types[0].shape[0]}; {i}++) {{")
+    writer.line(f"  const int32_t {value} = {writer.read(0, [i])};")
+    writer.line(f"  if ({value} >= 0 && {value} < {result.shape[0]}) {writer.result([value])} += 1;")
+    writer.line("}")
+
+
 REDUCTION = (
     _reduce("sum", "add"),
     _reduce("largest", "max"),
     _reduce("smallest", "min"),
+    Op(
+        "bincount",
+        _bincount_type,
+        _bincount,
+        None,
+        _write_bincount,
+        lambda types, _a, result: 3 * types[0].elements + result.elements,
+    ),
     Op("argmax", _arg_type, _argmax, None, _write_argmax, lambda types, _a, _r: types[0].elements),
 )

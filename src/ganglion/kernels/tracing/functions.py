@@ -106,6 +106,17 @@ def _argmax(x: Any, axis: Any = None) -> Traced:
     return Traced(x.builder, x.builder.add("argmax", (whole.number,), axis=place))
 
 
+def _bincount(x: Any, weights: Any = None, minlength: int = 0) -> Traced:
+    if weights is not None or isinstance(minlength, Traced):
+        raise refuse(
+            "kernel.unsupported",
+            "np.bincount with weights or a computed length",
+            "its result has a fixed number of bins",
+            "write np.bincount(x, minlength=N); what lies outside 0 to N - 1 is not counted",
+        )
+    return Traced(x.builder, x.builder.add("bincount", (x.number,), length=minlength))
+
+
 def _reshape(x: Any, shape: Any, order: str = "C") -> Traced:
     wanted = shape if isinstance(shape, tuple | list) else (shape,)
     try:
@@ -166,7 +177,9 @@ def _matmul(a: Any, b: Any) -> Traced:
         weights = builder.constant(bands[1])
         number = builder.add("banded", (flat.number, weights), bands=bands[0])
     else:
-        number = builder.add("matmul", (flat.number, matrix.number), order=order_of(matrix.shape[0], matrix.shape[1]))
+        number = builder.add(
+            "matmul", (flat.number, matrix.number), order=order_of(matrix.shape[0], matrix.shape[1])
+        )
     return _reshape(Traced(builder, number), shape)
 
 
@@ -261,6 +274,7 @@ FUNCTIONS.update(
         np.any: _any,
         np.all: _all,
         np.argmax: _argmax,
+        np.bincount: _bincount,
         np.reshape: _reshape,
         np.ravel: lambda x: _reshape(x, (x.size,)),
         np.transpose: lambda x, axes=None: x.transpose(*(axes or ())),
