@@ -12,7 +12,7 @@ from ganglion.kernels.c import toolchain
 from ganglion.kernels.c.emission import emit, runtime_header
 from ganglion.kernels.c.library import Library
 from ganglion.kernels.ir.interpret import interpret
-from ganglion.kernels.vectors import differences, inputs, states
+from ganglion.kernels.vectors import differences, inputs
 from tests.kernels import zoo
 
 FRAMES = 10_000
@@ -25,18 +25,8 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("kernels")
 
 
-@pytest.fixture(scope="module")
-def reference():
-    known = {}
-
-    def of(name):
-        if name not in known:
-            program = zoo.program_of(name)
-            given, held = inputs(program, FRAMES, SEED), states(program, FRAMES, SEED)
-            known[name] = program, given, held, interpret(program, given, held or None)
-        return known[name]
-
-    return of
+def reference(name):
+    return zoo.reference(name, FRAMES, SEED)
 
 
 def is_float(given, state):
@@ -53,7 +43,7 @@ def computed(library, given, held):
 @pytest.mark.skipif(not COMPILERS, reason="there is no C compiler (gcc, clang or ziglang)")
 @pytest.mark.parametrize("name", zoo.ZOO)
 @pytest.mark.parametrize("compiler", COMPILERS, ids=lambda c: c.kind)
-def test_every_compiler_gives_the_bytes_of_the_reference(name, compiler, reference, cache):
+def test_every_compiler_gives_the_bytes_of_the_reference(name, compiler, cache):
     program, given, held, wanted = reference(name)
     got = computed(Library.build(program, compiler, cache), given, held)
     assert differences(wanted, got) == 0, f"seed {SEED}, {compiler.version}"
@@ -62,13 +52,13 @@ def test_every_compiler_gives_the_bytes_of_the_reference(name, compiler, referen
 @pytest.mark.skipif(not COMPILERS, reason="there is no C compiler (gcc, clang or ziglang)")
 @pytest.mark.parametrize("flags", [("-O0",), ("-Os",)], ids=" ".join)
 @pytest.mark.parametrize("name", ["bands", "z_score", "mathematics", "feeder_decide", "shapes"])
-def test_the_optimiser_changes_nothing(name, flags, reference, cache):
+def test_the_optimiser_changes_nothing(name, flags, cache):
     program, given, held, wanted = reference(name)
     got = computed(Library.build(program, COMPILERS[0], cache, flags), given, held)
     assert differences(wanted, got) == 0, f"seed {SEED}"
 
 
-def test_fused_multiply_add_is_noticed(reference, cache, monkeypatch):
+def test_fused_multiply_add_is_noticed(cache, monkeypatch):
     if "fma" not in toolchain.cpu_features() or not COMPILERS:
         pytest.skip("this processor or machine has no fused multiply-add or no compiler")
     monkeypatch.setattr(toolchain, "EXACT", ("-ffp-contract=fast", *toolchain.EXACT[1:]))
@@ -78,7 +68,7 @@ def test_fused_multiply_add_is_noticed(reference, cache, monkeypatch):
 
 
 @pytest.mark.skipif(not COMPILERS, reason="there is no C compiler (gcc, clang or ziglang)")
-def test_a_nan_that_is_not_made_canonical_is_noticed(reference, cache, monkeypatch):
+def test_a_nan_that_is_not_made_canonical_is_noticed(cache, monkeypatch):
     program, given, held, wanted = reference("vibration")
     header = re.sub(
         r"gg_canonical\(float x\) \{.*\}\n", "gg_canonical(float x) { return x; }\n", runtime_header()

@@ -15,8 +15,8 @@ from ganglion.kernels.c import toolchain
 from ganglion.kernels.c.emission import emit, runtime_header
 from ganglion.kernels.c.targets import TARGETS
 from ganglion.kernels.c.toolchain import build_image, compilers
-from ganglion.kernels.ir.interpret import Computed, interpret
-from ganglion.kernels.vectors import differences, inputs, states
+from ganglion.kernels.ir.interpret import Computed
+from ganglion.kernels.vectors import differences
 from tests.kernels import zoo
 
 FRAMES = int(os.environ.get("GANGLION_FRAMES", "300"))
@@ -40,18 +40,8 @@ def directory(tmp_path_factory):
     return tmp_path_factory.mktemp("images")
 
 
-@pytest.fixture(scope="module")
-def reference():
-    known = {}
-
-    def of(name):
-        if name not in known:
-            program = zoo.program_of(name)
-            given, held = inputs(program, FRAMES, SEED), states(program, FRAMES, SEED)
-            known[name] = program, given, held, interpret(program, given, held or None)
-        return known[name]
-
-    return of
+def reference(name):
+    return zoo.reference(name, FRAMES, SEED)
 
 
 def emulated(program, given, held, target, directory):
@@ -92,13 +82,13 @@ def emulated(program, given, held, target, directory):
 
 
 @pytest.mark.parametrize("name, target", CASES)
-def test_every_processor_gives_the_bytes_of_the_reference(name, target, reference, directory):
+def test_every_processor_gives_the_bytes_of_the_reference(name, target, directory):
     program, given, held, wanted = reference(name)
     got = emulated(program, given, held, target, directory)
     assert differences(wanted, got) == 0, f"seed {SEED}, {FRAMES} frames"
 
 
-def test_a_division_that_cuts_subnormals_off_is_noticed(reference, directory, monkeypatch):
+def test_a_division_that_cuts_subnormals_off_is_noticed(directory, monkeypatch):
     """What the compiler's own library does where there is no floating-point unit."""
     header = runtime_header().replace(
         "float gg_div(float a, float b) {\n", "float gg_div(float a, float b) {\n  return a / b;\n"

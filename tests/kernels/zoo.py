@@ -1,5 +1,6 @@
 """Kernels of many kinds: what a fleet computes on its sensors, and what is hard for compilers."""
 
+import functools
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,9 @@ import numpy as np
 
 import ganglion as gg
 from ganglion.core.schema import TensorType
+from ganglion.kernels.ir.interpret import interpret
 from ganglion.kernels.tracing.trace import trace
+from ganglion.kernels.vectors import inputs, states
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 from examples.feeder import detect  # found by the line above, also when one test runs alone
@@ -309,3 +312,11 @@ def program_of(name):
     if state is not None:
         initial = {k: np.asarray(v, TensorType.of(v).numpy) for k, v in state.items()}
     return trace(function, name, given, initial)
+
+
+@functools.cache
+def reference(name, frames, seed):
+    """The kernel's program, hostile inputs and states for it, and what the reference makes of them."""
+    program = program_of(name)
+    given, held = inputs(program, frames, seed), states(program, frames, seed)
+    return program, given, held, interpret(program, given, held or None)
