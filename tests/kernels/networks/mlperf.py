@@ -101,7 +101,7 @@ def headed(sketch, channels, classes):
     """The mean of each channel, a dense layer and softmax."""
     sketch.unary("GlobalAveragePool", "QLinearGlobalAveragePool")
     sketch.moved("Flatten")
-    sketch.gemm(channels, classes, reach=2.0)
+    sketch.gemm(channels, classes, reach=20.0)
     sketch.unary("Softmax", "QLinearSoftmax", after=SOFTMAX, axis=-1, opset=17)
     return sketch.file()
 

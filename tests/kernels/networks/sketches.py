@@ -1,11 +1,15 @@
 """Small quantised ONNX networks for tests and benchmarks, in both forms, and what ONNX Runtime gives for them."""
 
 import numpy as np
-import onnx
-import onnxruntime
-from onnx import TensorProto, helper, numpy_helper
+import pytest
 
-from ganglion.kernels.networks import arithmetic
+# Tests that import this module are skipped by name where the extra is not installed.
+pytest.importorskip("onnx", reason="onnx is not installed: pip install 'ganglion[models]'")
+onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402 # after the check that it is there
+
+from ganglion.kernels.networks import arithmetic  # noqa: E402 # see above
 
 OPSET = 17
 QDQ, QOPERATOR = "QDQ", "QOperator"
@@ -74,15 +78,19 @@ class Sketch:
 
     # --- layers ---
 
-    def weighted(self, float_operator, whole_operator, weights, results, axis, bias=True, after=None, fit=None, zero=None, reach=None, **attributes):
-        before, zero = self.scales[self.now]
+    def weighted(self, float_operator, whole_operator, weights, results, axis, bias=True, after=None, fit=None, zero=None, reach=None, exact=None, **attributes):
+        before = self.scales[self.now][0]
         n = results if self.per_channel else 1
         scales = self.rng.uniform(0.001, 0.02, n).astype(np.float32)
         # Mostly inside the range, sometimes outside it.
-        spread = float(np.sqrt(np.mean(weights.astype(float) ** 2) * weights.size / results)) * 70 * before * scales.mean()
+        spread = float(np.sqrt(np.mean(weights.astype(float) ** 2) * weights.size / results)) * 40 * before * scales.mean()
+        if exact:
+            # Powers of two throughout, so that the sum's unit in the result's is exactly this.
+            after = (2.0**-5, self.rng.integers(-128, 128))
+            scales = np.full(n, exact * after[0] / before, np.float32)
         if reach:
             scales, spread = (scales * (reach / spread)).astype(np.float32), reach
-        after = after or (spread / 40 * self.rng.uniform(0.5, 2) + 1e-6, self.rng.integers(-128, 128) if zero is None else zero)
+        after = after or (spread / 40 * self.rng.uniform(0.7, 1.4) + 1e-6, self.rng.integers(-128, 128) if zero is None else zero)
         sums = self.rng.integers(-3000, 3000, results).astype(np.int32) if bias else None
         scales = scales if self.per_channel else scales[0]
         zeros = np.zeros(np.shape(scales), np.int8)
@@ -109,6 +117,15 @@ class Sketch:
     def conv(self, weights_shape, *, bias=True, after=None, fit=None, **attributes):
         weights = self.rng.integers(-127, 128, weights_shape).astype(np.int8)
         return self.weighted("Conv", "QLinearConv", weights, weights_shape[0], 0, bias, after, fit, **attributes)
+
+    def picked(self, weights):
+        """A filter with these weights that leaves every integer as it is, with a scale of its own."""
+        scale, zero = self.scales[self.now]
+        after = (self.rng.uniform(0.02, 0.2), zero)
+        unit = np.float32(after[0]) / scale
+        inputs = [self.now, *self.names_of(self.now), self.constant(weights), self.constant(unit), self.constant(np.int8(0))]
+        out = self.fresh()
+        return self.append("QLinearConv", [*inputs, *self.mark(out, after)], out)
 
     def gemm(self, taken, results, *, transposed=False, bias=True, **rest):
         shape = (results, taken) if transposed else (taken, results)
