@@ -1,0 +1,136 @@
+"""The image of a device on emulated boards does what the library here does, and needs no more than was said."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ganglion.core.errors import FlowError, HostError
+from ganglion.device.firmware import build as building
+from ganglion.device.firmware.box import Op
+from ganglion.device.firmware.build import ENTRY, INTERRUPT_BYTES, PORT, Image, build
+from ganglion.device.firmware.hosted import HostedFirmware
+from ganglion.device.firmware.image import Elf, _Calls, _pushed, worst_stack
+from ganglion.kernels.c.targets import TARGETS
+from ganglion.kernels.c.toolchain import build_image, compilers
+from tests.device.firmware.benches import FRAMES, assigned, core_of, play, stage
+from tests.device.firmware.boards import Boards
+
+NEEDED = [m for m in ("ziglang", "unicorn", "elftools") if importlib.util.find_spec(m) is None]
+pytestmark = pytest.mark.skipif(bool(NEEDED), reason=f"{', '.join(NEEDED)} is not installed")
+FLOWS = ("feeder-protection", "plant")
+CASES = [("feeder-protection", "cortex-m4f"), ("plant", "cortex-m4f"), ("plant", "cortex-m0plus")]
+if "GANGLION_FRAMES" in os.environ:
+    CASES = [(flow, target) for flow in FLOWS for target in TARGETS if target.startswith("cortex")]
+FRAMES_N = int(os.environ.get("GANGLION_FRAMES", "240"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("images")
+
+
+def image_of(flow: str, target: str, folder: Path, **more) -> Image:
+    spec, part = stage(flow)
+    return build(spec, assigned(spec, part), TARGETS[target], folder, **more)
+
+
+@pytest.mark.parametrize("flow, target", CASES)
+def test_a_board_does_what_the_library_does(
+    flow: str, target: str, folder: Path, rng: np.random.Generator
+) -> None:
+    image = image_of(flow, target, folder)
+    frames, every_ns = FRAMES[flow](rng, FRAMES_N), image.firmware.measured.every_ns
+    hosted = HostedFirmware.build(image.firmware, compilers()[0], folder).device()
+    wanted_core = core_of(image.firmware, hosted)
+    wanted = play(wanted_core, frames, every_ns=every_ns)
+    with Boards(image) as boards:
+        memory = boards.device()
+        core = core_of(image.firmware, memory)
+        got = play(core, frames, every_ns=every_ns)
+        report, used = core.report(), memory.stack_used()
+    assert wanted.acts and all(wanted.payloads.values())
+    assert (got.payloads, got.ends, got.acts) == (wanted.payloads, wanted.ends, wanted.acts)
+    assert report == wanted_core.report()
+    assert 0 < used <= image.stack.depth_bytes, "the stack was measured too small"
+    per_frame = [n for op, n in memory.instructions if op == Op.FRAME]
+    print(f"{flow} on {target}: {np.median(per_frame):.0f} instructions a frame, at most {max(per_frame)};")
+    print(f"{image.flash_bytes} B flash, {image.ram_bytes} B RAM, {image.device_bytes} of them the device,")
+    print(f"stack {image.stack.depth_bytes} B by calls, {used} B used: {' > '.join(image.stack.chain)}")
+
+
+def test_boards_of_one_process_do_not_share_memory(folder: Path, rng: np.random.Generator) -> None:
+    image = image_of("plant", "cortex-m4f", folder)
+    frames = FRAMES["plant"](rng, 60)
+    with Boards(image) as boards:
+        one, other = (core_of(image.firmware, boards.device()) for _ in range(2))
+        first = play(one, frames, every_ns=image.firmware.measured.every_ns)
+        second = play(other, frames[:30], every_ns=image.firmware.measured.every_ns)
+        assert one.report().ledger.frames == 60 and other.report().ledger.frames == 30
+    assert len(first.payloads["level"]) == len(second.payloads["level"]) * 2
+
+
+def test_the_same_input_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    one, other = (image_of("plant", "cortex-m4f", place) for place in (folder, tmp_path))
+    assert one.elf != other.elf and one.flash() == other.flash() and len(one.flash()) == one.flash_bytes
+
+
+@pytest.mark.parametrize("what", ["flash", "ram"])
+def test_what_does_not_fit_is_refused_by_how_much(folder: Path, what: str) -> None:
+    image = image_of("plant", "cortex-m4f", folder)
+    needed = getattr(image, f"{what}_bytes")
+    assert image_of("plant", "cortex-m4f", folder, **{f"{what}_bytes_max": needed}) == image
+    with pytest.raises(FlowError) as raised:
+        image_of("plant", "cortex-m4f", folder, **{f"{what}_bytes_max": needed - 5})
+    assert raised.value.code == "firmware.fit" and ", 5 too many" in str(raised.value)
+
+
+def test_ram_is_the_device_its_stack_and_the_box(folder: Path) -> None:
+    image = image_of("plant", "cortex-m4f", folder)
+    stack = image.firmware.sizes["GD_STACK_BYTES"]
+    assert stack >= image.stack.depth_bytes + INTERRUPT_BYTES
+    parts = image.device_bytes + image.box_bytes + stack
+    assert parts <= image.ram_bytes < parts + 64
+
+
+@pytest.mark.parametrize("target", ["cortex-m4f", "cortex-m0plus"])
+def test_frames_read_from_code_are_those_the_compiler_says(folder: Path, target: str) -> None:
+    """The reading that is used where the compiler says nothing is never too small."""
+    calls = _Calls(Elf.read(image_of("plant", target, folder).elf), PORT)
+    said = calls._frames
+    assert len(said) > 20
+    for at, size in said.items():
+        if at in calls._functions:
+            function = calls._functions[at]
+            code = calls._instructions(function)
+            assert sum(_pushed(function.name, a, b) for _, a, b in code) >= size, function.name
+
+
+RECURSIVE = """
+void board_now(void) {}
+__attribute__((noinline)) static int down(volatile int *n) { int k = *n; *n = k - 1; return k ? 1 + down(n) * 3 : 0; }
+int Reset(void) { volatile int n = 3; board_now(); return down(&n); }
+"""
+
+
+def test_recursion_is_refused(folder: Path) -> None:
+    zig = next(c for c in compilers() if c.kind == "zig")
+    target = TARGETS["cortex-m4f"]
+    measured = building._Measured(target.name, target.triple, target.cpu, target.float_unit)
+    file = build_image(
+        RECURSIVE, measured, zig, folder, entry=ENTRY, flash=building.FLASH_AT, ram=building.RAM_AT
+    )
+    with pytest.raises(FlowError) as raised:
+        worst_stack(Elf.read(file), ENTRY, PORT)
+    assert raised.value.code == "firmware.stack" and "down calls down" in str(raised.value)
+
+
+def test_without_zig_there_are_no_images(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(building, "compilers", list)
+    with pytest.raises(HostError) as raised:
+        image_of("plant", "cortex-m4f", folder)
+    assert raised.value.code == "firmware.compiler"
