@@ -57,12 +57,16 @@ class BoardMemory:
     def __init__(self, boards: Boards, number: int) -> None:
         self._boards = boards
         self._number = number
-        self.instructions: list[tuple[int, int]] = []
+        self.calls: list[tuple[int, int]] = []
         """(operation, instructions) of each call."""
+
+    @property
+    def instructions(self) -> int:
+        return sum(count for _, count in self.calls)
 
     def run(self, head: bytes, content: bytes) -> tuple[bytes, bytes]:
         instructions, answer = self._boards.ask(self._number, head + content)
-        self.instructions.append((head[0], instructions))
+        self.calls.append((head[0], instructions))
         return answer[: HEAD.size], answer[HEAD.size :]
 
     def stack_used(self) -> int:

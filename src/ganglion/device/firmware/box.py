@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import IntEnum
 from typing import Protocol
 
@@ -95,7 +95,10 @@ class Report:
 
 
 class Memory(Protocol):
-    """Whoever holds a device's memory and runs its code."""
+    """Whoever holds a device's memory and runs its code. ``instructions``: how many it has run, 0 when uncounted."""
+
+    @property
+    def instructions(self) -> int: ...
 
     def run(self, head: bytes, content: bytes) -> tuple[bytes, bytes]:
         """Puts ``head`` and ``content`` into the box, runs the device once, returns the head and the records."""
@@ -153,7 +156,8 @@ class Core:
         return self._run(Op.CLOSE, now_ns, b"")
 
     def report(self) -> Report:
-        """All counts."""
+        """All counts; the instructions are those that the memory's owner counted."""
+        instructions = self._memory.instructions
         _, out = self._memory.run(HEAD.pack(Op.REPORT, 0, 0, 0, 0, 0, b"", 0, 0, 0, 0), b"")
         values = iter(np.frombuffer(out[RECORD.size :], "<u8").tolist())
 
@@ -165,7 +169,8 @@ class Core:
         for stage in self.firmware.stages:
             rows, out_rows, dropped = take(3)
             stages[stage] = Counts(rows=rows, out=out_rows, dropped=dropped)
-        return Report(uplinks, stages, Ledger(*take(7)), CoapCounts(*take(7)))
+        ledger = replace(Ledger(*take(7)), instructions=instructions)
+        return Report(uplinks, stages, ledger, CoapCounts(*take(7)))
 
     def release(self) -> None:
         """Lets the memory go."""

@@ -54,6 +54,8 @@ class HostedFirmware:
 class HostedMemory:
     """One device's memory and its box."""
 
+    instructions = 0
+
     def __init__(self, loaded: Any, in_bytes: int) -> None:
         self._loaded = loaded
         self._in_bytes = in_bytes
