@@ -81,14 +81,18 @@ def drawn(chance: random.Random, depth: int) -> Any:
     }[op]()
 
 
+def tried(chance: random.Random) -> Expression:
+    """An expression that records and that the engine can evaluate; raises what either raises."""
+    found = drawn(chance, 4)
+    kept = record(lambda _t: found, SCHEMA)
+    kept.evaluate(physical(SCHEMA.fields, {f.name: np.ones(1, f.type.numpy) for f in SCHEMA.fields}))
+    return kept
+
+
 def recorded(chance: random.Random) -> Expression:
     while True:
         try:
-            found = drawn(chance, 4)
-            kept = record(lambda _t, found=found: found, SCHEMA)
-            # What the engine itself cannot evaluate is no measure.
-            kept.evaluate(physical(SCHEMA.fields, {f.name: np.ones(1, f.type.numpy) for f in SCHEMA.fields}))
-            return kept
+            return tried(chance)
         except (FlowError, TypeError, OverflowError, ZeroDivisionError, ValueError):
             continue
 
