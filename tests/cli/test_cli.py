@@ -62,6 +62,11 @@ def test_plan_says_where_why_and_what_it_costs(ganglion):
         (["plan", str(FEEDER), "--pin", "features=moon"], "flow.tier"),
         (["plan", str(FEEDER), "--pin", "decide=cloud"], "placement.infeasible"),
         (["plan", str(FEEDER), "--devices", "0"], "topology.devices"),
+        (["device", "build", "nowhere"], "flow.missing"),
+        (["device", "build", str(FEEDER), "--class", "moon"], "cli.device-class"),
+        (["device", "build", str(FEEDER), "--board", "z80"], "cli.board"),
+        (["device", "build", str(FEEDER), "--ram", "banana"], "unit.size"),
+        (["device", "build", str(FEEDER), "--out", "/dev/null/x"], "kernel.directory"),
         (["run", "nowhere"], "flow.missing"),
         (["run", str(FEEDER), "--for", "banana"], "unit.duration"),
         (["run", str(FEEDER), "--for", "0s"], "run.duration"),
@@ -111,3 +116,19 @@ def test_errors_keep_their_parts_when_pickled():
     error = GanglionError("a.b", "what", why="why", next_step="next")
     copy = pickle.loads(pickle.dumps(error))
     assert (copy.code, copy.what, copy.why, copy.next_step) == ("a.b", "what", "why", "next")
+
+
+def test_device_build_says_what_an_image_needs_and_refuses_what_does_not_fit(ganglion, tmp_path):
+    pytest.importorskip("ziglang", reason="ziglang is not installed")
+    status, text, _ = ganglion("device", "build", str(FEEDER), "--json")
+    assert status == 0
+    (image,) = json.loads(text)
+    assert image["devices"] == ["gw1-relay", "gw2-relay"]
+    assert Path(image["file"]).stat().st_size == image["flash_bytes"]
+    assert {"features", "decide"} <= set(image["stages"])
+    status, text, _ = ganglion("device", "build", str(FEEDER))
+    assert f"RAM     {image['ram_bytes'] / 1000:.1f} KB" in text
+    few = image["flash_bytes"] - 100
+    status, _, err = ganglion("device", "build", str(FEEDER), "--flash", f"{few}B")
+    assert status == 2
+    assert "100 too many" in err

@@ -13,6 +13,7 @@ import orjson
 import typer
 from rich.console import Console
 
+from ganglion.cli.device import device
 from ganglion.cli.live import watching
 from ganglion.core.errors import GanglionError
 from ganglion.core.topology import Topology
@@ -39,6 +40,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Write a data flow once; see where each stage runs, and run it there.",
 )
+
+app.add_typer(device, name="device")
 
 FlowDir = Annotated[Path, typer.Argument(metavar="FLOW_DIR", help="A folder with flow.py and topology.yaml.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]

@@ -117,14 +117,25 @@ def _digest(source: str, script: str, compiler: Compiler, flags: Sequence[str]) 
 def _build(compiler: Compiler, arguments: Sequence[str], files: dict[str, str], target: Path) -> None:
     """Compiles in a folder of its own and moves the result into place in one step: nobody sees half of it."""
     directory = target.parent
-    directory.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=directory) as name:
-        room = Path(name)
-        for file, text in (files | {"kernel_runtime.h": runtime_header()}).items():
-            (room / file).write_text(text, encoding="utf-8")
-        caches = {"ZIG_GLOBAL_CACHE_DIR": str(directory / "zig"), "ZIG_LOCAL_CACHE_DIR": str(room / "zig")}
-        _run((*compiler.command, *arguments, "-o", "built"), room, caches)
-        (room / "built").replace(target)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=directory) as name:
+            room = Path(name)
+            for file, text in (files | {"kernel_runtime.h": runtime_header()}).items():
+                (room / file).write_text(text, encoding="utf-8")
+            caches = {
+                "ZIG_GLOBAL_CACHE_DIR": str(directory / "zig"),
+                "ZIG_LOCAL_CACHE_DIR": str(room / "zig"),
+            }
+            _run((*compiler.command, *arguments, "-o", "built"), room, caches)
+            (room / "built").replace(target)
+    except OSError as error:
+        raise KernelError(
+            "kernel.directory",
+            f"what is compiled cannot be kept in {directory}",
+            why=error.strerror or str(error),
+            next_step="free space, or name another directory",
+        ) from error
 
 
 def _run(

@@ -1,0 +1,154 @@
+"""``ganglion device``: images for microcontrollers."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import orjson
+import typer
+
+from ganglion.core.errors import DataError
+from ganglion.core.topology import Topology
+from ganglion.core.units import format_bytes, parse_size_bytes
+from ganglion.device.firmware.build import Image, build
+from ganglion.flow.assignment import Assignment
+from ganglion.flow.load import load_flow
+from ganglion.kernels.c.targets import TARGETS, Target
+from ganglion.placement import plan
+from ganglion.sim.run import load_topology
+
+device = typer.Typer(no_args_is_help=True, help="Firmware for a flow's devices.")
+BOARDS = {name: target for name, target in TARGETS.items() if target.triple.startswith("thumb")}
+
+
+@device.command("build")
+def build_command(
+    flow_dir: Annotated[
+        Path, typer.Argument(metavar="FLOW_DIR", help="A folder with flow.py and topology.yaml.")
+    ],
+    device_class: Annotated[
+        str | None,
+        typer.Option(
+            "--class", metavar="NAME", help="A group of the topology's devices (default: the only one)."
+        ),
+    ] = None,
+    board: Annotated[
+        str, typer.Option("--board", help=f"The processor: {', '.join(BOARDS)}.")
+    ] = "cortex-m4f",
+    flash: Annotated[
+        str | None, typer.Option("--flash", metavar="SIZE", help="Refuse what needs more, e.g. 256KiB.")
+    ] = None,
+    ram: Annotated[
+        str | None, typer.Option("--ram", metavar="SIZE", help="Refuse what needs more, e.g. 64KiB.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Where images go (default: build/firmware).")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
+) -> None:
+    """Link the device part of a flow's plan into one image per kind of device, and say what it needs."""
+    spec, topology = load_flow(flow_dir), load_topology(flow_dir)
+    group = _group(topology, device_class)
+    target = _board(board)
+    flash_max, ram_max = _size(flash), _size(ram)
+    directory = (out or Path("build/firmware")).resolve()
+    assignments = plan(spec, topology).assignments()
+    rows = []
+    for paths, assignment in _distinct(topology, group, assignments):
+        image = build(
+            spec,
+            assignment,
+            target,
+            directory / "cache",
+            flash_bytes_max=flash_max,
+            ram_bytes_max=ram_max,
+        )
+        file = directory / f"{spec.name}-{paths[0]}-{target.name}.bin"
+        _keep(file, image.flash())
+        rows.append(_row(image, paths, file))
+    if as_json:
+        sys.stdout.write(orjson.dumps(rows, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode())
+    else:
+        sys.stdout.write("\n".join(_text(row) for row in rows))
+
+
+def _group(topology: Topology, wanted: str | None) -> str:
+    names = sorted(topology.devices)
+    if wanted is None and len(names) == 1:
+        return names[0]
+    if wanted not in names:
+        raise DataError(
+            "cli.device-class",
+            f"there is no device class {wanted!r}" if wanted else "which device class?",
+            why=f"the topology has {', '.join(names)}",
+            next_step=f"name one: --class {names[0]}",
+        )
+    return wanted
+
+
+def _board(name: str) -> Target:
+    if name not in BOARDS:
+        raise DataError(
+            "cli.board",
+            f"there is no board {name!r}",
+            why=f"images are built for {', '.join(BOARDS)}",
+            next_step="name one of those with --board",
+        )
+    return BOARDS[name]
+
+
+def _keep(file: Path, content: bytes) -> None:
+    try:
+        file.write_bytes(content)
+    except OSError as error:
+        raise DataError(
+            "cli.out",
+            f"{file} cannot be written",
+            why=error.strerror or str(error),
+            next_step="name another directory with --out",
+        ) from error
+
+
+def _size(text: str | None) -> int | None:
+    return None if text is None else parse_size_bytes(text)
+
+
+def _distinct(
+    topology: Topology, group: str, assignments: Mapping[str, Assignment]
+) -> list[tuple[list[str], Assignment]]:
+    """Paths whose devices run and send the same stages share an image."""
+    found: dict[tuple[frozenset[str], frozenset[str]], list[str]] = {}
+    for path in topology.paths():
+        if path.group == group:
+            one = assignments[f"device:{path.id}"]
+            found.setdefault((frozenset(one.runs), frozenset(one.exports)), []).append(path.id)
+    return [(paths, assignments[f"device:{paths[0]}"]) for paths in found.values()]
+
+
+def _row(image: Image, paths: list[str], file: Path) -> dict[str, Any]:
+    return {
+        "devices": paths,
+        "target": image.target,
+        "file": str(file),
+        "flash_bytes": image.flash_bytes,
+        "ram_bytes": image.ram_bytes,
+        "stack_bytes": image.stack.depth_bytes,
+        "deepest_call": list(image.stack.chain),
+        "stages": list(image.firmware.stages),
+        "streams": [e.stage.id for e in image.firmware.streams],
+    }
+
+
+def _text(row: Mapping[str, Any]) -> str:
+    return (
+        f"{', '.join(row['devices'])} on {row['target']}\n"
+        f"  stages  {', '.join(row['stages'])}\n"
+        f"  sends   {', '.join(row['streams'])}\n"
+        f"  flash   {format_bytes(row['flash_bytes'])}\n"
+        f"  RAM     {format_bytes(row['ram_bytes'])}, of it stack {row['stack_bytes']} bytes at most: "
+        f"{' > '.join(row['deepest_call'])}\n"
+        f"  image   {row['file']}\n"
+    )
