@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,17 +32,31 @@ class Bundle:
         self.workspace_bytes = max(w.workspace_bytes for w in written)
 
     def _shaped(self, results):
-        return [np.asarray(r).view(np.int8).reshape(-1, *n.output_shape) for r, n in zip(results, self.networks, strict=True)]
+        return [
+            np.asarray(r).view(np.int8).reshape(-1, *n.output_shape)
+            for r, n in zip(results, self.networks, strict=True)
+        ]
 
     def on_host(self, compiler, directory, flags=("-O2",)):
         """The results of a library for this machine."""
         library = ctypes.CDLL(str(build_library(self.source, compiler, directory, flags)))
-        results = [np.zeros((len(f), n.elements(n.output)), np.int8) for f, n in zip(self.frames, self.networks, strict=True)]
+        results = [
+            np.zeros((len(f), n.elements(n.output)), np.int8)
+            for f, n in zip(self.frames, self.networks, strict=True)
+        ]
         work = np.zeros(self.workspace_bytes // 8 + 1, np.float64)
         pointers = ctypes.c_void_p * len(results)
         given = pointers(*(f.ctypes.data for f in self.frames))
         out = pointers(*(r.ctypes.data for r in results))
-        getattr(library, ENTRY)(ctypes.c_int32(len(self.frames[0])), given, None, None, out, None, ctypes.c_void_p(work.ctypes.data))
+        getattr(library, ENTRY)(
+            ctypes.c_int32(len(self.frames[0])),
+            given,
+            None,
+            None,
+            out,
+            None,
+            ctypes.c_void_p(work.ctypes.data),
+        )
         return self._shaped(results)
 
     def emulated(self, target, zig, directory):
@@ -58,7 +73,9 @@ class Bundle:
             "workspace_bytes": self.workspace_bytes,
         }
         job, result = directory / "job.npz", directory / "result.npz"
-        columns = {f"in{k}": f.view(np.uint8).reshape(len(f), -1) for k, f in enumerate(self.frames)}
+        columns: dict[str, Any] = {
+            f"in{k}": f.view(np.uint8).reshape(len(f), -1) for k, f in enumerate(self.frames)
+        }
         np.savez(job, about=json.dumps(about), table=np.zeros(0, np.uint8), **columns)
         script = Path(__file__).parents[1] / "emulated.py"
         subprocess.run([sys.executable, script, job, result], check=True)

@@ -129,8 +129,7 @@ def concat(form, pick):
     channels = pick(1, 5)
     s = sketch(form, pick, (channels, pick(3, 8), pick(3, 8)))
     names = [s.now]
-    for _ in range(pick(1, 2)):
-        names.append(s.conv((channels, channels, 3, 3), pads=[1, 1, 1, 1]))
+    names += [s.conv((channels, channels, 3, 3), pads=[1, 1, 1, 1]) for _ in range(pick(1, 2))]
     s.concat(names, pick(1, 3))
     return s
 

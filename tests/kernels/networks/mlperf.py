@@ -1,5 +1,6 @@
-"""The four networks of MLPerf Tiny in our sketches' form: keyword spotting with its weights, the others with random ones."""
+"""The four networks of MLPerf Tiny as sketches: keyword spotting with its weights, the others with random ones."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +35,12 @@ def given(sketch, operator, operands, result, after):
     source, kernel, bias = operands
     if operator.code == tflite.DENSE:
         parts = kernel.values.T, kernel.scales[0], np.int8(0)
-        inputs = [sketch.now, *sketch.names_of(sketch.now), *(sketch.constant(p) for p in parts), sketch.constant(bias.values)]
+        inputs = [
+            sketch.now,
+            *sketch.names_of(sketch.now),
+            *(sketch.constant(p) for p in parts),
+            sketch.constant(bias.values),
+        ]
         out = sketch.fresh()
         sketch.append("QGemm", [*inputs, *sketch.mark(out, after)], out)
         return
@@ -43,8 +49,8 @@ def given(sketch, operator, operands, result, after):
     size = kernel.shape[1:3]
     strides = [operator.options[2], operator.options[1]]
     pads = same(source.shape[1:3], size, strides)
-    parts = weights, kernel.scales, np.zeros(len(kernel.scales), np.int8)
-    inputs = [sketch.now, *sketch.names_of(sketch.now), *(sketch.constant(p) for p in parts)]
+    filters = weights, kernel.scales, np.zeros(len(kernel.scales), np.int8)
+    inputs = [sketch.now, *sketch.names_of(sketch.now), *(sketch.constant(p) for p in filters)]
     out = sketch.fresh()
     inputs += [*sketch.mark(out, after), sketch.constant(bias.values)]
     group = len(weights) if depthwise else 1
@@ -85,16 +91,16 @@ def resnet8(form=QOPERATOR, seed=8):
     return headed(sketch, channels, 10)
 
 
-def mobilenet(form=QOPERATOR, seed=96):
-    """Visual wake words: MobileNetV1 0.25 on 3 x 96 x 96, to 2."""
+def mobilenet(form=QOPERATOR, seed=96, cut=None):
+    """Visual wake words: MobileNetV1 0.25 on 3 x 96 x 96, to 2. ``cut``: ends after so many blocks, without a head."""
     sketch = Sketch(form, (3, 96, 96), np.random.default_rng(seed))
     extent, channels = filtered(sketch, 96, 3, 8, 3, 2), 8
     blocks = [(16, 1), (32, 2), (32, 1), (64, 2), (64, 1), (128, 2), *[(128, 1)] * 5, (256, 2), (256, 1)]
-    for results, stride in blocks:
+    for results, stride in blocks[:cut]:
         extent = filtered(sketch, extent, channels, channels, 3, stride, group=channels)
         filtered(sketch, extent, channels, results, 1, 1)
         channels = results
-    return headed(sketch, channels, 2)
+    return sketch.file() if cut else headed(sketch, channels, 2)
 
 
 def headed(sketch, channels, classes):
@@ -110,6 +116,6 @@ def autoencoder(form=QOPERATOR, seed=640):
     """Anomaly detection: 640 to 640 through 128 (four times), 8, 128 (four times)."""
     sketch = Sketch(form, (640,), np.random.default_rng(seed))
     widths = [640, *[128] * 4, 8, *[128] * 4, 640]
-    for k, (taken, results) in enumerate(zip(widths, widths[1:], strict=False)):
+    for k, (taken, results) in enumerate(pairwise(widths)):
         sketch.gemm(taken, results, zero=None if k == len(widths) - 2 else RELU)
     return sketch.file()

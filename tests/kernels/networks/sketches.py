@@ -13,7 +13,14 @@ from ganglion.kernels.networks import arithmetic  # noqa: E402 # see above
 
 OPSET = 17
 QDQ, QOPERATOR = "QDQ", "QOperator"
-MICROSOFT = {"QGemm", "QLinearAdd", "QLinearConcat", "QLinearSoftmax", "QLinearAveragePool", "QLinearGlobalAveragePool"}
+MICROSOFT = {
+    "QGemm",
+    "QLinearAdd",
+    "QLinearConcat",
+    "QLinearSoftmax",
+    "QLinearAveragePool",
+    "QLinearGlobalAveragePool",
+}
 
 
 class Sketch:
@@ -78,64 +85,80 @@ class Sketch:
 
     # --- layers ---
 
-    def weighted(self, float_operator, whole_operator, weights, results, axis, bias=True, after=None, fit=None, zero=None, reach=None, exact=None, **attributes):
-        before = self.scales[self.now][0]
-        n = results if self.per_channel else 1
-        scales = self.rng.uniform(0.001, 0.02, n).astype(np.float32)
-        # Mostly inside the range, sometimes outside it.
-        spread = float(np.sqrt(np.mean(weights.astype(float) ** 2) * weights.size / results)) * 40 * before * scales.mean()
-        if exact:
-            # Powers of two throughout, so that the sum's unit in the result's is exactly this.
-            after = (2.0**-5, self.rng.integers(-128, 128))
-            scales = np.full(n, exact * after[0] / before, np.float32)
-        if reach:
-            scales, spread = (scales * (reach / spread)).astype(np.float32), reach
-        after = after or (spread / 40 * self.rng.uniform(0.7, 1.4) + 1e-6, self.rng.integers(-128, 128) if zero is None else zero)
+    def weighted(self, operators, weights, results, axis, *, bias=True, fit=None, attributes=None, **ends):
+        """A layer with drawn scales and bias; ``operators``: the float one and the whole one."""
+        scales, after = self.drawn(weights, results, **ends)
         sums = self.rng.integers(-3000, 3000, results).astype(np.int32) if bias else None
-        scales = scales if self.per_channel else scales[0]
-        zeros = np.zeros(np.shape(scales), np.int8)
+        attributes = attributes or {}
         if self.form == QDQ:
-            kernel = self.node("DequantizeLinear", [self.constant(weights), self.constant(scales), self.constant(zeros)], axis=axis)
-            inputs = [self.real(self.now), kernel]
+            inputs = [self.real(self.now), self.constant_real(weights, scales, np.int8, axis)]
             if bias:
-                inputs.append(
-                    self.node("DequantizeLinear", [self.constant(sums), self.constant(before * scales), self.constant(np.zeros(np.shape(scales), np.int32))], axis=0)
-                )
-            out = self.node(float_operator, inputs, **attributes)
-            if fit:
-                out = self.node(fit, [out])
-            return self.whole(out, after)
-        inputs = [self.now, *self.names_of(self.now), self.constant(weights), self.constant(scales), self.constant(zeros)]
+                inputs.append(self.constant_real(sums, self.scales[self.now][0] * scales, np.int32, 0))
+            out = self.node(operators[0], inputs, **attributes)
+            return self.whole(self.node(fit, [out]) if fit else out, after)
+        inputs = [self.now, *self.names_of(self.now), self.constant(weights), self.constant(scales)]
+        inputs.append(self.constant(np.zeros(np.shape(scales), np.int8)))
         out = self.fresh()
         ends = self.mark(out, after)
-        if whole_operator == "QGemm":
+        if operators[1] == "QGemm":
             inputs += [self.constant(sums) if bias else "", *ends]
         else:
             inputs += [*ends, *([self.constant(sums)] if bias else [])]
-        return self.append(whole_operator, inputs, out, **attributes)
+        return self.append(operators[1], inputs, out, **attributes)
 
-    def conv(self, weights_shape, *, bias=True, after=None, fit=None, **attributes):
-        weights = self.rng.integers(-127, 128, weights_shape).astype(np.int8)
-        return self.weighted("Conv", "QLinearConv", weights, weights_shape[0], 0, bias, after, fit, **attributes)
+    def constant_real(self, whole, scales, dtype, axis):
+        zeros = self.constant(np.zeros(np.shape(scales), dtype))
+        inputs = [self.constant(whole), self.constant(scales), zeros]
+        return self.node("DequantizeLinear", inputs, axis=axis)
+
+    def drawn(self, weights, results, *, after=None, zero=None, reach=None, exact=None):
+        """Scales of weights, and a scale and a zero point in which results are mostly inside the range.
+
+        ``reach``: how far the results shall go, as real numbers; ``exact``: the sum's unit in the result's.
+        """
+        before = self.scales[self.now][0]
+        scales = self.rng.uniform(0.001, 0.02, results if self.per_channel else 1).astype(np.float32)
+        size = np.mean(weights.astype(float) ** 2) * weights.size / results
+        spread = float(np.sqrt(size)) * 40 * before * scales.mean()
+        if exact:
+            after = (2.0**-5, self.rng.integers(-128, 128))
+            scales = np.full(scales.shape, exact * after[0] / before, np.float32)
+        if reach:
+            scales, spread = (scales * (reach / spread)).astype(np.float32), reach
+        zero = self.rng.integers(-128, 128) if zero is None else zero
+        after = after or (spread / 40 * self.rng.uniform(0.7, 1.4) + 1e-6, zero)
+        return (scales if self.per_channel else scales[0]), after
+
+    def conv(self, shape, *, bias=True, fit=None, after=None, zero=None, exact=None, **attributes):
+        weights = self.rng.integers(-127, 128, shape).astype(np.int8)
+        ends = {"bias": bias, "fit": fit, "after": after, "zero": zero, "exact": exact}
+        return self.weighted(("Conv", "QLinearConv"), weights, shape[0], 0, attributes=attributes, **ends)
 
     def picked(self, weights):
         """A filter with these weights that leaves every integer as it is, with a scale of its own."""
         scale, zero = self.scales[self.now]
         after = (self.rng.uniform(0.02, 0.2), zero)
         unit = np.float32(after[0]) / scale
-        inputs = [self.now, *self.names_of(self.now), self.constant(weights), self.constant(unit), self.constant(np.int8(0))]
+        inputs = [
+            self.now,
+            *self.names_of(self.now),
+            self.constant(weights),
+            self.constant(unit),
+            self.constant(np.int8(0)),
+        ]
         out = self.fresh()
         return self.append("QLinearConv", [*inputs, *self.mark(out, after)], out)
 
-    def gemm(self, taken, results, *, transposed=False, bias=True, **rest):
+    def gemm(self, taken, results, *, transposed=False, **ends):
         shape = (results, taken) if transposed else (taken, results)
         weights = self.rng.integers(-127, 128, shape).astype(np.int8)
+        attributes = {"transB": int(transposed)}
         axis = 0 if transposed else 1
-        return self.weighted("Gemm", "QGemm", weights, results, axis, bias, transB=int(transposed), **rest)
+        return self.weighted(("Gemm", "QGemm"), weights, results, axis, attributes=attributes, **ends)
 
     def matmul(self, taken, results):
         weights = self.rng.integers(-127, 128, (taken, results)).astype(np.int8)
-        return self.weighted("MatMul", "QLinearMatMul", weights, results, 1, bias=False)
+        return self.weighted(("MatMul", "QLinearMatMul"), weights, results, 1, bias=False)
 
     def unary(self, float_operator, whole_operator, after=None, **attributes):
         """One operator from a value to one with another scale, not far away."""
@@ -174,7 +197,9 @@ class Sketch:
 
     def concat(self, names, axis):
         if self.form == QDQ:
-            return self.whole(self.node("Concat", [self.real(n) for n in names], axis=axis), self.near(*names))
+            return self.whole(
+                self.node("Concat", [self.real(n) for n in names], axis=axis), self.near(*names)
+            )
         out = self.fresh()
         inputs = self.mark(out, self.near(*names))
         for name in names:

@@ -73,7 +73,10 @@ def test_every_processor_gives_the_integers(bundle, wanted, target, directory):
 ROUNDING = "x + 12582912.0f) - (0x4B400000 - zero)"
 PLANTED = {
     "half up instead of to even": (ROUNDING, "gg_floor(x + 0.5f) + 12582912.0f) - (0x4B400000 - zero)"),
-    "half away from zero": (ROUNDING, "(float)(int32_t)(x < 0.0f ? x - 0.5f : x + 0.5f) + 12582912.0f) - (0x4B400000 - zero)"),
+    "half away from zero": (
+        ROUNDING,
+        "(float)(int32_t)(x < 0.0f ? x - 0.5f : x + 0.5f) + 12582912.0f) - (0x4B400000 - zero)",
+    ),
     "padding with 0 instead of the zero point": ("to[c] = (int8_t)zero;", "to[c] = 0;"),
 }
 
@@ -90,6 +93,6 @@ def test_a_planted_bug_is_noticed(bundle, wanted, bug, directory, monkeypatch):
 
 
 def test_a_result_over_an_operand_that_is_still_read_is_noticed(bundle, wanted, directory, monkeypatch):
-    monkeypatch.setattr(memory, "overwrites", lambda layer: sources(layer))
+    monkeypatch.setattr(memory, "overwrites", sources)
     planted = Bundle(bundle.networks, bundle.frames)
     assert differing(wanted, planted.on_host(COMPILERS[0], directory))

@@ -9,7 +9,7 @@ from ganglion.kernels.networks.onnx_reader import read_onnx
 from ganglion.kernels.networks.operations import lower
 from ganglion.kernels.networks.reference import compute
 from tests.kernels.networks.kinds import KINDS
-from tests.kernels.networks.sketches import QDQ, QOPERATOR, frames_for, onnx_runtime
+from tests.kernels.networks.sketches import QDQ, QOPERATOR, Sketch, frames_for, onnx_runtime
 
 FRAMES = 24
 
@@ -29,9 +29,9 @@ def test_every_layer_gives_the_integers_of_onnx_runtime(kind, form, data):
 
 def test_an_addition_gives_the_integers_for_every_pair_of_values():
     """All 65,536 pairs, at 40 scales: a product that is not fused differs in some."""
-    from tests.kernels.networks.sketches import Sketch
-
-    first, second = (v.ravel().astype(np.int8) for v in np.meshgrid(np.arange(-128, 128), np.arange(-128, 128)))
+    first, second = (
+        v.ravel().astype(np.int8) for v in np.meshgrid(np.arange(-128, 128), np.arange(-128, 128))
+    )
     frame = np.concatenate([first, second])[None, None, :].reshape(1, 2, 65_536, 1)
     apart = 0
     for seed in range(40):
@@ -42,7 +42,7 @@ def test_an_addition_gives_the_integers_for_every_pair_of_values():
             weights = np.zeros((1, 2, 1, 1), np.int8)
             weights[0, channel] = 1
             halves.append(sketch.picked(weights))
-        sketch.add(*halves, (sketch.rng.uniform(0.02, 0.2), sketch.rng.integers(-128, 128)))
+        sketch.add(halves[0], halves[1], (sketch.rng.uniform(0.02, 0.2), sketch.rng.integers(-128, 128)))
         content = sketch.file()
         network = lower(read_onnx(content))
         apart += int(np.sum(compute(network, frame) != onnx_runtime(content, network, frame)))

@@ -60,7 +60,10 @@ def read(content):
     """(tensors, operators) of the first graph."""
     data = Bytes(content)
     root = data.table(data.follow(0))
-    codes = [max(data.content[c[0]] if 0 in c else 0, data.number("i", c[3]) if 3 in c else 0) for c in data.tables(root[1])]
+    codes = [
+        max(data.content[c[0]] if 0 in c else 0, data.number("i", c[3]) if 3 in c else 0)
+        for c in data.tables(root[1])
+    ]
     graph = data.tables(root[2])[0]
     buffers = data.tables(root[4])
     tensors = []
@@ -68,7 +71,11 @@ def read(content):
         shape = data.vector(fields[0], np.int32).tolist() if 0 in fields else []
         dtype = DTYPES[data.content[fields[1]] if 1 in fields else 0]
         buffer = buffers[data.number("I", fields[2]) if 2 in fields else 0]
-        values = np.frombuffer(data.vector(buffer[0], np.uint8).tobytes(), dtype) if 0 in buffer else np.zeros(0, dtype)
+        values = (
+            np.frombuffer(data.vector(buffer[0], np.uint8).tobytes(), dtype)
+            if 0 in buffer
+            else np.zeros(0, dtype)
+        )
         scale = data.table(data.follow(fields[4])) if 4 in fields else {}
         scales = data.vector(scale[2], np.float32) if 2 in scale else np.zeros(0, np.float32)
         zeros = data.vector(scale[3], np.int64) if 3 in scale else np.zeros(len(scales), np.int64)

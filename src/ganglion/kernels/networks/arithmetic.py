@@ -16,7 +16,7 @@ RATIO_MIN, RATIO_MAX = 2.0**-16, 2.0**10
 """Within these, a sum of two products is exact in double precision, so one rounding gives what a fused one does."""
 
 
-def fused(a: Array, b: float, c: Array) -> Array:
+def fused(a: Array, b: float, c: Array | np.float32) -> Array:
     """``a * b + c``, rounded once to single precision; ``a`` are whole numbers of 8 bits."""
     total = np.asarray(a, np.float64) * np.float64(b) + np.asarray(c, np.float64)
     return np.asarray(total, np.float32)
@@ -49,13 +49,14 @@ def add_terms(first: Quantised, second: Quantised, after: Quantised) -> tuple[tu
 def dequantise(values: Array, scale: Quantised) -> Array:
     """Real numbers in single precision."""
     whole = np.asarray(values, np.int32) - np.int32(scale.zero)
-    return whole.astype(np.float32) * np.float32(scale.scale)
+    return np.asarray(whole.astype(np.float32) * np.float32(scale.scale))
 
 
 def quantise(values: Array, scale: Quantised) -> Array:
     """Real numbers to int8, half to even, saturating."""
     steps = np.rint(np.asarray(values, np.float32) / np.float32(scale.scale))
-    return (np.clip(steps, -128.0 - scale.zero, 127.0 - scale.zero) + scale.zero).astype(np.int8)
+    cut = np.clip(steps, -128.0 - scale.zero, 127.0 - scale.zero) + scale.zero
+    return np.asarray(cut, np.int8)
 
 
 def lookup_table(before: Quantised, after: Quantised, low: float, high: float) -> Array:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from math import prod
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -76,7 +76,7 @@ class _Tables:
         return self._names[key]
 
 
-Call = tuple[str, list[int | str]]
+Call: TypeAlias = tuple[str, Sequence[int | str]]
 
 
 def _window(window: Window) -> list[int]:
@@ -119,7 +119,8 @@ def _max_pool(layer: MaxPool, _: _Tables) -> Call:
 
 
 def _average_pool(layer: AveragePool, _: _Tables) -> Call:
-    ends = [number(layer.before.scale), layer.before.zero, number(layer.after.scale), layer.after.zero]
+    before, after = layer.before, layer.after
+    ends = number(before.scale), before.zero, number(after.scale), after.zero
     extents = [*layer.shape, *_window(layer.window), *layer.result[:2]]
     return "gg_average_pool", [*extents, *ends, int(layer.count_pads)]
 
@@ -145,7 +146,7 @@ def _softmax(layer: Softmax, tables: _Tables) -> Call:
 def _permute(layer: Permute, _: _Tables) -> Call:
     strides = [prod(layer.shape[a + 1 :]) for a in layer.axes]
     missing = 4 - len(strides)
-    return "gg_permute", [1] * missing + list(layer.result) + [0] * missing + strides
+    return "gg_permute", [*[1] * missing, *layer.result, *[0] * missing, *strides]
 
 
 def _pad(layer: Pad, _: _Tables) -> Call:
@@ -225,9 +226,9 @@ def emit_network(network: Network, symbol: str) -> EmittedNetwork:
         name, target = f"{symbol}_l{k}", at(k + 1)
         if isinstance(layer, Join):
             done = 0
-            for source, block in zip(layer.sources, layer.blocks, strict=True):
+            for operand, block in zip(layer.sources, layer.blocks, strict=True):
                 extents = _text([layer.outer, block, sum(layer.blocks)])
-                body.append(f"  gg_copy({at(source)}, {target} + {done}, {extents});")
+                body.append(f"  gg_copy({at(operand)}, {target} + {done}, {extents});")
                 done += block
             continue
         functions.append(_function(layer, name, tables))

@@ -20,6 +20,7 @@ from ganglion.kernels.networks.layers import Array, Layer, Lookup, Network, Perm
 
 LAYERS_MAX = 1000
 ELEMENTS_MAX = 1 << 24
+PERMUTED_AXES_MAX = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,16 @@ class Lowering:
         moving = [a for a in axes if shape[a] != 1]
         if moving == sorted(moving):
             return value
-        return self.add(Permute(value.number, shape, axes), value.shape, value.scale, plain=value.plain)
+        if len(moving) > PERMUTED_AXES_MAX:
+            raise KernelError(
+                "network.axes",
+                f"an order of axes with {len(moving)} of them is changed",
+                why=f"at most {PERMUTED_AXES_MAX} axes longer than 1 are",
+                next_step="merge axes with a Reshape, or change their order in two steps",
+            )
+        kept = sorted(moving)
+        layer = Permute(value.number, tuple(shape[a] for a in kept), tuple(kept.index(a) for a in moving))
+        return self.add(layer, value.shape, value.scale, plain=value.plain)
 
     def constant(self, node: GraphNode, index: int) -> Array | None:
         """A constant input; None when it is absent."""
@@ -176,9 +186,7 @@ class Lowering:
         elif any(name in self.real for name in node.inputs if name):
             self.real[out] = self._pend(node, quantised, moved)
         elif node.operator in moved and node.inputs[0] in self.held:
-            given: list[Held | Weights | None] = [
-                self.held[n] if n in self.held else None for n in node.inputs
-            ]
+            given: list[Held | Weights | None] = [self.held.get(n) for n in node.inputs]
             self.held[out] = moved[node.operator](self, node, given, None)
         elif node.operator in quantised and node.operator.startswith("Q"):
             self.held[out] = quantised[node.operator](self, node, [], None)

@@ -101,7 +101,7 @@ def _homes(network: Network, last: dict[int, int]) -> dict[int, int]:
         if value == network.output:
             continue
         for source in overwrites(layer):
-            if source != 0 and source != network.output and last[source] == k:
+            if source not in (0, network.output) and last[source] == k:
                 home[value] = home[source]
                 break
     return home

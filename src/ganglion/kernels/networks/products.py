@@ -21,7 +21,9 @@ def conv(low: Lowering, node: GraphNode, given: list[Held | Weights | None], aft
     return _convolution(low, node, source, weights, bias, after)
 
 
-def qlinear_conv(low: Lowering, node: GraphNode, _: list[Held | Weights | None], __: Quantised | None) -> Held:
+def qlinear_conv(
+    low: Lowering, node: GraphNode, _: list[Held | Weights | None], __: Quantised | None
+) -> Held:
     """QLinearConv: x, scale, zero, w, scale, zero, y's scale, zero, bias."""
     source = low.value(node, node.inputs[0], low.quantised(node, 1, 2))
     return _convolution(
@@ -44,7 +46,9 @@ def qgemm(low: Lowering, node: GraphNode, _: list[Held | Weights | None], __: Qu
     )
 
 
-def qlinear_matmul(low: Lowering, node: GraphNode, _: list[Held | Weights | None], __: Quantised | None) -> Held:
+def qlinear_matmul(
+    low: Lowering, node: GraphNode, _: list[Held | Weights | None], __: Quantised | None
+) -> Held:
     """QLinearMatMul with constant weights: a, scale, zero, b, scale, zero, y's scale, zero."""
     source = low.value(node, node.inputs[0], low.quantised(node, 1, 2))
     return _matrix(low, node, source, _constants(low, node, 3), None, low.quantised(node, 6, 7))

@@ -37,9 +37,7 @@ FRAMES_AT_ONCE = 64
 def compute(network: Network, frames: Array) -> Array:
     """int8 (n, *input shape) to int8 (n, *output shape)."""
     assert frames.dtype == np.int8 and frames.shape[1:] == network.input_shape, frames.shape
-    parts = [
-        _compute(network, frames[k : k + FRAMES_AT_ONCE]) for k in range(0, len(frames), FRAMES_AT_ONCE)
-    ]
+    parts = [_compute(network, frames[k : k + FRAMES_AT_ONCE]) for k in range(0, len(frames), FRAMES_AT_ONCE)]
     return np.concatenate(parts) if parts else np.zeros((0, *network.output_shape), np.int8)
 
 
@@ -54,7 +52,7 @@ def _compute(network: Network, frames: Array) -> Array:
 def _requantised(sums: Array, scale: Array | np.float32, zero: int) -> Array:
     """Whole sums in another unit: one product in single precision, cut to the range, half to even."""
     steps = np.asarray(sums, np.int32).astype(np.float32) * scale
-    return (np.rint(np.clip(steps, -128.0 - zero, 127.0 - zero)) + zero).astype(np.int8)
+    return np.asarray(np.rint(np.clip(steps, -128.0 - zero, 127.0 - zero)) + zero, np.int8)
 
 
 def _windows(image: Array, window: Window, fill: Any) -> Array:
@@ -84,7 +82,9 @@ def _convolution(layer: Convolution, values: list[Array]) -> Array:
 
 
 def _max_pool(layer: MaxPool, values: list[Array]) -> Array:
-    return np.asarray(_windows(values[layer.source].reshape(-1, *layer.shape), layer.window, -128).max((4, 5)))
+    return np.asarray(
+        _windows(values[layer.source].reshape(-1, *layer.shape), layer.window, -128).max((4, 5))
+    )
 
 
 def _average_pool(layer: AveragePool, values: list[Array]) -> Array:
@@ -98,7 +98,7 @@ def _average_pool(layer: AveragePool, values: list[Array]) -> Array:
             total = total + real[..., row, column]
     count = np.float32(prod(layer.window.kernel)) if layer.count_pads else inside.sum((4, 5), np.float32)
     steps = (total / count) / np.float32(layer.after.scale) + np.float32(layer.after.zero)
-    return np.clip(np.rint(steps), -128, 127).astype(np.int8)
+    return np.asarray(np.clip(np.rint(steps), -128, 127), np.int8)
 
 
 def _global_average(layer: GlobalAverage, values: list[Array]) -> Array:
@@ -109,7 +109,7 @@ def _global_average(layer: GlobalAverage, values: list[Array]) -> Array:
 def _add(layer: Add, values: list[Array]) -> Array:
     inner = arithmetic.fused(values[layer.second], layer.ratios[1], np.float32(layer.fixed))
     outer = arithmetic.fused(values[layer.source], layer.ratios[0], inner)
-    return np.clip(np.rint(outer), -128, 127).astype(np.int8)
+    return np.asarray(np.clip(np.rint(outer), -128, 127), np.int8)
 
 
 def _lookup(layer: Lookup, values: list[Array]) -> Array:
@@ -123,7 +123,7 @@ def _softmax(layer: Softmax, values: list[Array]) -> Array:
     for k in range(layer.length):
         total = total + shares[..., k]
     parts = np.rint((shares * np.float32(layer.parts)) / total[..., None]).astype(np.int32) + layer.zero
-    return np.minimum(parts, 127).astype(np.int8)
+    return np.asarray(np.minimum(parts, 127), np.int8)
 
 
 def _permute(layer: Permute, values: list[Array]) -> Array:

@@ -52,7 +52,12 @@ def window(node: GraphNode, shape: Sequence[int], kernel: Sequence[int] | None =
 
 
 def _same(
-    extents: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int], *, late: bool
+    extents: Sequence[int],
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    dilations: Sequence[int],
+    *,
+    late: bool,
 ) -> list[int]:
     before, after = [], []
     for extent, size, stride, dilation in zip(extents, kernel, strides, dilations, strict=True):
