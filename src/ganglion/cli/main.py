@@ -103,6 +103,12 @@ def run(
         Path | None,
         typer.Option("--run-dir", metavar="DIR", help="Where all state goes (default: runs/FLOW-TIME)."),
     ] = None,
+    python_devices: Annotated[
+        bool,
+        typer.Option(
+            "--python-devices", help="Devices run the engine in Python, not the flow's firmware in C."
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a flow on this machine as real processes, and report what was measured.
@@ -121,6 +127,7 @@ def run(
         data_dir=data,
         pins=_pins(pin),
         seed=seed,
+        python_devices=python_devices,
     )
     job = prepare(asked)
     directory = make_run_dir(flow_dir, run_dir)

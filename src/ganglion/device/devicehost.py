@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,19 @@ from typing import Any
 import orjson
 
 from ganglion.core.batch import Batch
-from ganglion.core.errors import DataError, HostError
+from ganglion.core.errors import DataError, FlowError, HostError, KernelError
 from ganglion.device.emulated import EmulatedDevice
+from ganglion.device.firmware.device import FirmwareDevice
+from ganglion.device.firmware.generate import generate
+from ganglion.device.firmware.hosted import HostedFirmware
 from ganglion.device.player import Player
 from ganglion.device.recording import load_recording
-from ganglion.flow.assignment import Assignment
+from ganglion.flow.assignment import Assignment, path_of
 from ganglion.flow.load import load_flow
 from ganglion.host.ports import Host
 from ganglion.host.threads import to_its_end
+from ganglion.kernels.c.library import Library
+from ganglion.kernels.c.toolchain import compilers
 from ganglion.kernels.loading import load
 
 DEVICES_MAX = 1000
@@ -43,7 +49,10 @@ class Emulation:
 
 @dataclass(frozen=True, slots=True)
 class DeviceHostConfig:
-    """Everything a device host is told. ``gateway`` is its CoAP address (numeric host, port)."""
+    """Everything a device host is told. ``gateway`` is its CoAP address (numeric host, port).
+
+    ``firmware``: devices run the flow's C, where there is a compiler for it; else the engine in Python.
+    """
 
     name: str
     flow_dir: Path
@@ -52,6 +61,7 @@ class DeviceHostConfig:
     gateway: tuple[str, int]
     actuators: frozenset[str]
     period_frames: int
+    firmware: bool
     devices: tuple[Emulation, ...]
 
 
@@ -67,30 +77,66 @@ class DeviceHost:
         self._stop = asyncio.Event()
         self._spec = load_flow(config.flow_dir)
         events = load_recording(config.data_dir, self._spec.sources[0].schema.fields[0].type)
-        boot = self._next_boot()
+        self._boot = self._next_boot()
         runs = frozenset(stage for d in config.devices for stage in d.assignment.runs)
         libraries = load(self._spec.kernels(runs), config.kernel_dir)
         self._same_bits = self._spec.same_bits(runs, libraries)
-        self.devices = [
-            EmulatedDevice(
-                d.origin,
-                self._spec,
-                d.assignment,
-                Player(
-                    events,
-                    index=d.index,
-                    stride=d.stride,
-                    period_frames=config.period_frames,
-                    lead_frames=d.lead_frames,
-                ),
-                boot=boot,
-                clock=host.clock,
-                actuators=config.actuators,
-                on_acknowledged=self._acknowledged,
-                libraries=libraries,
+        hosted = self._firmware() if config.firmware and all(self._same_bits.values()) else {}
+        self.devices: list[EmulatedDevice | FirmwareDevice] = []
+        for d in config.devices:
+            player = Player(
+                events,
+                index=d.index,
+                stride=d.stride,
+                period_frames=config.period_frames,
+                lead_frames=d.lead_frames,
             )
-            for d in config.devices
-        ]
+            made = hosted.get(path_of(d.origin))
+            self.devices.append(
+                self._in_python(d, player, libraries) if made is None else self._in_c(d, player, made)
+            )
+
+    def _firmware(self) -> dict[str, HostedFirmware]:
+        """The device part of the plan as C, by path; a path whose stages a device cannot run in C is missing."""
+        made: dict[str, HostedFirmware] = {}
+        compiler = next(iter(compilers()), None)
+        for device in self._config.devices:
+            path = path_of(device.origin)
+            if path in made or compiler is None:
+                continue
+            try:
+                firmware = generate(self._spec, device.assignment, path=path)
+                made[path] = HostedFirmware.build(firmware, compiler, self._config.kernel_dir)
+            except (FlowError, KernelError):
+                continue  # it runs in Python then, and the report says so
+        return made
+
+    def _in_c(self, emulation: Emulation, player: Player, made: HostedFirmware) -> FirmwareDevice:
+        return FirmwareDevice(
+            emulation.origin,
+            made.firmware,
+            made.device(),
+            player,
+            boot=self._boot,
+            clock=self._host.clock,
+            actuators=self._config.actuators,
+            on_acknowledged=self._acknowledged,
+        )
+
+    def _in_python(
+        self, emulation: Emulation, player: Player, libraries: Mapping[str, Library]
+    ) -> EmulatedDevice:
+        return EmulatedDevice(
+            emulation.origin,
+            self._spec,
+            emulation.assignment,
+            player,
+            boot=self._boot,
+            clock=self._host.clock,
+            actuators=self._config.actuators,
+            on_acknowledged=self._acknowledged,
+            libraries=libraries,
+        )
 
     def _next_boot(self) -> int:
         """Counts this host's starts on disk, so that sequence numbers never repeat."""
@@ -194,10 +240,11 @@ class DeviceHost:
             "streams": streams,
             "stages": stages,
             "kernels": self._same_bits,
+            "firmware": sum(isinstance(d, FirmwareDevice) for d in self.devices),
         }
 
 
-def _shot(device: EmulatedDevice, shot: Any) -> dict[str, Any]:
+def _shot(device: EmulatedDevice | FirmwareDevice, shot: Any) -> dict[str, Any]:
     first = device.frame_seq(0)
     return {
         "origin": device.origin,

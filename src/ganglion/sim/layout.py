@@ -131,6 +131,7 @@ def device_hosts(
             gateway=("127.0.0.1", coap_ports[gateway]),
             actuators=frozenset(actuators[gateway]),
             period_frames=period,
+            firmware=not settings.python_devices,
             devices=tuple(devices),
         )
         for gateway, devices in hosts.items()

@@ -68,6 +68,7 @@ def build(
         "prediction": _prediction(plan, evidence, links, raw, played_s),
         "stages": _stages(evidence),
         "same_bits": _same_bits(evidence),
+        "firmware_devices": sum(d["firmware"] for d in evidence.device_hosts),
     }
 
 

@@ -27,7 +27,10 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """One run. ``data_dir`` None: the flow's own generator makes the recordings, from ``seed``."""
+    """One run. ``data_dir`` None: the flow's own generator makes the recordings, from ``seed``.
+
+    ``python_devices``: emulated devices run the engine, not the flow's firmware.
+    """
 
     flow_dir: Path
     run_dir: Path
@@ -37,6 +40,7 @@ class Settings:
     data_dir: Path | None = None
     pins: Mapping[str, str] = field(default_factory=dict)
     seed: int = 7
+    python_devices: bool = False
 
 
 def parse_cut(text: str) -> Cut:

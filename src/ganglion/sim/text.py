@@ -100,5 +100,6 @@ def _kernels(same_bits: Mapping[str, bool]) -> list[str]:
 
 
 def _headline(report: Mapping[str, Any]) -> str:
-    where = f"{report['devices']} devices at {report['gateways']} gateways"
+    kind = "running the flow's firmware" if report["firmware_devices"] == report["devices"] else "in Python"
+    where = f"{report['devices']} devices {kind} at {report['gateways']} gateways"
     return f"{report['flow']}: {where}, played {report['played_s']:.1f} s of {report['data']}"
