@@ -90,7 +90,7 @@ UV_COMPILE := .venv-lock/bin/uv pip compile --quiet --universal --python-version
 lock: ## resolve the dependencies anew into requirements/*.txt: ARGS=--upgrade takes newer releases
 	@$(if $(PYTHON),,echo "no Python >= 3.11 with venv was found; next: make lock PYTHON=/path/to/python3.12"; exit 1)
 	test -x .venv-lock/bin/uv || { "$(PYTHON)" -m venv .venv-lock && .venv-lock/bin/python $(PIP) uv; }
-	$(UV_COMPILE) pyproject.toml --extra dev --extra device --extra emulator --extra examples -o requirements/lock.txt $(ARGS)
+	$(UV_COMPILE) pyproject.toml --extra dev --extra device --extra emulator --extra examples --extra models -o requirements/lock.txt $(ARGS)
 	$(UV_COMPILE) --group docs -o requirements/docs-lock.txt $(ARGS)
 
 changelog: $(INSTALLED) ## show what the next release's notes say so far

@@ -35,9 +35,9 @@ sys.path.insert(0, str(REPOSITORY))
 RESULTS = REPOSITORY / "benchmarks" / "results" / "kernels.jsonl"
 
 from ganglion.kernels.c.library import Library  # noqa: E402 # see above
-from ganglion.kernels.c.toolchain import compilers  # noqa: E402
-from ganglion.kernels.onnx_export import export  # noqa: E402
-from tests.kernels import zoo  # noqa: E402
+from ganglion.kernels.c.toolchain import compilers  # noqa: E402 # see above
+from ganglion.kernels.onnx_export import export  # noqa: E402 # see above
+from tests.kernels import zoo  # noqa: E402 # see above
 
 F = np.float32
 HANN256, HANN512 = zoo.HANN256.astype(F), zoo.HANN512.astype(F)

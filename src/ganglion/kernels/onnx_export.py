@@ -140,7 +140,9 @@ class _Exporter:
         if self._program.nodes[number].op != "const":
             return self._shaped(number, shape)
         frames = self._put("Shape", [f"v{self._program.inputs[0][1]}"], self._fresh(), start=0, end=1)
-        whole = self._put("Concat", [frames, self._constant(np.array(shape, np.int64))], self._fresh(), axis=0)
+        whole = self._put(
+            "Concat", [frames, self._constant(np.array(shape, np.int64))], self._fresh(), axis=0
+        )
         return self._put("Expand", [self._shaped(number, shape), whole], self._fresh())
 
     def _level(self, number: int, rank: int) -> str:

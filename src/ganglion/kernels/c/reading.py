@@ -122,6 +122,7 @@ class Reader:
         return self._text.table_names[key]
 
     def element(self, number: int, index: list[str]) -> str:
+        """An expression for one element of a value: where it lies, or what computes it."""
         node = self._program.nodes[number]
         if node.op == "const":
             return self._constant(node, index)
