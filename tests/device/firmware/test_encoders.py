@@ -158,6 +158,14 @@ def test_senml_is_that_of_the_python_encoder(c, drawn) -> None:
     assert written(c, schema, batch, 0) is None
 
 
+@pytest.mark.parametrize("end", [-(2**31) - 1, -(2**31), 2**31 - 1, 2**31])
+def test_gaps_are_narrow_up_to_the_last_that_fits(c, end: int) -> None:
+    schema = Schema((Field("a", TensorType("i16")),))
+    batch = Batch("s", "o", np.arange(3), np.array([0, end, end + 5]), {"a": np.zeros(3, np.int16)})
+    wanted = batch_senml.encode(batch, schema)
+    assert written(c, schema, batch, len(wanted)) == wanted
+
+
 # --- CoAP ---
 
 options = st.lists(
@@ -210,6 +218,10 @@ def test_a_message_is_written_as_the_python_encoder_writes_it(c, message: Messag
 @example(b"\x40\x00\x00\x01")
 @example(b"\x41\x00\x00\x01a")
 @example(b"\x40\x02\x00\x01\xff")
+@example(b"\x49\x02\x00\x01" + b"t" * 9)
+@example(b"\x40\x02\x00\x01\xd0")
+@example(b"\x40\x02\x00\x01\x0d")
+@example(b"\x40\x02\x00\x01\xe0\x00")
 @example(b"\x40\x02\x00\x01\xe0\xff\xff")
 def test_a_datagram_is_read_as_the_python_decoder_reads_it(c, data: bytes) -> None:
     exact = FFI.new("char[]", len(data))
@@ -278,6 +290,21 @@ def test_what_firmware_takes_python_takes(c, noise: bytes, at: int, cut: int) ->
     assert taken is None or taken == python_command(bad)
 
 
+def test_what_firmware_takes_of_a_command_with_any_byte_changed_python_takes(c) -> None:
+    good = pack({"verb": "é", "id": "trip:gw1", "seq": 1 << 41, "at": 7})
+    for at in range(len(good)):
+        for byte in range(256):
+            bad = good[:at] + bytes((byte,)) + good[at + 1 :]
+            taken = command(c, bad)
+            assert taken is None or taken == python_command(bad), bad
+
+
+@example(b"\xed\x9f\xbf", b"")
+@example(b"\xed\xa0\x80", b"")
+@example(b"\xf4\x8f\xbf\xbf", b"")
+@example(b"\xf4\x90\x80\x80", b"")
+@example(b"\xe0\x9f\x80", b"")
+@example(b"\xf0\x8f\x80\x80", b"")
 @given(st.one_of(st.binary(max_size=8), st.text(max_size=4).map(str.encode)), st.binary(max_size=2))
 def test_utf8_is_what_python_says_it_is(c, data: bytes, tail: bytes) -> None:
     whole = data + tail

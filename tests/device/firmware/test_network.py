@@ -117,6 +117,19 @@ def test_urgent_rows_are_kept_while_there_is_anything_else_to_shed(hosted) -> No
     assert site.numbers("level") == list(range(22))
 
 
+def test_rows_shed_while_they_were_gathered_leave_the_others_as_they_were(hosted) -> None:
+    made = hosted(Limits(messages_max=4, message_bytes=128))
+    silent, heard = (Site(core_of(made.firmware, made.device())).start() for _ in range(2))
+    silent.silent = True
+    for site in (silent, heard):
+        measure(site, some(9))
+        site.silent = False
+        site.drain()
+    assert silent.core.report().uplinks["every_third"].shed == 3, "each was being gathered when it was shed"
+    assert silent.journal["level"] and set(silent.journal["level"]) <= set(heard.journal["level"])
+    assert "every_third" not in silent.journal
+
+
 def test_urgent_rows_go_at_once_and_others_gather(site: Site) -> None:
     measure(site, some(1))
     assert [a.path for a in site.asked] == [("s", "level")]
@@ -170,6 +183,34 @@ def test_who_is_not_urgent_asks_a_silent_gateway_less_and_less(site: Site) -> No
     assert waits[0] == 4200 * MS and waits[-1] == 7200 * MS, "a try of 4 s, then 0.2 s, at last 3.2 s"
 
 
+def test_who_is_urgent_asks_a_silent_gateway_as_often_as_at_first(site: Site) -> None:
+    site.silent = True
+    site.frame(some(1)[0])
+    site.until(60 * S)
+    tries = {a.message.token: a.at_ns for a in reversed(site.asked)}
+    assert set(np.diff(sorted(tries.values())).tolist()) == {4200 * MS}
+
+
+def test_after_an_answer_waits_are_short_again(site: Site) -> None:
+    for _ in range(2):
+        site.silent = True
+        measure(site, some(3))
+        site.until(site.now_ns + 30 * S)
+        tries = {a.message.token: a.at_ns for a in reversed(site.asked) if a.path == ("s", "every_third")}
+        waits = np.diff(sorted(tries.values()))
+        assert waits[0] == 4200 * MS < waits[1]
+        site.silent = False
+        site.until(site.now_ns + 30 * S)
+        site.asked.clear()
+
+
+def test_every_row_of_a_refused_message_is_counted(site: Site) -> None:
+    site.answers = lambda asked: Code.FORBIDDEN if asked.path[1] == "every_third" else Code.CHANGED
+    measure(site, some(9))
+    site.drain()
+    assert site.core.report().uplinks["every_third"].refused == 3
+
+
 def test_what_the_gateway_will_never_take_is_counted_and_the_next_goes(site: Site) -> None:
     site.answers = lambda asked: Code.BAD_REQUEST if len(site.asked) < 3 else Code.CHANGED
     measure(site, some(9))
@@ -186,6 +227,11 @@ def test_answers_that_belong_to_nothing_are_rejected_and_change_nothing(site: Si
     stranger = ("127.0.0.1", 7)
     ack = wire.encode(Message(MessageType.ACK, Code.CHANGED, asked.message_id, asked.token))
     assert site.core.receive(0, stranger, ack) == []
+    assert site.core.receive(0, stranger, wire.encode(Message(MessageType.RST, 0, asked.message_id))) == []
+    assert (
+        site.core.receive(0, stranger, wire.encode(Message(MessageType.NON, Code.CHANGED, 3, asked.token)))
+        == []
+    )
     other = wire.encode(Message(MessageType.ACK, Code.CHANGED, asked.message_id ^ 1, asked.token))
     assert site.core.receive(0, GATEWAY, other) == []
     token = wire.encode(Message(MessageType.CON, Code.CHANGED, 5, asked.token[:-1] + b"?"))
@@ -196,9 +242,9 @@ def test_answers_that_belong_to_nothing_are_rejected_and_change_nothing(site: Si
     (malformed,) = site.core.receive(0, GATEWAY, b"\x49\x01\x00\x07")
     assert isinstance(malformed, Sent) and malformed.datagram == bytes((0x70, 0, 0, 7))
     report = site.core.report()
-    assert report.coap.unmatched == 3 and report.coap.malformed == 1
-    assert report.uplinks["level"].acknowledged == 0
-    assert report.ledger.received == 5 and report.ledger.sent == 4
+    assert report.coap.unmatched == 5 and report.coap.malformed == 1
+    assert report.uplinks["level"].acknowledged == report.uplinks["level"].retries == 0
+    assert report.ledger.received == 7 and report.ledger.sent == 4
 
 
 def test_a_separate_response_is_acknowledged_each_time_and_taken_once(site: Site) -> None:
@@ -262,6 +308,7 @@ def test_a_command_is_obeyed_once_per_id_and_answered_each_time(site: Site) -> N
         (put(order(), 1, "b/siren"), Code.NOT_FOUND),
         (put(order(), 1, "a"), Code.NOT_FOUND),
         (put(order(), 1, "a/siren/x"), Code.NOT_FOUND),
+        (put(order(), 1, "a/x/siren"), Code.NOT_FOUND),
         (put(order(), 1, method=Code.POST), Code.NOT_FOUND),
         (put(b"", 1), Code.BAD_REQUEST),
         (put(b"\xa0", 1), Code.BAD_REQUEST),
@@ -283,6 +330,15 @@ def test_what_cannot_be_obeyed_is_answered_with_its_code(site: Site, message: Me
 def test_a_request_that_wants_no_acknowledgement_is_answered_without_one(site: Site) -> None:
     site.send_down(put(order(), 1, kind=MessageType.NON))
     assert [(r.type, r.code, r.token) for r in site.replies] == [(MessageType.NON, Code.CHANGED, b"tok")]
+
+
+def test_a_number_used_again_is_another_request(site: Site) -> None:
+    site.send_down(put(order("c1"), 1))
+    site.send_down(put(order("c2"), 1))
+    assert [c.command_id for c in site.commands] == ["c1", "c2"]
+    site.until(248 * S)
+    site.send_down(put(order("c2"), 1))
+    assert [c.repeated for c in site.commands] == [False, False, True], "its exchange is over, its id is not"
 
 
 def test_as_many_commands_are_remembered_as_there_is_room_for(site: Site) -> None:
