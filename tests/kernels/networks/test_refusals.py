@@ -12,6 +12,8 @@ from ganglion.core.errors import GanglionError
 from ganglion.kernels.networks import lowering, onnx_reader
 from ganglion.kernels.networks.onnx_reader import read_onnx
 from ganglion.kernels.networks.operations import lower
+from ganglion.kernels.networks.reference import compute
+from tests.kernels.networks.kinds import KINDS
 from tests.kernels.networks.sketches import QDQ, QOPERATOR, Sketch
 
 onnx = pytest.importorskip("onnx")
@@ -204,3 +206,30 @@ def test_a_damaged_file_is_refused_or_read_but_never_a_bug(data):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     with contextlib.suppress(GanglionError):
         lower(read_onnx(bytes(content)))
+
+
+@given(data=st.data())
+def test_a_hostile_graph_is_refused_or_computed_but_never_a_bug(data):
+    """An input or an attribute of one node is left out, exchanged or changed."""
+    form = data.draw(st.sampled_from([QDQ, QOPERATOR]))
+    kind = data.draw(st.sampled_from(sorted(KINDS)))
+    content = KINDS[kind](form, lambda low, high: data.draw(st.integers(low, high))).file()
+    loaded = onnx.load_model_from_string(content)
+    node = data.draw(st.sampled_from(list(loaded.graph.node)))
+    names = [i.name for i in loaded.graph.initializer] + [n.output[0] for n in loaded.graph.node]
+    place = data.draw(st.integers(0, len(node.input) - 1))
+    change = data.draw(st.sampled_from(["drop", "empty", "other", "attribute"]))
+    if change == "drop":
+        del node.input[place]
+    elif change == "attribute" and node.attribute:
+        attribute = data.draw(st.sampled_from(list(node.attribute)))
+        number = data.draw(st.integers(-3, 9))
+        if attribute.ints:
+            attribute.ints[data.draw(st.integers(0, len(attribute.ints) - 1))] = number
+        else:
+            attribute.i = number
+    else:
+        node.input[place] = "" if change == "empty" else data.draw(st.sampled_from(names))
+    with contextlib.suppress(GanglionError):
+        network = lower(read_onnx(loaded.SerializeToString()))
+        assert compute(network, np.zeros((1, *network.input_shape), np.int8)).dtype == np.int8

@@ -18,8 +18,7 @@ from ganglion.kernels.networks import arithmetic, faults
 from ganglion.kernels.networks.graph import Graph, GraphNode
 from ganglion.kernels.networks.layers import Array, Layer, Lookup, Network, Permute, Quantised
 
-LAYERS_MAX = 1000
-ELEMENTS_MAX = 1 << 24
+LAYERS_MAX, ELEMENTS_MAX = 1000, 1 << 24
 PERMUTED_AXES_MAX = 4
 
 
@@ -137,17 +136,18 @@ class Lowering:
             raise faults.weights(node, "a scale is not positive")
         return Quantised(float(np.float32(scale.ravel()[0])), int(zero.ravel()[0]))
 
-    def value(self, node: GraphNode, name: str, scale: Quantised | None = None) -> Held:
-        """An int8 value by name, channels last; what its scale is, if it is said here."""
+    def value(self, node: GraphNode, index: int, scale: Quantised) -> Held:
+        """The int8 value of an input, whose scale is said beside it."""
+        name = node.inputs[index] if index < len(node.inputs) else ""
         if name not in self.held:
             kind = "a constant" if name in self.graph.constants else "not of int8"
             raise faults.unsupported(node, f"its operand {name} is {kind}")
         held = self.held[name]
-        if scale is not None and held.scale is None:
-            held = self.held[name] = replace(held, scale=scale)
+        if held.scale is None:
+            self.held[name] = replace(held, scale=scale)
         if held.number == 0 and self.entry is None:
-            self.entry = held.scale
-        return replace(held, scale=scale or held.scale)
+            self.entry = scale
+        return replace(held, scale=scale)
 
     # --- walking the graph ---
 
@@ -176,8 +176,8 @@ class Lowering:
         return self._finished()
 
     def _node(self, node: GraphNode, quantised: dict[str, Operation], moved: dict[str, Operation]) -> None:
-        if len([o for o in node.outputs if o]) != 1:
-            raise faults.unsupported(node, "it has more than one result")
+        if len([o for o in node.outputs if o]) != 1 or not node.inputs:
+            raise faults.unsupported(node, "it has more than one result, or no operand")
         out = node.outputs[0]
         if node.operator == "DequantizeLinear":
             self.real[out] = self._dequantise(node)
@@ -204,7 +204,7 @@ class Lowering:
             zero = np.zeros(scale.shape, integers.dtype) if zero is None else zero
             return Weights(integers, scale, zero, int(node.attributes.get("axis", 1)))
         scale_of = self.quantised(node, 1, 2)
-        return Real(self.value(node, node.inputs[0], scale_of), scale_of)
+        return Real(self.value(node, 0, scale_of), scale_of)
 
     def _pend(self, node: GraphNode, quantised: dict[str, Operation], moved: dict[str, Operation]) -> Pending:
         first = self.real.get(node.inputs[0])

@@ -108,7 +108,7 @@ def _unsupported(operator: str, why: str) -> KernelError:
 def _array(onnx: Any, tensor: Any) -> Array:
     try:
         return np.asarray(onnx.numpy_helper.to_array(tensor))
-    except (OSError, ValueError, TypeError, onnx.checker.ValidationError) as error:
+    except (OSError, LookupError, ValueError, TypeError, onnx.checker.ValidationError) as error:
         raise _unreadable(f"weights {tensor.name}: {error}") from error
 
 

@@ -37,6 +37,12 @@ def _first(node: GraphNode, given: Given) -> Held:
     return given[0]
 
 
+def _axis(node: GraphNode, value: object, rank: int) -> int:
+    if not isinstance(value, int) or not -rank <= value < rank:
+        raise faults.unsupported(node, f"its operand has no axis {value}")
+    return value % rank
+
+
 def _both(held: Held, after: Quantised | None) -> tuple[Quantised, Quantised]:
     assert held.scale is not None and after is not None
     return held.scale, after
@@ -75,7 +81,7 @@ def _global_average(low: Lowering, node: GraphNode, given: Given, after: Quantis
 
 
 def _q_pool(low: Lowering, node: GraphNode, _: Given, __: Quantised | None) -> Held:
-    source = low.value(node, node.inputs[0], low.quantised(node, 1, 2))
+    source = low.value(node, 0, low.quantised(node, 1, 2))
     if node.attributes.get("channels_last", 0):
         raise faults.unsupported(node, "it reads channels last; an export for other processors does not")
     pool = _average_pool if node.operator == "QLinearAveragePool" else _global_average
@@ -99,8 +105,8 @@ def _sum(low: Lowering, node: GraphNode, given: Given, after: Quantised | None) 
 
 
 def _q_add(low: Lowering, node: GraphNode, _: Given, __: Quantised | None) -> Held:
-    first = low.value(node, node.inputs[0], low.quantised(node, 1, 2))
-    second = low.value(node, node.inputs[3], low.quantised(node, 4, 5))
+    first = low.value(node, 0, low.quantised(node, 1, 2))
+    second = low.value(node, 3, low.quantised(node, 4, 5))
     return _sum(low, node, [first, second], low.quantised(node, 6, 7))
 
 
@@ -108,7 +114,7 @@ def _softmax(low: Lowering, node: GraphNode, given: Given, after: Quantised | No
     source = low.ordered(_first(node, given), plain=True)
     rank = len(source.shape)
     opset = int(node.attributes.get("opset", low.graph.opset))
-    axis = int(node.attributes.get("axis", 1 if opset < 13 else -1)) % rank
+    axis = _axis(node, node.attributes.get("axis", 1 if opset < 13 else -1), rank)
     inner = source.shape[axis:] if opset < 13 else source.shape[axis : axis + 1]
     order = [a for a in range(rank) if a != axis] + [axis]
     whole = low.permuted(source, source.shape, tuple(order)) if opset >= 13 else source
@@ -116,6 +122,8 @@ def _softmax(low: Lowering, node: GraphNode, given: Given, after: Quantised | No
     if then.scale != 1 / 256:
         raise faults.unsupported(node, "the scale of its result is not 1/256, which quantize_static writes")
     length = math.prod(inner)
+    if length < 2:  # ONNX Runtime's own numbers overflow there
+        raise faults.unsupported(node, "it shares out one value")
     rows = math.prod(source.shape) // length
     parts = float(np.floor(np.float32(1.0) / np.float32(then.scale)))
     table = arithmetic.exponentials(before.scale, length)
@@ -129,7 +137,7 @@ def _softmax(low: Lowering, node: GraphNode, given: Given, after: Quantised | No
 
 
 def _q_softmax(low: Lowering, node: GraphNode, _: Given, __: Quantised | None) -> Held:
-    source = low.value(node, node.inputs[0], low.quantised(node, 1, 2))
+    source = low.value(node, 0, low.quantised(node, 1, 2))
     return _softmax(low, node, [source], low.quantised(node, 3, 4))
 
 
@@ -137,7 +145,10 @@ def _concat(low: Lowering, node: GraphNode, given: Given, after: Quantised | Non
     parts = [g for g in given if isinstance(g, Held)]
     if len(parts) != len(given) or not parts:
         raise faults.unsupported(node, "an operand is constant")
-    axis = int(node.attributes["axis"]) % len(parts[0].shape)
+    axis = _axis(node, node.attributes.get("axis"), len(parts[0].shape))
+    across = {(*p.shape[:axis], *p.shape[axis + 1 :]) for p in parts}
+    if len(across) != 1 or axis == 0:
+        raise faults.unsupported(node, "its operands do not fit beside each other in one frame")
     if after is not None:
         parts = [_scaled(low, p, after) for p in parts]
     plain = all(p.plain for p in parts)
@@ -156,7 +167,7 @@ def _concat(low: Lowering, node: GraphNode, given: Given, after: Quantised | Non
 def _q_concat(low: Lowering, node: GraphNode, _: Given, __: Quantised | None) -> Held:
     parts: Given = []
     for k in range(2, len(node.inputs), 3):
-        parts.append(low.value(node, node.inputs[k], low.quantised(node, k + 1, k + 2)))
+        parts.append(low.value(node, k, low.quantised(node, k + 1, k + 2)))
     return _concat(low, node, parts, low.quantised(node, 0, 1))
 
 
@@ -172,33 +183,38 @@ def _scaled(low: Lowering, held: Held, after: Quantised | None) -> Held:
 def _reshape(low: Lowering, node: GraphNode, given: Given, after: Quantised | None) -> Held:
     source = low.ordered(_first(node, given), plain=True)
     shape = _new_shape(low, node, source.shape)
-    if math.prod(shape) != math.prod(source.shape) or shape[0] != 1:
+    if not shape or math.prod(shape) != math.prod(source.shape) or shape[0] != 1 or min(shape) < 1:
         raise faults.unsupported(node, f"{source.shape} becomes {shape}; the batch axis has to stay")
     return _scaled(low, replace(source, shape=shape, plain=True), after)
 
 
 def _new_shape(low: Lowering, node: GraphNode, shape: tuple[int, ...]) -> tuple[int, ...]:
     if node.operator == "Flatten":
-        axis = int(node.attributes.get("axis", 1)) % (len(shape) + 1)
+        axis = _axis(node, node.attributes.get("axis", 1), len(shape) + 1)
         return (math.prod(shape[:axis]), math.prod(shape[axis:]))
     found = low.constant(node, 1)
     wanted = [int(v) for v in (node.attributes.get("axes", []) if found is None else found.ravel())]
     if node.operator == "Reshape":
-        kept = [shape[k] if v == 0 else v for k, v in enumerate(wanted)]
-        rest = -math.prod(kept)
+        kept = [shape[k] if v == 0 and k < len(shape) else v for k, v in enumerate(wanted)]
+        rest = max(1, -math.prod(kept))
         return tuple(math.prod(shape) // rest if v == -1 else v for v in kept)
     if node.operator == "Squeeze":
-        axes = {a % len(shape) for a in wanted} if wanted else {k for k, v in enumerate(shape) if v == 1}
+        given = {_axis(node, a, len(shape)) for a in wanted}
+        axes = given or {k for k, v in enumerate(shape) if v == 1}
         return tuple(v for k, v in enumerate(shape) if k not in axes)
     rank = len(shape) + len(wanted)
     old = iter(shape)
-    places = {a % rank for a in wanted}
+    places = {_axis(node, a, rank) for a in wanted}
+    if len(places) != len(wanted):
+        raise faults.unsupported(node, "an axis is named twice")
     return tuple(1 if k in places else next(old) for k in range(rank))
 
 
 def _transpose(low: Lowering, node: GraphNode, given: Given, after: Quantised | None) -> Held:
     source = low.ordered(_first(node, given), plain=True)
     axes = tuple(node.attributes.get("perm", reversed(range(len(source.shape)))))
+    if sorted(axes) != list(range(len(source.shape))):
+        raise faults.unsupported(node, f"{axes} is no order of its operand's axes")
     shape = tuple(source.shape[a] for a in axes)
     moved = low.permuted(source, source.shape, axes)
     if shape[0] != 1:

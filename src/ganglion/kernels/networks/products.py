@@ -25,7 +25,7 @@ def qlinear_conv(
     low: Lowering, node: GraphNode, _: list[Held | Weights | None], __: Quantised | None
 ) -> Held:
     """QLinearConv: x, scale, zero, w, scale, zero, y's scale, zero, bias."""
-    source = low.value(node, node.inputs[0], low.quantised(node, 1, 2))
+    source = low.value(node, 0, low.quantised(node, 1, 2))
     return _convolution(
         low, node, source, _constants(low, node, 3), low.constant(node, 8), low.quantised(node, 6, 7)
     )
@@ -40,7 +40,7 @@ def gemm(low: Lowering, node: GraphNode, given: list[Held | Weights | None], aft
 
 def qgemm(low: Lowering, node: GraphNode, _: list[Held | Weights | None], __: Quantised | None) -> Held:
     """QGemm: a, scale, zero, b, scale, zero, bias, y's scale, zero."""
-    source = low.value(node, node.inputs[0], low.quantised(node, 1, 2))
+    source = low.value(node, 0, low.quantised(node, 1, 2))
     return _matrix(
         low, node, source, _constants(low, node, 3), low.constant(node, 6), low.quantised(node, 7, 8)
     )
@@ -50,7 +50,7 @@ def qlinear_matmul(
     low: Lowering, node: GraphNode, _: list[Held | Weights | None], __: Quantised | None
 ) -> Held:
     """QLinearMatMul with constant weights: a, scale, zero, b, scale, zero, y's scale, zero."""
-    source = low.value(node, node.inputs[0], low.quantised(node, 1, 2))
+    source = low.value(node, 0, low.quantised(node, 1, 2))
     return _matrix(low, node, source, _constants(low, node, 3), None, low.quantised(node, 6, 7))
 
 
@@ -75,6 +75,8 @@ def _check(node: GraphNode, weights: Weights, bias: Array | None, results: int) 
     """The bias as int64, one per result."""
     if weights.integers.dtype != np.int8 or np.any(weights.zero != 0):
         raise faults.weights(node, "weights are not int8 with a zero point of 0")
+    if not (np.isfinite(weights.scale).all() and np.all(weights.scale > 0)):
+        raise faults.weights(node, "a scale is not positive")
     if weights.scale.size not in (1, results):
         raise faults.weights(node, f"there are {weights.scale.size} scales for {results} results")
     if bias is None:

@@ -32,6 +32,8 @@ def window(node: GraphNode, shape: Sequence[int], kernel: Sequence[int] | None =
         raise faults.unsupported(node, "its window does not have the axes of its operand")
     if attributes.get("ceil_mode", 0):
         raise faults.unsupported(node, "windows that reach over the end (ceil_mode) are not computed")
+    if min([*kernel, *strides, *dilations]) < 1:
+        raise faults.unsupported(node, "a part of its window is smaller than 1")
     automatic = attributes.get("auto_pad", "NOTSET")
     if automatic in ("SAME_UPPER", "SAME_LOWER"):
         pads = _same(extents, kernel, strides, dilations, late=automatic == "SAME_UPPER")
