@@ -299,6 +299,13 @@ def test_what_firmware_takes_of_a_command_with_any_byte_changed_python_takes(c) 
             assert taken is None or taken == python_command(bad), bad
 
 
+def test_a_length_that_cbor_reserves_is_refused(c) -> None:
+    good = pack({"verb": "on", "id": "c1", "seq": 0})
+    assert command(c, good) == ("on", "c1", 0)
+    for first in (0x1C, 0x1D, 0x1E, 0x1F):
+        assert command(c, good[:-1] + bytes((first,)) + bytes(1 << (first & 7))) is None
+
+
 @example(b"\xed\x9f\xbf", b"")
 @example(b"\xed\xa0\x80", b"")
 @example(b"\xf4\x8f\xbf\xbf", b"")

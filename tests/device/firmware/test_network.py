@@ -330,6 +330,8 @@ def test_what_cannot_be_obeyed_is_answered_with_its_code(site: Site, message: Me
 def test_a_request_that_wants_no_acknowledgement_is_answered_without_one(site: Site) -> None:
     site.send_down(put(order(), 1, kind=MessageType.NON))
     assert [(r.type, r.code, r.token) for r in site.replies] == [(MessageType.NON, Code.CHANGED, b"tok")]
+    site.send_down(put(order(), 1, kind=MessageType.NON))
+    assert len(site.replies) == len(site.commands) == 1
 
 
 def test_a_number_used_again_is_another_request(site: Site) -> None:
