@@ -84,6 +84,12 @@ def dilated_pool():
     return s.file()
 
 
+def pool_of_padding():
+    s = sketch()
+    s.unary("AveragePool", "QLinearAveragePool", kernel_shape=[1, 1], pads=[1, 1, 1, 1])
+    return s.file()
+
+
 def far_scales():
     s = sketch()
     first = s.conv((3, 3, 1, 1))
@@ -153,6 +159,7 @@ REFUSED = {
     float_operator: "network.float",
     float_in_front: "network.float",
     dilated_pool: "network.operator",
+    pool_of_padding: "network.operator",
     far_scales: "network.scale",
     overflowing: "network.overflow",
     other_softmax: "network.operator",

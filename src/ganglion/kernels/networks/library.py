@@ -41,7 +41,7 @@ class NetworkLibrary:
 
     @staticmethod
     def build(
-        network: Network, compiler: Compiler, directory: Path, flags: Sequence[str] = ("-O2",)
+        network: Network, compiler: Compiler, directory: Path, flags: Sequence[str] = ("-O3",)
     ) -> NetworkLibrary:
         """Compiles, or finds in ``directory`` what was compiled before. Raises `KernelError` ``kernel.compile``."""
         source = emit_network(network, SYMBOL).source

@@ -19,6 +19,7 @@ from ganglion.kernels.networks.layers import (
     Pad,
     Quantised,
     Softmax,
+    Window,
 )
 from ganglion.kernels.networks.lowering import Held, Lowering, Operation, Real, Weights
 from ganglion.kernels.networks.windows import image, results_shape, window
@@ -51,11 +52,17 @@ def _both(held: Held, after: Quantised | None) -> tuple[Quantised, Quantised]:
 # --- pools ---
 
 
+def _check_pool(node: GraphNode, moved: Window) -> None:
+    if moved.dilations != (1, 1):
+        raise faults.unsupported(node, "windows with gaps (dilations) are not computed")
+    if any(pad >= size for pad, size in zip(moved.pads, moved.kernel * 2, strict=True)):
+        raise faults.unsupported(node, "a window may lie in the padding alone")
+
+
 def _max_pool(low: Lowering, node: GraphNode, given: Given, after: Quantised | None) -> Held:
     source = low.ordered(_first(node, given), plain=False)
     moved = window(node, source.shape)
-    if moved.dilations != (1, 1):
-        raise faults.unsupported(node, "windows with gaps (dilations) are not computed")
+    _check_pool(node, moved)
     layer = MaxPool(source.number, image(node, source.shape), moved)
     return _scaled(low, low.add(layer, results_shape(source.shape, layer.result), source.scale), after)
 
@@ -63,8 +70,7 @@ def _max_pool(low: Lowering, node: GraphNode, given: Given, after: Quantised | N
 def _average_pool(low: Lowering, node: GraphNode, given: Given, after: Quantised | None) -> Held:
     source = low.ordered(_first(node, given), plain=False)
     moved = window(node, source.shape)
-    if moved.dilations != (1, 1):
-        raise faults.unsupported(node, "windows with gaps (dilations) are not computed")
+    _check_pool(node, moved)
     count_pads = bool(node.attributes.get("count_include_pad", 0))
     before, then = _both(source, after)
     layer = AveragePool(source.number, image(node, source.shape), moved, before, then, count_pads)
