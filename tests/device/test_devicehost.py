@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
 import random
 import threading
@@ -16,26 +17,28 @@ from ganglion.core.batch import BOOT_BITS, sequence
 from ganglion.core.errors import DataError, FlowError, GanglionError, HostError
 from ganglion.core.packing import pack
 from ganglion.device import devicehost
+from ganglion.device.devicehost import RunsAs
 from ganglion.kernels.c.toolchain import compilers
 from tests.device.gateways import until
 from tests.device.recordings import FRAMES, SAMPLES, player, recording
 from tests.device.yards import LOGS, PERIOD_NS, FragileDisk, Yard, acknowledged, of, scenario, two_shots
 
-BOTH = [
-    False,
+BOARDS = [m for m in ("ziglang", "unicorn", "elftools") if importlib.util.find_spec(m) is None]
+KINDS = [
+    "python",
+    pytest.param("firmware", marks=pytest.mark.skipif(not compilers(), reason="there is no C compiler")),
     pytest.param(
-        True,
-        marks=pytest.mark.skipif(not compilers(), reason="there is no C compiler (gcc, clang or ziglang)"),
+        "board", marks=pytest.mark.skipif(bool(BOARDS), reason=f"{', '.join(BOARDS)} is not installed")
     ),
 ]
-"""Devices in Python, and devices that run the flow's firmware."""
+"""Devices in Python, those that run the flow's firmware, and those that run it on an emulated Cortex-M."""
 
 # --- the logs ---
 
 
-@pytest.mark.parametrize("firmware", BOTH)
-def test_the_logs_hold_exactly_what_the_gateway_took(tmp_path: Path, firmware: bool) -> None:
-    yard = scenario(Yard(tmp_path, devices=3, stride=1, firmware=firmware), two_shots)
+@pytest.mark.parametrize("runs_as", KINDS)
+def test_the_logs_hold_exactly_what_the_gateway_took(tmp_path: Path, runs_as: RunsAs) -> None:
+    yard = scenario(Yard(tmp_path, devices=3, stride=1, runs_as=runs_as), two_shots)
     for device in yard.host.devices:
         for stream in ("level", "trips"):
             logged = of(device.origin, acknowledged(yard, stream))
@@ -68,9 +71,9 @@ def test_the_shots_are_those_that_were_played(tmp_path: Path) -> None:
     assert second - first == config.devices[1].phase_ns, "each begins at its own phase"
 
 
-@pytest.mark.parametrize("firmware", BOTH)
-def test_every_fault_was_answered_by_the_devices_own_reflex(tmp_path: Path, firmware: bool) -> None:
-    yard = scenario(Yard(tmp_path, firmware=firmware), two_shots)
+@pytest.mark.parametrize("runs_as", KINDS[:2])
+def test_every_fault_was_answered_by_the_devices_own_reflex(tmp_path: Path, runs_as: RunsAs) -> None:
+    yard = scenario(Yard(tmp_path, runs_as=runs_as), two_shots)
     commands = yard.log("commands.jsonl")
     assert len({c["command_id"] for c in commands}) == len(commands)
     faults = [s for s in yard.log("shots.jsonl") if s["is_fault"]]
@@ -87,9 +90,9 @@ def test_every_fault_was_answered_by_the_devices_own_reflex(tmp_path: Path, firm
     assert {(c["actuator"], c["verb"], c["repeated"]) for c in commands} == {("breaker", "open", False)}
 
 
-@pytest.mark.parametrize("firmware", BOTH)
-def test_the_report_adds_up(tmp_path: Path, firmware: bool) -> None:
-    yard = scenario(Yard(tmp_path, devices=3, stride=1, firmware=firmware), two_shots)
+@pytest.mark.parametrize("runs_as", KINDS)
+def test_the_report_adds_up(tmp_path: Path, runs_as: RunsAs) -> None:
+    yard = scenario(Yard(tmp_path, devices=3, stride=1, runs_as=runs_as), two_shots)
     report = yard.report()
     assert report == json.loads(json.dumps(yard.host.report()))
     frames = sum(d.frames for d in yard.host.devices)
@@ -117,9 +120,9 @@ def test_logs_are_written_while_it_plays(tmp_path: Path) -> None:
 # --- starts and stops ---
 
 
-@pytest.mark.parametrize("firmware", BOTH)
+@pytest.mark.parametrize("runs_as", KINDS[:2])
 def test_each_start_has_a_number_of_its_own_that_is_on_disk_before_it_is_used(
-    tmp_path: Path, firmware: bool
+    tmp_path: Path, runs_as: RunsAs
 ) -> None:
     async def story(yard: Yard) -> None:
         for boot in (1, 2, 3):
@@ -128,7 +131,7 @@ def test_each_start_has_a_number_of_its_own_that_is_on_disk_before_it_is_used(
             await yard.frames(30)
             await yard.stop()
 
-    yard = scenario(Yard(tmp_path, devices=1, stride=1, firmware=firmware), story)
+    yard = scenario(Yard(tmp_path, devices=1, stride=1, runs_as=runs_as), story)
     rows = acknowledged(yard, "level")
     assert rows == yard.gateway.rows("level")
     seqs = [seq for _, seq, _ in rows]
@@ -181,8 +184,8 @@ def test_stopping_at_once_ends_it_with_everything_written(tmp_path: Path) -> Non
     assert sorted(h.path[1] for h in yard.gateway.heard if h.is_end) == ["level", "level", "trips", "trips"]
 
 
-@pytest.mark.parametrize("firmware", BOTH)
-def test_what_is_owed_when_it_stops_is_still_sent_and_logged(tmp_path: Path, firmware: bool) -> None:
+@pytest.mark.parametrize("runs_as", KINDS[:2])
+def test_what_is_owed_when_it_stops_is_still_sent_and_logged(tmp_path: Path, runs_as: RunsAs) -> None:
     async def story(yard: Yard) -> None:
         yard.gateway.deaf = True
         await yard.start()
@@ -194,7 +197,7 @@ def test_what_is_owed_when_it_stops_is_still_sent_and_logged(tmp_path: Path, fir
         yard.gateway.deaf = False
         await yard.running
 
-    yard = scenario(Yard(tmp_path, firmware=firmware), story)
+    yard = scenario(Yard(tmp_path, runs_as=runs_as), story)
     assert sorted(acknowledged(yard, "level")) == sorted(yard.gateway.rows("level"))
     assert len(acknowledged(yard, "level")) == sum(d.frames for d in yard.host.devices)
 
@@ -219,9 +222,9 @@ def test_a_gateway_that_never_answers_does_not_hold_it_for_ever(
 # --- commands from outside ---
 
 
-@pytest.mark.parametrize("firmware", BOTH)
+@pytest.mark.parametrize("runs_as", KINDS[:2])
 def test_commands_of_the_gateway_are_in_the_log_and_the_strangest_do_no_harm(
-    tmp_path: Path, firmware: bool
+    tmp_path: Path, runs_as: RunsAs
 ) -> None:
     async def story(yard: Yard) -> None:
         await yard.start()
@@ -234,7 +237,7 @@ def test_commands_of_the_gateway_are_in_the_log_and_the_strangest_do_no_harm(
             await until(lambda: sum(c["verb"] == "close" for c in yard.log("commands.jsonl")) >= 6)
         await yard.stop()
 
-    yard = scenario(Yard(tmp_path, firmware=firmware), story)
+    yard = scenario(Yard(tmp_path, runs_as=runs_as), story)
     orders = [(c["origin"], c["command_id"]) for c in yard.log("commands.jsonl") if c["verb"] == "close"]
     assert sorted(orders) == [(d.origin, f"order-{n}") for d in yard.host.devices for n in range(3)]
 

@@ -40,14 +40,14 @@ class FragileDisk(SystemDisk):
 class Yard:
     """One start of a device host with its gateway."""
 
-    def __init__(self, folder: Path, devices: int = 2, stride: int = 2, firmware: bool = False) -> None:
+    def __init__(self, folder: Path, devices: int = 2, stride: int = 2, runs_as: str = "python") -> None:
         self.folder = folder
         self.data = write_recording(folder / "data")
         self.gateway = Gateway({s.id: s.schema for s in SPEC.stages if s.id in ("level", "trips")})
         self.disk = FragileDisk(folder / "state")
         self.devices = devices
         self.stride = stride
-        self.firmware = firmware
+        self.runs_as = runs_as
         self.host: DeviceHost
         self.running: asyncio.Future[None]
 
@@ -62,7 +62,7 @@ class Yard:
             "kernel_dir": self.data / "kernels",
             "gateway": self.gateway.address,
             "actuators": frozenset({"breaker"}),
-            "firmware": self.firmware,
+            "runs_as": self.runs_as,
             "period_frames": shot_frames_min(recording(self.data)),
             "devices": tuple(
                 Emulation(origin_name(PATH, n), assignment, n, self.stride, 3 * n, n * PERIOD_NS // 4)

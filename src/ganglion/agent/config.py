@@ -78,7 +78,7 @@ def device_host_json(config: DeviceHostConfig) -> dict[str, Any]:
         "gateway": list(config.gateway),
         "actuators": sorted(config.actuators),
         "period_frames": config.period_frames,
-        "firmware": config.firmware,
+        "runs_as": config.runs_as,
         "devices": [
             {
                 "origin": d.origin,
@@ -144,6 +144,6 @@ def _device_host(value: Mapping[str, Any]) -> DeviceHostConfig:
         (str(value["gateway"][0]), int(value["gateway"][1])),
         frozenset(value["actuators"]),
         int(value["period_frames"]),
-        bool(value["firmware"]),
+        value["runs_as"],
         devices,
     )

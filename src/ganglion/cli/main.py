@@ -7,7 +7,7 @@ import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast, get_args
 
 import orjson
 import typer
@@ -15,9 +15,10 @@ from rich.console import Console
 
 from ganglion.cli.device import device
 from ganglion.cli.live import watching
-from ganglion.core.errors import GanglionError
+from ganglion.core.errors import GanglionError, RunError
 from ganglion.core.topology import Topology
 from ganglion.core.units import parse_duration_ns
+from ganglion.device.devicehost import RunsAs
 from ganglion.flow.load import load_flow
 from ganglion.flow.spec import FlowSpec
 from ganglion.host.system import system_host
@@ -103,12 +104,14 @@ def run(
         Path | None,
         typer.Option("--run-dir", metavar="DIR", help="Where all state goes (default: runs/FLOW-TIME)."),
     ] = None,
-    python_devices: Annotated[
-        bool,
+    devices_as: Annotated[
+        str,
         typer.Option(
-            "--python-devices", help="Devices run the engine in Python, not the flow's firmware in C."
+            "--devices-as",
+            help="What devices run: firmware (the flow's C, compiled for this machine), python (the engine), board "
+            "(the image on emulated Cortex-M4F, a few devices at most; reaction times then hold the emulation).",
         ),
-    ] = False,
+    ] = "firmware",
     as_json: AsJson = False,
 ) -> None:
     """Run a flow on this machine as real processes, and report what was measured.
@@ -127,7 +130,7 @@ def run(
         data_dir=data,
         pins=_pins(pin),
         seed=seed,
-        python_devices=python_devices,
+        devices_as=_devices_as(devices_as),
     )
     job = prepare(asked)
     directory = make_run_dir(flow_dir, run_dir)
@@ -140,6 +143,17 @@ def run(
         sys.stdout.write(f"state and logs: {directory}\n")
     if not result["ok"]:
         raise typer.Exit(EXIT_UNSOUND)
+
+
+def _devices_as(text: str) -> RunsAs:
+    if text in get_args(RunsAs):
+        return cast("RunsAs", text)
+    raise RunError(
+        "cli.devices-as",
+        f"devices cannot run as {text!r}",
+        why=f"they run as {', '.join(get_args(RunsAs))}",
+        next_step="name one of those with --devices-as",
+    )
 
 
 async def _interruptible(job: Job, settings: Settings, *, quiet: bool) -> dict[str, Any]:

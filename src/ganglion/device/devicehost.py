@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
 from ganglion.core.batch import Batch
 from ganglion.core.errors import DataError, FlowError, HostError, KernelError
 from ganglion.device.emulated import EmulatedDevice
+from ganglion.device.firmware.boards import BOARD, Boards
+from ganglion.device.firmware.build import build
 from ganglion.device.firmware.device import FirmwareDevice
 from ganglion.device.firmware.generate import generate
 from ganglion.device.firmware.hosted import HostedFirmware
@@ -23,9 +26,12 @@ from ganglion.flow.load import load_flow
 from ganglion.host.ports import Host
 from ganglion.host.threads import to_its_end
 from ganglion.kernels.c.library import Library
+from ganglion.kernels.c.targets import TARGETS
 from ganglion.kernels.c.toolchain import compilers
 from ganglion.kernels.loading import load
 
+RunsAs = Literal["board", "firmware", "python"]
+"""What the devices of a host run."""
 DEVICES_MAX = 1000
 LOG_EVERY_NS = 500_000_000
 BOOTS_MAX = 1 << 20
@@ -51,7 +57,8 @@ class Emulation:
 class DeviceHostConfig:
     """Everything a device host is told. ``gateway`` is its CoAP address (numeric host, port).
 
-    ``firmware``: devices run the flow's C, where there is a compiler for it; else the engine in Python.
+    ``runs_as``: ``board``: the flow's image on emulated Cortex-M; ``firmware``: its C, compiled for this machine;
+    ``python``: the engine. Where there is no compiler, and for stages that a device cannot run in C, the last.
     """
 
     name: str
@@ -61,7 +68,7 @@ class DeviceHostConfig:
     gateway: tuple[str, int]
     actuators: frozenset[str]
     period_frames: int
-    firmware: bool
+    runs_as: RunsAs
     devices: tuple[Emulation, ...]
 
 
@@ -74,6 +81,7 @@ class DeviceHost:
         self._host = host
         self._lines: list[bytes] = []
         self._commands = 0
+        self._last_report: dict[str, Any] | None = None
         self._stop = asyncio.Event()
         self._spec = load_flow(config.flow_dir)
         events = load_recording(config.data_dir, self._spec.sources[0].schema.fields[0].type)
@@ -81,7 +89,7 @@ class DeviceHost:
         runs = frozenset(stage for d in config.devices for stage in d.assignment.runs)
         libraries = load(self._spec.kernels(runs), config.kernel_dir)
         self._same_bits = self._spec.same_bits(runs, libraries)
-        hosted = self._firmware() if config.firmware and all(self._same_bits.values()) else {}
+        self._made = self._firmware() if all(self._same_bits.values()) else {}
         self.devices: list[EmulatedDevice | FirmwareDevice] = []
         for d in config.devices:
             player = Player(
@@ -91,27 +99,37 @@ class DeviceHost:
                 period_frames=config.period_frames,
                 lead_frames=d.lead_frames,
             )
-            made = hosted.get(path_of(d.origin))
+            made = self._made.get(path_of(d.origin))
             self.devices.append(
                 self._in_python(d, player, libraries) if made is None else self._in_c(d, player, made)
             )
 
-    def _firmware(self) -> dict[str, HostedFirmware]:
+    def _firmware(self) -> dict[str, HostedFirmware | Boards]:
         """The device part of the plan as C, by path; a path whose stages a device cannot run in C is missing."""
-        made: dict[str, HostedFirmware] = {}
-        compiler = next(iter(compilers()), None)
+        made: dict[str, HostedFirmware | Boards] = {}
         for device in self._config.devices:
             path = path_of(device.origin)
-            if path in made or compiler is None:
+            if path in made or self._config.runs_as == "python":
                 continue
-            try:
-                firmware = generate(self._spec, device.assignment, path=path)
-                made[path] = HostedFirmware.build(firmware, compiler, self._config.kernel_dir)
-            except (FlowError, KernelError):
-                continue  # it runs in Python then, and the report says so
+            with contextlib.suppress(
+                FlowError, KernelError
+            ):  # it runs in Python then, and the report says so
+                built = self._built(device.assignment, path)
+                if built is not None:
+                    made[path] = built
         return made
 
-    def _in_c(self, emulation: Emulation, player: Player, made: HostedFirmware) -> FirmwareDevice:
+    def _built(self, assignment: Assignment, path: str) -> HostedFirmware | Boards | None:
+        directory = self._config.kernel_dir
+        if self._config.runs_as == "board":
+            image = build(self._spec, assignment, TARGETS[BOARD], directory, path=path)
+            return Boards(image, self._host.processes, self._host.disk.root / f"{path}-boards.txt")
+        compiler = next(iter(compilers()), None)
+        if compiler is None:
+            return None
+        return HostedFirmware.build(generate(self._spec, assignment, path=path), compiler, directory)
+
+    def _in_c(self, emulation: Emulation, player: Player, made: HostedFirmware | Boards) -> FirmwareDevice:
         return FirmwareDevice(
             emulation.origin,
             made.firmware,
@@ -157,6 +175,16 @@ class DeviceHost:
 
         Raises an `ExceptionGroup` of what ended a device or the log for good, a full disk for one.
         """
+        try:
+            await self._play()
+        finally:
+            with contextlib.suppress(HostError):  # the boards may be what failed
+                self._last_report = self.report()
+            for made in self._made.values():
+                if isinstance(made, Boards):
+                    made.close()
+
+    async def _play(self) -> None:
         try:
             for device in self.devices:
                 await device.open(self._config.gateway, self._host.chances.stream(f"coap/{device.origin}"))
@@ -218,7 +246,9 @@ class DeviceHost:
         self._host.disk.replace("report.json", report)
 
     def report(self) -> dict[str, Any]:
-        """Totals over the host's devices."""
+        """Totals over the host's devices; after `run` the last ones."""
+        if self._last_report is not None:
+            return self._last_report
         streams: dict[str, dict[str, int]] = {}
         for device in self.devices:
             for stream, uplink in device.uplinks.items():
@@ -240,8 +270,15 @@ class DeviceHost:
             "streams": streams,
             "stages": stages,
             "kernels": self._same_bits,
-            "firmware": sum(isinstance(d, FirmwareDevice) for d in self.devices),
+            "ran_as": self._ran_as(),
+            "instructions": sum(d.core.instructions for d in self.devices if isinstance(d, FirmwareDevice)),
         }
+
+    def _ran_as(self) -> dict[str, int]:
+        kinds = [self._made.get(path_of(d.origin)) for d in self.devices]
+        boards = sum(isinstance(k, Boards) for k in kinds)
+        hosted = sum(isinstance(k, HostedFirmware) for k in kinds)
+        return {"board": boards, "firmware": hosted, "python": len(kinds) - boards - hosted}
 
 
 def _shot(device: EmulatedDevice | FirmwareDevice, shot: Any) -> dict[str, Any]:

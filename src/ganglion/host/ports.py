@@ -68,8 +68,24 @@ class Process(Protocol):
         """SIGKILL, at once."""
 
 
+class Conversation(Protocol):
+    """A child that is asked and answers, by pipes; both calls block."""
+
+    def write(self, content: bytes) -> None:
+        """Sends all of it. Raises ``host.process`` when the child has ended."""
+
+    def read(self, size: int) -> bytes:
+        """Exactly ``size`` bytes. Raises ``host.process`` when the child ends before."""
+
+    def close(self) -> None:
+        """Ends the child."""
+
+
 class Processes(Protocol):
     """Starts children that never outlive this process, however it ends."""
+
+    def converse(self, command: Sequence[str], *, log: Path) -> Conversation:
+        """Starts ``command`` to talk to, with its error output appended to ``log``; raises ``host.process``."""
 
     async def start(
         self,

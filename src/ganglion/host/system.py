@@ -11,6 +11,7 @@ import random
 import shutil
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -186,8 +187,62 @@ class SystemProcess:
             self._child.kill()
 
 
+class SystemConversation:
+    """`Conversation` over a child's standard input and output."""
+
+    def __init__(self, child: subprocess.Popen[bytes], name: str) -> None:
+        self._child = child
+        self._name = name
+        assert child.stdin is not None and child.stdout is not None
+        self._to, self._from = child.stdin, child.stdout
+
+    def write(self, content: bytes) -> None:
+        try:
+            self._to.write(content)
+            self._to.flush()
+        except OSError as error:
+            raise self._ended() from error
+
+    def read(self, size: int) -> bytes:
+        content = self._from.read(size)
+        if len(content) < size:
+            raise self._ended()
+        return content
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._to.close()
+        self._child.kill()
+        self._child.wait()
+        self._from.close()
+
+    def _ended(self) -> HostError:
+        return HostError(
+            "host.process",
+            f"{self._name} ended while it was talked to",
+            why=f"exit status {self._child.poll()}",
+            next_step="read its log",
+        )
+
+
 class SystemProcesses:
     """`Processes` by fork and exec; on Linux the kernel ends a child when its parent ends, even by SIGKILL."""
+
+    def converse(self, command: Sequence[str], *, log: Path) -> SystemConversation:
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with log.open("ab") as output:
+                child = subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=output,
+                    process_group=0,
+                    preexec_fn=_die_with_parent(os.getpid(), 0) if sys.platform == "linux" else None,  # noqa: PLW1509 # it makes system calls only
+                )
+        except OSError as error:
+            raise _cannot_start(command, error) from error
+        return SystemConversation(child, Path(command[-1]).name)
 
     async def start(
         self,
@@ -211,13 +266,17 @@ class SystemProcesses:
                     preexec_fn=_die_with_parent(os.getpid(), niceness) if sys.platform == "linux" else None,
                 )
         except OSError as error:
-            raise HostError(
-                "host.process",
-                f"cannot start {command[0]}",
-                why=error.strerror or str(error),
-                next_step="check that the program is installed and may be run",
-            ) from error
+            raise _cannot_start(command, error) from error
         return SystemProcess(child)
+
+
+def _cannot_start(command: Sequence[str], error: OSError) -> HostError:
+    return HostError(
+        "host.process",
+        f"cannot start {command[0]}",
+        why=error.strerror or str(error),
+        next_step="check that the program is installed and may be run",
+    )
 
 
 if sys.platform == "linux":

@@ -79,8 +79,8 @@ def node_config(
 
 
 def kernel_dir(settings: Settings) -> Path:
-    """Where a run keeps its compiled kernels."""
-    return (settings.run_dir / "kernels").resolve()
+    """Where compiled kernels and images are kept, beside the run: the next one finds them."""
+    return (settings.run_dir.parent / "kernels").resolve()
 
 
 def period_frames(settings: Settings, spec: FlowSpec, events: Sequence[Event], devices: int) -> int:
@@ -131,7 +131,7 @@ def device_hosts(
             gateway=("127.0.0.1", coap_ports[gateway]),
             actuators=frozenset(actuators[gateway]),
             period_frames=period,
-            firmware=not settings.python_devices,
+            runs_as=settings.devices_as,
             devices=tuple(devices),
         )
         for gateway, devices in hosts.items()

@@ -68,7 +68,11 @@ def build(
         "prediction": _prediction(plan, evidence, links, raw, played_s),
         "stages": _stages(evidence),
         "same_bits": _same_bits(evidence),
-        "firmware_devices": sum(d["firmware"] for d in evidence.device_hosts),
+        "devices_ran_as": {
+            kind: sum(d["ran_as"][kind] for d in evidence.device_hosts)
+            for kind in ("board", "firmware", "python")
+        },
+        "instructions_per_frame": _instructions(evidence),
     }
 
 
@@ -201,6 +205,13 @@ def _prediction(
     if raw_predicted:
         figures["raw_bytes_per_day"] = {"predicted": round(raw_predicted), "measured": round(raw * per_day)}
     return figures
+
+
+def _instructions(evidence: Evidence) -> float | None:
+    """Of boards, all their work over the frames; None where none was emulated."""
+    counted = [d for d in evidence.device_hosts if d["instructions"]]
+    frames = sum(d["frames"] for d in counted)
+    return round(sum(d["instructions"] for d in counted) / frames, 1) if frames else None
 
 
 def _same_bits(evidence: Evidence) -> dict[str, bool]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from ganglion.core.errors import GanglionError, RunError
 from ganglion.core.topology import Topology
 from ganglion.core.units import parse_duration_ns
+from ganglion.device.devicehost import RunsAs
 
 RUN_NS_MAX = 24 * 3600 * 10**9
 CUTS_MAX = 100
@@ -29,7 +30,7 @@ class Cut:
 class Settings:
     """One run. ``data_dir`` None: the flow's own generator makes the recordings, from ``seed``.
 
-    ``python_devices``: emulated devices run the engine, not the flow's firmware.
+    ``devices_as``: what emulated devices run, see `DeviceHostConfig`.
     """
 
     flow_dir: Path
@@ -40,7 +41,7 @@ class Settings:
     data_dir: Path | None = None
     pins: Mapping[str, str] = field(default_factory=dict)
     seed: int = 7
-    python_devices: bool = False
+    devices_as: RunsAs = "firmware"
 
 
 def parse_cut(text: str) -> Cut:

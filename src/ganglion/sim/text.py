@@ -100,6 +100,11 @@ def _kernels(same_bits: Mapping[str, bool]) -> list[str]:
 
 
 def _headline(report: Mapping[str, Any]) -> str:
-    kind = "running the flow's firmware" if report["firmware_devices"] == report["devices"] else "in Python"
-    where = f"{report['devices']} devices {kind} at {report['gateways']} gateways"
+    kinds = {
+        "board": "on emulated Cortex-M",
+        "firmware": "running the flow's firmware",
+        "python": "in Python",
+    }
+    kind = " and ".join(f"{n} {kinds[k]}" for k, n in report["devices_ran_as"].items() if n)
+    where = f"{report['devices']} devices ({kind}) at {report['gateways']} gateways"
     return f"{report['flow']}: {where}, played {report['played_s']:.1f} s of {report['data']}"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import os
 import random
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,16 +17,17 @@ import pytest
 from ganglion.core.batch import Batch
 from ganglion.core.errors import FlowError, HostError
 from ganglion.device.firmware import build as building
+from ganglion.device.firmware.boards import Boards
 from ganglion.device.firmware.box import Op
 from ganglion.device.firmware.build import ENTRY, INTERRUPT_BYTES, PORT, Image, build
 from ganglion.device.firmware.device import FirmwareDevice
 from ganglion.device.firmware.hosted import HostedFirmware
 from ganglion.device.firmware.image import Elf, _Calls, _pushed, worst_stack
+from ganglion.host.system import SystemProcesses
 from ganglion.kernels.c.targets import TARGETS
 from ganglion.kernels.c.toolchain import build_image, compilers
 from tests.device import bays
 from tests.device.firmware.benches import FRAMES, assigned, core_of, play, stage
-from tests.device.firmware.boards import Boards
 from tests.device.gateways import Gateway, HastyClock, run, until
 from tests.device.recordings import player, recording
 
@@ -42,6 +45,15 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("images")
 
 
+@contextlib.contextmanager
+def boards_of(image: Image, folder: Path) -> Iterator[Boards]:
+    boards = Boards(image, SystemProcesses(), folder / "boards.txt", counting=True)
+    try:
+        yield boards
+    finally:
+        boards.close()
+
+
 def image_of(flow: str, target: str, folder: Path, **more) -> Image:
     spec, part = stage(flow)
     return build(spec, assigned(spec, part), TARGETS[target], folder, **more)
@@ -56,7 +68,7 @@ def test_a_board_does_what_the_library_does(
     hosted = HostedFirmware.build(image.firmware, compilers()[0], folder).device()
     wanted_core = core_of(image.firmware, hosted)
     wanted = play(wanted_core, frames, every_ns=every_ns)
-    with Boards(image) as boards:
+    with boards_of(image, folder) as boards:
         memory = boards.device()
         core = core_of(image.firmware, memory)
         got = play(core, frames, every_ns=every_ns)
@@ -109,14 +121,14 @@ def test_a_board_reaches_its_gateway_by_udp(folder: Path, tmp_path: Path) -> Non
 
     image = build(bays.SPEC, bays.assigned(bays.DECIDES), TARGETS["cortex-m4f"], folder)
     events = recording(tmp_path / "recording")
-    with Boards(image) as boards:
+    with boards_of(image, folder) as boards:
         run(story())
 
 
 def test_boards_of_one_process_do_not_share_memory(folder: Path, rng: np.random.Generator) -> None:
     image = image_of("plant", "cortex-m4f", folder)
     frames = FRAMES["plant"](rng, 60)
-    with Boards(image) as boards:
+    with boards_of(image, folder) as boards:
         one, other = (core_of(image.firmware, boards.device()) for _ in range(2))
         first = play(one, frames, every_ns=image.firmware.measured.every_ns)
         second = play(other, frames[:30], every_ns=image.firmware.measured.every_ns)

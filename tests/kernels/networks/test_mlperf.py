@@ -73,7 +73,9 @@ def test_compiled_keyword_spotting_gives_the_logits(keyword, directory):
 
 @needs_data
 @needs_emulator
-@pytest.mark.parametrize("target, n", [("cortex-m4f", 500 if WHOLE else 60), ("cortex-m3", 12), ("cortex-m0plus", 8)])
+@pytest.mark.parametrize(
+    "target, n", [("cortex-m4f", 500 if WHOLE else 60), ("cortex-m3", 12), ("cortex-m0plus", 8)]
+)
 def test_emulated_keyword_spotting_gives_the_logits(keyword, target, n, directory):
     _, network, frames, _, wanted = keyword
     [got] = Bundle([network], [frames[:n]]).emulated(target, ZIG[0], directory)

@@ -1,12 +1,14 @@
-"""Emulated Cortex-M boards with an image of ours: ``python emulated.py IMAGE TARGET BOX_INPUT_BYTES``, by pipes.
+"""Emulated Cortex-M boards with an image of ours, by pipes: ``python emulator.py IMAGE TARGET BOX_INPUT_BYTES MODE``.
 
 A program of its own, since the emulator's licence (GPLv2) does not go with ours in one process. A request: board
-(4 bytes), size (4), a box's head and content. An answer: size (4), instructions (8), the box's head, records.
+(4 bytes), size (4), a box's head and content. An answer: size (4), instructions (8), the box's head, records. MODE is
+``fast``, or ``count``, which counts instructions and takes many times as long.
 """
 
 import struct
 import sys
 from pathlib import Path
+from typing import Any
 
 from elftools.elf.elffile import ELFFile
 from unicorn import (  # type: ignore[attr-defined] # its stubs forget Uc
@@ -44,12 +46,13 @@ MODELS = {
 class Board:
     """One emulated board, from reset."""
 
-    def __init__(self, image, target, in_bytes):
-        self.machine = Uc(UC_ARCH_ARM, UC_MODE_THUMB | UC_MODE_MCLASS)
+    def __init__(self, image: str, target: str, in_bytes: int, *, counting: bool) -> None:
+        self.machine: Any = Uc(UC_ARCH_ARM, UC_MODE_THUMB | UC_MODE_MCLASS)
         self.machine.ctl_set_cpu_model(MODELS[target])
         self.machine.mem_map(SYSTEM, 0x1000)
         self.instructions = 0
-        self.lengths = {}
+        self.counting = counting
+        self.lengths: dict[tuple[int, int], int] = {}
         flash = 0
         with Path(image).open("rb") as file:
             elf = ELFFile(file)
@@ -70,10 +73,11 @@ class Board:
         self.machine.mem_write(self.stack[0], bytes([CANARY]) * self.stack[1])
         stack, reset = struct.unpack("<II", self.machine.mem_read(flash, 8))
         self.machine.reg_write(UC_ARM_REG_SP, stack)
-        self.machine.hook_add(UC_HOOK_BLOCK, self._block)
+        if counting:
+            self.machine.hook_add(UC_HOOK_BLOCK, self._block)
         self._go(reset)
 
-    def _block(self, machine, address, size, _data):
+    def _block(self, machine: Any, address: int, size: int, _data: object) -> None:
         count = self.lengths.get((address, size))
         if count is None:
             code = machine.mem_read(address, size)
@@ -84,11 +88,12 @@ class Board:
             self.lengths[address, size] = count
         self.instructions += count
 
-    def _go(self, at):
-        """Until it sleeps."""
-        self.machine.emu_start(at | 1, 0xFFFF_FFFE, count=INSTRUCTIONS_MAX)
+    def _go(self, at: int) -> None:
+        """Until it sleeps; one that runs away is stopped where instructions are counted, which takes time."""
+        self.machine.emu_start(at | 1, 0xFFFF_FFFE, count=INSTRUCTIONS_MAX if self.counting else 0)
 
-    def run(self, head, content):
+    def run(self, head: bytes, content: bytes) -> tuple[bytes, bytes, int]:
+        """Wakes the board with a box; the box after it, its records, and the instructions it took."""
         self.machine.mem_write(self.box, head + content)
         before = self.instructions
         self._go(self.machine.reg_read(UC_ARM_REG_PC))
@@ -96,20 +101,21 @@ class Board:
         out_bytes = int.from_bytes(head[-4:], "little")
         return head, bytes(self.machine.mem_read(self.out, out_bytes)), self.instructions - before
 
-    def stack_used(self):
+    def stack_used(self) -> int:
         """Bytes of the stack that were ever written."""
         content = bytes(self.machine.mem_read(*self.stack))
         return len(content.lstrip(bytes([CANARY])))
 
 
-def main(image, target, in_bytes):
-    boards = {}
+def main(image: str, target: str, in_bytes: str, counting: str) -> None:
+    """Answers until its input ends."""
+    boards: dict[int, Board] = {}
     pipe, answers = sys.stdin.buffer, sys.stdout.buffer
     while request := pipe.read(8):
         number, size = struct.unpack("<II", request)
         content = pipe.read(size)
         if number not in boards:
-            boards[number] = Board(image, target, int(in_bytes))
+            boards[number] = Board(image, target, int(in_bytes), counting=counting == "count")
         board = boards[number]
         if not content:
             answers.write(struct.pack("<IQ", 0, board.stack_used()))
