@@ -213,7 +213,7 @@ def main() -> None:
     RESULTS.parent.mkdir(exist_ok=True)
     lines = []
     print(
-        f"{'kernel':12}{'batch':>8}{'compiled':>22}{'numpy':>10}{'onnxruntime':>13}{'ORT/ours':>10}{'best/ours':>11}"
+        f"{'kernel':12}{'batch':>8}{'compiled':>26}{'numpy':>10}{'onnxruntime':>13}{'ORT/ours':>10}{'best/ours':>11}"
     )
     with tempfile.TemporaryDirectory() as scratch:
         cases = [(n, b, stateless(n, b, Path(scratch)), c) for n in NAMES for b, c in BATCHES.items()]
@@ -221,7 +221,7 @@ def main() -> None:
         for name, batch, runs, calls in cases:
             found = summary(measured(runs, calls, rounds))
             low, high = found["compiled_range"]
-            cells = f"{found['compiled']:.1f} ({low:.1f} .. {high:.1f})".rjust(22)
+            cells = f"{found['compiled']:.1f} ({low:.1f} .. {high:.1f})".rjust(26)
             cells += "".join(
                 f"{found[n]:.1f}".rjust(w) if n in found else "-".rjust(w)
                 for n, w in (("numpy", 10), ("onnxruntime", 13))

@@ -17,7 +17,7 @@ from ganglion.core.batch import BOOT_BITS, sequence
 from ganglion.core.errors import DataError, FlowError, GanglionError, HostError
 from ganglion.core.packing import pack
 from ganglion.device import devicehost
-from ganglion.device.devicehost import RunsAs
+from ganglion.device.firmware.choice import RunsAs
 from ganglion.kernels.c.toolchain import compilers
 from tests.device.gateways import until
 from tests.device.recordings import FRAMES, SAMPLES, player, recording

@@ -1,20 +1,16 @@
 """Kernels of many kinds: what a fleet computes on its sensors, and what is hard for compilers."""
 
 import functools
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import ganglion as gg
+from examples.feeder import detect
 from ganglion.core.schema import TensorType
 from ganglion.kernels.ir.interpret import interpret
 from ganglion.kernels.tracing.trace import trace
 from ganglion.kernels.vectors import inputs, states
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
-from examples.feeder import detect  # found by the line above, also when one test runs alone
 
 HANN256 = np.hanning(257)[:-1]
 HANN512 = np.hanning(513)[:-1]

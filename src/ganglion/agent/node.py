@@ -243,7 +243,7 @@ class Node:
             "server_pid": parts.server.pid,
             "server_restarts": parts.server.restarts,
             "runs": sorted(config.assignment.runs),
-            "kernels": self._spec.same_bits(config.assignment.runs, self._libraries),
+            "kernels": self._spec.ran_as(config.assignment.runs, self._libraries),
             "input_seq": progress.input_seq,
             "input_last": input_last,
             "checkpoint_seq": self._checkpoint_seq,

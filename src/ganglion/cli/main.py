@@ -18,7 +18,7 @@ from ganglion.cli.live import watching
 from ganglion.core.errors import GanglionError, RunError
 from ganglion.core.topology import Topology
 from ganglion.core.units import parse_duration_ns
-from ganglion.device.devicehost import RunsAs
+from ganglion.device.firmware.choice import RunsAs
 from ganglion.flow.load import load_flow
 from ganglion.flow.spec import FlowSpec
 from ganglion.host.system import system_host

@@ -7,17 +7,16 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 
 from ganglion.core.batch import Batch
-from ganglion.core.errors import DataError, FlowError, HostError, KernelError
+from ganglion.core.errors import DataError, HostError
 from ganglion.device.emulated import EmulatedDevice
-from ganglion.device.firmware.boards import BOARD, Boards
-from ganglion.device.firmware.build import build
+from ganglion.device.firmware.boards import Boards
+from ganglion.device.firmware.choice import Made, RunsAs, boards_for, firmware_for, limits_for
 from ganglion.device.firmware.device import FirmwareDevice
-from ganglion.device.firmware.generate import generate
 from ganglion.device.firmware.hosted import HostedFirmware
 from ganglion.device.player import Player
 from ganglion.device.recording import load_recording
@@ -26,12 +25,8 @@ from ganglion.flow.load import load_flow
 from ganglion.host.ports import Host
 from ganglion.host.threads import to_its_end
 from ganglion.kernels.c.library import Library
-from ganglion.kernels.c.targets import TARGETS
-from ganglion.kernels.c.toolchain import compilers
 from ganglion.kernels.loading import load
 
-RunsAs = Literal["board", "firmware", "python"]
-"""What the devices of a host run."""
 DEVICES_MAX = 1000
 LOG_EVERY_NS = 500_000_000
 BOOTS_MAX = 1 << 20
@@ -88,8 +83,8 @@ class DeviceHost:
         self._boot = self._next_boot()
         runs = frozenset(stage for d in config.devices for stage in d.assignment.runs)
         libraries = load(self._spec.kernels(runs), config.kernel_dir)
-        self._same_bits = self._spec.same_bits(runs, libraries)
-        self._made = self._firmware() if all(self._same_bits.values()) else {}
+        self._kernels = self._spec.ran_as(runs, libraries)
+        self._made = self._firmware()
         self.devices: list[EmulatedDevice | FirmwareDevice] = []
         for d in config.devices:
             player = Player(
@@ -104,32 +99,19 @@ class DeviceHost:
                 self._in_python(d, player, libraries) if made is None else self._in_c(d, player, made)
             )
 
-    def _firmware(self) -> dict[str, HostedFirmware | Boards]:
-        """The device part of the plan as C, by path; a path whose stages a device cannot run in C is missing."""
-        made: dict[str, HostedFirmware | Boards] = {}
-        for device in self._config.devices:
-            path = path_of(device.origin)
-            if path in made or self._config.runs_as == "python":
-                continue
-            with contextlib.suppress(
-                FlowError, KernelError
-            ):  # it runs in Python then, and the report says so
-                built = self._built(device.assignment, path)
-                if built is not None:
-                    made[path] = built
-        return made
+    def _firmware(self) -> dict[str, Made]:
+        """The device part of the plan as C, by path; empty for devices in Python."""
+        config = self._config
+        assignments = {path_of(d.origin): d.assignment for d in config.devices}
+        limits = limits_for([d.origin for d in config.devices])
+        if config.runs_as == "board":
+            log = self._host.disk.root / "boards.txt"
+            return boards_for(self._spec, assignments, limits, config.kernel_dir, self._host.processes, log)
+        if config.runs_as == "firmware":
+            return firmware_for(self._spec, assignments, limits, config.kernel_dir)
+        return {}
 
-    def _built(self, assignment: Assignment, path: str) -> HostedFirmware | Boards | None:
-        directory = self._config.kernel_dir
-        if self._config.runs_as == "board":
-            image = build(self._spec, assignment, TARGETS[BOARD], directory, path=path)
-            return Boards(image, self._host.processes, self._host.disk.root / f"{path}-boards.txt")
-        compiler = next(iter(compilers()), None)
-        if compiler is None:
-            return None
-        return HostedFirmware.build(generate(self._spec, assignment, path=path), compiler, directory)
-
-    def _in_c(self, emulation: Emulation, player: Player, made: HostedFirmware | Boards) -> FirmwareDevice:
+    def _in_c(self, emulation: Emulation, player: Player, made: Made) -> FirmwareDevice:
         return FirmwareDevice(
             emulation.origin,
             made.firmware,
@@ -269,10 +251,18 @@ class DeviceHost:
             "commands": self._commands,
             "streams": streams,
             "stages": stages,
-            "kernels": self._same_bits,
+            "kernels": self._ran_kernels(),
             "ran_as": self._ran_as(),
-            "instructions": sum(d.core.instructions for d in self.devices if isinstance(d, FirmwareDevice)),
         }
+
+    def _ran_kernels(self) -> dict[str, list[str]]:
+        """Per map stage: ``compiled`` (a build that was proven), ``board`` (an image that was not), ``numpy``."""
+        ran = {kind for kind, count in self._ran_as().items() if count}
+        ways = {s: {k if k == "board" else "compiled" for k in ran - {"python"}} for s in self._kernels}
+        if "python" in ran:
+            for stage, way in self._kernels.items():
+                ways[stage].add(way)
+        return {stage: sorted(found) for stage, found in ways.items()}
 
     def _ran_as(self) -> dict[str, int]:
         kinds = [self._made.get(path_of(d.origin)) for d in self.devices]

@@ -81,10 +81,10 @@ class FlowSpec:
         """The kernels of those of ``stages`` that are maps."""
         return tuple(s.kernel for s in self.stages if isinstance(s, MapStage) and s.id in stages)
 
-    def same_bits(self, stages: Container[str], compiled: Container[str]) -> dict[str, bool]:
-        """For each of ``stages`` that is a map, whether its kernel's digest is among those ``compiled``."""
+    def ran_as(self, stages: Container[str], compiled: Container[str]) -> dict[str, str]:
+        """For each of ``stages`` that is a map: compiled, if its kernel's digest is among those, or numpy."""
         maps = (s for s in self.stages if isinstance(s, MapStage) and s.id in stages)
-        return {s.id: s.kernel.digest in compiled for s in maps}
+        return {s.id: "compiled" if s.kernel.digest in compiled else "numpy" for s in maps}
 
     def to_json(self) -> dict[str, Any]:
         return {"format": FORMAT, "flow": self.name, "stages": [s.to_json() for s in self.stages]}

@@ -79,8 +79,8 @@ def node_config(
 
 
 def kernel_dir(settings: Settings) -> Path:
-    """Where compiled kernels and images are kept, beside the run: the next one finds them."""
-    return (settings.run_dir.parent / "kernels").resolve()
+    """Where a run keeps what it compiles; its processes find it there."""
+    return (settings.run_dir / "kernels").resolve()
 
 
 def period_frames(settings: Settings, spec: FlowSpec, events: Sequence[Event], devices: int) -> int:

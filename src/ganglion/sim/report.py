@@ -67,12 +67,11 @@ def build(
         "restarts": dict(restarts),
         "prediction": _prediction(plan, evidence, links, raw, played_s),
         "stages": _stages(evidence),
-        "same_bits": _same_bits(evidence),
+        "kernels_ran_as": _kernels(evidence),
         "devices_ran_as": {
             kind: sum(d["ran_as"][kind] for d in evidence.device_hosts)
             for kind in ("board", "firmware", "python")
         },
-        "instructions_per_frame": _instructions(evidence),
     }
 
 
@@ -207,20 +206,13 @@ def _prediction(
     return figures
 
 
-def _instructions(evidence: Evidence) -> float | None:
-    """Of boards, all their work over the frames; None where none was emulated."""
-    counted = [d for d in evidence.device_hosts if d["instructions"]]
-    frames = sum(d["frames"] for d in counted)
-    return round(sum(d["instructions"] for d in counted) / frames, 1) if frames else None
-
-
-def _same_bits(evidence: Evidence) -> dict[str, bool]:
-    """Per map stage: it ran compiled and proven wherever it ran."""
-    total: dict[str, bool] = {}
+def _kernels(evidence: Evidence) -> dict[str, list[str]]:
+    """Per map stage, the ways in which its kernel ran: compiled and proven, on a board, in NumPy."""
+    total: dict[str, set[str]] = {}
     for report in [*evidence.device_hosts, *evidence.nodes.values()]:
-        for stage, same in report["kernels"].items():
-            total[stage] = total.get(stage, True) and same
-    return total
+        for stage, ways in report["kernels"].items():
+            total.setdefault(stage, set()).update([ways] if isinstance(ways, str) else ways)
+    return {stage: sorted(ways) for stage, ways in total.items()}
 
 
 def _stages(evidence: Evidence) -> dict[str, dict[str, int]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from ganglion.core.errors import GanglionError, RunError
 from ganglion.core.topology import Topology
 from ganglion.core.units import parse_duration_ns
-from ganglion.device.devicehost import RunsAs
+from ganglion.device.firmware.choice import RunsAs
 
 RUN_NS_MAX = 24 * 3600 * 10**9
 CUTS_MAX = 100

@@ -32,7 +32,7 @@ def text(report: Mapping[str, Any]) -> str:
     )
     lines += ["", *_detection(report["detection"]), "", *_readings(report["readings"])]
     lines += ["", *_bytes(report["bytes"]), "", *_cuts(report), "", *_prediction(report)]
-    lines += ["", *_kernels(report["same_bits"])]
+    lines += ["", *_kernels(report["kernels_ran_as"])]
     lines += ["", "OK" if report["ok"] else "NOT OK: " + "; ".join(report["problems"])]
     return "\n".join(lines) + "\n"
 
@@ -90,13 +90,17 @@ def _prediction(report: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _kernels(same_bits: Mapping[str, bool]) -> list[str]:
-    kinds = (
-        (True, "compiled, the same bits as the reference on hostile frames"),
-        (False, "in NumPy, not bit-exact across machines: no compiler that keeps the bits was found"),
-    )
-    stages = {kind: [s for s, same in same_bits.items() if same is kind] for kind, _ in kinds}
-    return [f"kernels: {', '.join(stages[kind])} ran {how}" for kind, how in kinds if stages[kind]]
+def _kernels(ran_as: Mapping[str, list[str]]) -> list[str]:
+    ways = {
+        "compiled": "compiled, in builds that gave the reference's bytes on hostile frames",
+        "board": "in the image on emulated boards, which was not itself tried on hostile frames",
+        "numpy": "in NumPy, not bit-exact across machines: no compiler that keeps the bits was found",
+    }
+    lines = []
+    for way, how in ways.items():
+        if stages := [s for s, used in ran_as.items() if way in used]:
+            lines.append(f"kernels: {', '.join(stages)} ran {how}")
+    return lines
 
 
 def _headline(report: Mapping[str, Any]) -> str:

@@ -12,11 +12,17 @@ import pytest
 
 from ganglion.connectors.coap import Code, Endpoint
 from ganglion.core.batch import Batch
+from ganglion.core.errors import KernelError
 from ganglion.core.packing import pack
 from ganglion.device.emulated import EmulatedDevice
+from ganglion.device.firmware.choice import firmware_for
 from ganglion.device.firmware.device import FirmwareDevice
 from ganglion.device.firmware.generate import generate
 from ganglion.device.firmware.hosted import HostedFirmware
+from ganglion.device.firmware.layout import Limits
+from ganglion.flow.assignment import path_of
+from ganglion.kernels.c import toolchain
+from ganglion.kernels.c.emission import runtime_header
 from ganglion.kernels.c.toolchain import compilers
 from ganglion.kernels.loading import load
 from tests.device.bays import BOOT, DECIDES, ORIGIN, RAW, SPEC, SteadyClock, assigned
@@ -168,3 +174,15 @@ def test_two_devices_of_one_library_do_not_share_memory(tmp_path: Path) -> None:
     made = HostedFirmware.build(firmware, compilers()[0], tmp_path)
     one, other = made.device(), made.device()
     assert one is not other and not np.shares_memory(one._flow, other._flow)
+
+
+def test_firmware_whose_kernels_are_not_the_reference_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    header = runtime_header().replace("0x7fc00000u : u); }", "0x7fc00001u : u); }")
+    assert header != runtime_header()
+    monkeypatch.setattr(toolchain, "runtime_header", lambda: header)
+    with pytest.raises(KernelError) as caught:
+        HostedFirmware.build(generate(SPEC, assigned(DECIDES)), compilers()[0], tmp_path)
+    assert caught.value.code == "kernel.bits"
+    assert firmware_for(SPEC, {path_of(ORIGIN): assigned(DECIDES)}, Limits(), tmp_path) == {}

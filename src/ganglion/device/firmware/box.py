@@ -132,11 +132,6 @@ class Core:
         self._present = sum(1 << k for k, name in enumerate(firmware.actuators) if name in present)
         self._dtypes = [e.layout.dtype() for e in firmware.streams]
 
-    @property
-    def instructions(self) -> int:
-        """How many instructions it has run; 0 where nobody counts them."""
-        return self._memory.instructions
-
     def start(self, now_ns: int, gateway: Address, boot: int, chance: int) -> list[Record]:
         """Starts afresh; ``chance``: 32 random bits."""
         content = struct.pack("<QII", boot, self._present, chance or 1) + self.origin.encode()

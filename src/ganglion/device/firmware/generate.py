@@ -13,6 +13,7 @@ from ganglion.device.firmware.stages import StageWriter
 from ganglion.flow.assignment import Assignment
 from ganglion.flow.spec import FlowSpec
 from ganglion.flow.stages import ActStage, AroundStage, MapStage, SourceStage, Stage, WhereStage
+from ganglion.kernels.ir.program import Program
 
 ACTUATORS_MAX = 32
 STREAMS_MAX = 64
@@ -45,11 +46,13 @@ class Exported:
 class Firmware:
     """C of one device class, and what its host has to know to drive it.
 
+    ``kernels``: the programs it holds, by the prefix of their functions.
     ``stages``: the operators in the order of their counts; ``actuators``: the flow's, in the order of their bits.
     """
 
     source: str
     spec: FlowSpec
+    kernels: tuple[tuple[str, Program], ...]
     measured: SourceStage
     streams: tuple[Exported, ...]
     stages: tuple[str, ...]
@@ -185,7 +188,15 @@ class _Generator:
         )
         names = tuple(s.id for s in self._operators)
         return Firmware(
-            source, self._spec, self._source, self._streams, names, self._actuators, sizes, self._limits
+            source,
+            self._spec,
+            writer.programs,
+            self._source,
+            self._streams,
+            names,
+            self._actuators,
+            sizes,
+            self._limits,
         )
 
     def _walk(self, writer: StageWriter, start: str) -> list[str]:

@@ -9,9 +9,12 @@ from typing import Any
 import cffi
 import numpy as np
 
+from ganglion.core.errors import KernelError
 from ganglion.device.firmware.box import HEAD
 from ganglion.device.firmware.generate import Firmware
-from ganglion.kernels.c.toolchain import Compiler, build_library
+from ganglion.kernels.c.library import Library
+from ganglion.kernels.c.proof import shown
+from ganglion.kernels.c.toolchain import COMPILER_VARIABLE, Compiler, build_library
 
 _FFI = cffi.FFI()
 _FFI.cdef(
@@ -38,8 +41,19 @@ class HostedFirmware:
 
     @staticmethod
     def build(firmware: Firmware, compiler: Compiler, directory: Path) -> HostedFirmware:
-        """Compiles, or finds in ``directory`` what was compiled before. Raises `KernelError` ``kernel.compile``."""
-        return HostedFirmware(firmware, build_library(firmware.source, compiler, directory, ("-O2",)))
+        """Compiles, or finds in ``directory`` what was compiled before.
+
+        Raises `KernelError` ``kernel.compile``, and ``kernel.bits`` when a kernel in it differs from the reference.
+        """
+        path = build_library(firmware.source, compiler, directory, ("-O2",))
+        if not shown(path, [Library(program, path, symbol) for symbol, program in firmware.kernels]):
+            raise KernelError(
+                "kernel.bits",
+                f"the firmware of {firmware.spec.name} does not give the reference's bytes",
+                why=f"{compiler.version} computes hostile frames differently",
+                next_step=f"name another C compiler with {COMPILER_VARIABLE}=/path/to/cc",
+            )
+        return HostedFirmware(firmware, path)
 
     @property
     def device_bytes(self) -> int:

@@ -15,6 +15,7 @@ from ganglion.flow.spec import FlowSpec
 from ganglion.flow.stages import ActStage, AroundStage, MapStage, SourceStage, Stage, WhereStage
 from ganglion.kernels.c.emission import Emitted, emit
 from ganglion.kernels.c.reading import literal
+from ganglion.kernels.ir.program import Program
 from ganglion.kernels.tracing.trace import WHOLE
 
 if TYPE_CHECKING:
@@ -52,6 +53,12 @@ class StageWriter:
                 written = emit(stage.kernel.program, f"gg_k{len(self._emitted)}")
                 self._emitted[stage.kernel.digest] = written
                 self.kernels.append(written.source)
+
+    @property
+    def programs(self) -> tuple[tuple[str, Program], ...]:
+        """The kernels' programs by the prefix of their functions."""
+        maps = {s.kernel.digest: s.kernel.program for s in self._operators if isinstance(s, MapStage)}
+        return tuple((written.symbol, maps[digest]) for digest, written in self._emitted.items())
 
     # --- statements ---
 

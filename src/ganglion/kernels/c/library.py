@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,21 @@ from ganglion.kernels.ops.op import Array
 
 SYMBOL = "gg_kernel"
 _FFI = cffi.FFI()
-_FFI.cdef(
-    f"""
-    void {SYMBOL}_rows(int32_t n, void **in, void *key, void *table, void **out, void *emit, void *work);
-    extern uint32_t {SYMBOL}_workspace_bytes;
-    extern uint32_t {SYMBOL}_state_bytes;
-    """
-)
+
+
+@cache
+def _interface(symbol: str) -> cffi.FFI:
+    ffi = cffi.FFI()
+    ffi.cdef(
+        f"""
+        void {symbol}_rows(int32_t n, void **in, void *key, void *table, void **out, void *emit, void *work);
+        extern uint32_t {symbol}_workspace_bytes;
+        extern uint32_t {symbol}_state_bytes;
+        """
+    )
+    return ffi
+
+
 _ALIGNMENT_BYTES = 64
 # Its stubs know `bytes` and `array`, but no NumPy arrays.
 _buffer: Callable[[Any], Any] = _FFI.from_buffer
@@ -59,17 +68,20 @@ class Bound:
 
 
 class Library:
-    """One program, compiled and loaded. Not for several threads at once: calls share working memory."""
+    """One program, compiled and loaded. Not for several threads at once: calls share working memory.
 
-    def __init__(self, program: Program, path: Path) -> None:
+    ``symbol``: the prefix of its functions' names in the file at ``path``.
+    """
+
+    def __init__(self, program: Program, path: Path, symbol: str = SYMBOL) -> None:
         self.program = program
         self.path = path
         self.state = state_dtype(program)
-        loaded = _FFI.dlopen(str(path))
+        loaded: Any = _interface(symbol).dlopen(str(path))
         self._loaded = loaded  # keeps it in memory
-        self._call = getattr(loaded, f"{SYMBOL}_rows")
-        assert getattr(loaded, f"{SYMBOL}_state_bytes") == self.state.itemsize, "built from another program"
-        room = int(getattr(loaded, f"{SYMBOL}_workspace_bytes")) + _ALIGNMENT_BYTES
+        self._call = getattr(loaded, f"{symbol}_rows")
+        assert getattr(loaded, f"{symbol}_state_bytes") == self.state.itemsize, "built from another program"
+        room = int(getattr(loaded, f"{symbol}_workspace_bytes")) + _ALIGNMENT_BYTES
         self._room = np.zeros(room, np.uint8)
         shift = -self._room.ctypes.data % _ALIGNMENT_BYTES
         self._work = _buffer(self._room[shift:])

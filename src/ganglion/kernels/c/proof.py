@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,10 +35,9 @@ def wrong_frames(library: Library, frames: int = FRAMES, seed: int = SEED) -> in
     return differences(interpret(program, given, held or None), library.compute(given, table))
 
 
-def proven(program: Program, compilers: Sequence[Compiler], directory: Path) -> Library | None:
-    """The library of the first compiler that gives the reference's bytes; None when none does, or there is none.
+def shown(path: Path, libraries: Sequence[Library]) -> bool:
+    """True when all the programs in the file at ``path`` give the reference's bytes; remembered beside it.
 
-    What was proven is remembered beside the library. A compiler that fails is passed over: the next may do.
     Raises `KernelError` ``kernel.subnormals`` when this process flushes subnormal numbers.
     """
     if not subnormals_kept():
@@ -48,17 +47,26 @@ def proven(program: Program, compilers: Sequence[Compiler], directory: Path) -> 
             why="a library that was loaded has set the processor so (often one built with -ffast-math)",
             next_step="find it by importing your modules one by one, and replace it by a build without fast-math",
         )
+    mark = path.with_suffix(".same-bits")
+    if mark.exists():
+        return True
+    if any(wrong_frames(library) for library in libraries):
+        return False
+    names = ", ".join(f"{one.program.name} {one.program.digest}" for one in libraries)
+    mark.write_text(f"{names}: {FRAMES} frames\n", "utf-8")
+    return True
+
+
+def proven(program: Program, compilers: Iterable[Compiler], directory: Path) -> Library | None:
+    """The library of the first compiler that gives the reference's bytes; None when none does, or there is none.
+
+    A compiler that fails is passed over: the next may do. Raises as `shown`.
+    """
     for compiler in compilers:
         try:
             library = Library.build(program, compiler, directory)
         except KernelError:
             continue
-        mark = library.path.with_suffix(".same-bits")
-        if not mark.exists():
-            if wrong_frames(library):
-                continue
-            mark.write_text(
-                f"{program.name} {program.digest}: {FRAMES} frames, {compiler.version}\n", "utf-8"
-            )
-        return library
+        if shown(library.path, [library]):
+            return library
     return None

@@ -166,13 +166,3 @@ def _failed(command: Sequence[str], why: str) -> KernelError:
         why=why,
         next_step=f"name another C compiler with {COMPILER_VARIABLE}=/path/to/cc",
     )
-
-
-def cpu_features() -> frozenset[str]:
-    """What the processor can do, as Linux names it; empty where that is not known."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return frozenset()
-    lines = [line for line in text.splitlines() if line.startswith(("flags", "Features"))]
-    return frozenset(lines[0].split(":", 1)[1].split()) if lines else frozenset()
