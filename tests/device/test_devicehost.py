@@ -7,6 +7,7 @@ import importlib.util
 import json
 import random
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ganglion.core.errors import DataError, FlowError, GanglionError, HostError
 from ganglion.core.packing import pack
 from ganglion.device import devicehost
 from ganglion.device.firmware.choice import RunsAs
+from ganglion.flow.assignment import origin_name
 from ganglion.kernels.c.toolchain import compilers
 from tests.device.gateways import until
 from tests.device.recordings import FRAMES, SAMPLES, player, recording
@@ -341,3 +343,23 @@ def test_what_it_cannot_load_is_said_before_it_starts(
         assert yard.disk.read("boot") is None
 
     scenario(Yard(tmp_path), story)
+
+
+@pytest.mark.skipif(not compilers(), reason="there is no C compiler")
+def test_firmware_has_room_for_the_longest_name_a_topology_can_give(tmp_path: Path) -> None:
+    """Ids of 21 characters for site and group; firmware's room for names is less where nobody needs it."""
+    long_path = f"{'g' * 21}-{'r' * 21}"
+
+    async def story(yard: Yard) -> None:
+        here = yard.config().devices[0]
+        stages = dict.fromkeys(here.assignment.runs, frozenset({long_path}))
+        exports = dict.fromkeys(here.assignment.exports, frozenset({long_path}))
+        device = replace(
+            here,
+            origin=origin_name(long_path, 999),
+            assignment=replace(here.assignment, runs=stages, exports=exports),
+        )
+        yard.host = yard.make(devices=(device,))
+        assert yard.host.report()["ran_as"] == {"board": 0, "firmware": 1, "python": 0}
+
+    scenario(Yard(tmp_path, runs_as="firmware"), story)

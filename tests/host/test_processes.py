@@ -257,3 +257,35 @@ def test_what_cannot_be_started_is_said(tmp_path: Path, what: str) -> None:
     assert caught.value.code == "host.process"
     assert caught.value.why
     assert caught.value.next_step
+
+
+# --- conversations ---
+
+ECHO = "import sys\nwhile c := sys.stdin.buffer.read(3): sys.stdout.buffer.write(c[::-1]); sys.stdout.buffer.flush()"
+
+
+def test_a_conversation_gives_what_the_child_answers_and_ends_it(tmp_path: Path) -> None:
+    talk = SystemProcesses().converse(python(ECHO), log=tmp_path / "deep" / "log.txt")
+    talk.write(b"abcdef")
+    assert (talk.read(2), talk.read(4)) == (b"cb", b"afed")
+    talk.close()
+    with pytest.raises(HostError) as caught:
+        talk.write(b"abc")
+    assert caught.value.code == "host.process"
+
+
+def test_a_child_that_ends_in_the_middle_is_said_with_its_log_kept(tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    text = "import sys\nsys.stdout.buffer.write(b'ab')\nsys.stderr.write('gone')\nsys.exit(3)"
+    talk = SystemProcesses().converse(python(text), log=log)
+    with pytest.raises(HostError) as caught:
+        talk.read(3)
+    assert caught.value.code == "host.process"
+    talk.close()
+    assert log.read_text() == "gone"
+
+
+def test_a_conversation_with_a_missing_program_is_host_process(tmp_path: Path) -> None:
+    with pytest.raises(HostError) as caught:
+        SystemProcesses().converse(["/nowhere/program"], log=tmp_path / "log.txt")
+    assert caught.value.code == "host.process"

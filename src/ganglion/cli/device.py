@@ -14,7 +14,8 @@ from ganglion.core.errors import DataError
 from ganglion.core.topology import Topology
 from ganglion.core.units import format_bytes, parse_size_bytes
 from ganglion.device.firmware.build import Image, build
-from ganglion.flow.assignment import Assignment
+from ganglion.device.firmware.choice import limits_for
+from ganglion.flow.assignment import Assignment, origin_name
 from ganglion.flow.load import load_flow
 from ganglion.kernels.c.targets import TARGETS, Target
 from ganglion.placement import plan
@@ -63,6 +64,8 @@ def build_command(
             assignment,
             target,
             directory / "cache",
+            path=paths[0],
+            limits=limits_for([origin_name(p.id, p.count - 1) for p in topology.paths() if p.id in paths]),
             flash_bytes_max=flash_max,
             ram_bytes_max=ram_max,
         )

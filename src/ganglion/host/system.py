@@ -200,7 +200,7 @@ class SystemConversation:
         try:
             self._to.write(content)
             self._to.flush()
-        except OSError as error:
+        except (OSError, ValueError) as error:  # the latter after `close`
             raise self._ended() from error
 
     def read(self, size: int) -> bytes:
