@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ganglion.engine import windows
+from ganglion.kernels.c.toolchain import compilers
+from ganglion.kernels.loading import load
 from tests.engine.streams import DAY_MS, MS, ORIGINS, plain, rows_of, stored
 from tests.engine.window_cases import (
     AGGREGATES,
@@ -27,10 +30,25 @@ from tests.engine.window_cases import (
 )
 from tests.engine.window_reference import ReferenceWindows
 
+awkward = st.floats(-1000, 1000, width=32) | st.sampled_from([0.0, -0.0, np.inf, -np.inf, np.nan])
+
+
+@pytest.fixture(scope="module", params=["numpy", "compiled"])
+def libraries(request, tmp_path_factory):
+    """What windows are computed by: nothing compiled, or their folds."""
+    if request.param == "numpy":
+        return {}
+    if not compilers():
+        pytest.skip("there is no C compiler (gcc, clang or ziglang)")
+    folds = built("origin", 0, 0).folds({"tens", "scaled_tens"})
+    loaded = load([], tmp_path_factory.mktemp("folds"), folds)
+    assert len(loaded) == 1  # of one form
+    return loaded
+
 
 @given(histories, bys, lags_ms, keeps_ms)
-def test_every_step_gives_what_the_reference_gives(steps, by, lag_max_ms, keep_ms):
-    sender = Sender(operator(by, lag_max_ms, keep_ms))
+def test_every_step_gives_what_the_reference_gives(libraries, steps, by, lag_max_ms, keep_ms):
+    sender = Sender(operator(by, lag_max_ms, keep_ms, libraries=libraries))
     reference = ReferenceWindows(width=WIDTH_MS, by=by, lag_max=lag_max_ms, keep=keep_ms)
     for origin, rows in steps:
         given_rows = results(sender.step((origin, rows)))
@@ -92,6 +110,29 @@ def test_a_snapshot_is_not_altered_by_what_comes_after_it(steps, by, keep_ms):
         before = stored(snapshot)
         sender.step(step)
         assert stored(snapshot) == before
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), awkward), min_size=1, max_size=30), bys, st.data())
+def test_however_rows_come_in_batches_a_window_has_the_same_bits(libraries, rows, by, data):
+    """So a replay with other batches, or a stage that moved, gives the same rows."""
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(rows)), max_size=5)))
+    whole, cut = Sender(operator(by)), Sender(operator(by, libraries=libraries))
+    given_whole = [*whole.push(ORIGINS[0], *rows), *whole.end(ORIGINS[0])]
+    given_cut = []
+    for first, last in pairwise([0, *cuts, len(rows)]):
+        if first < last:
+            given_cut += cut.push(ORIGINS[0], *rows[first:last])
+    given_cut += cut.end(ORIGINS[0])
+    assert last_bits(given_cut) == last_bits(given_whole)
+
+
+def last_bits(batches):
+    """The bytes of the newest revision of each window."""
+    found = {}
+    for b in batches:
+        for i, start in enumerate(b.columns["start_ns"].tolist()):
+            found[start] = [b.columns[name][i].tobytes() for name in ("rows", *AGGREGATES)]
+    return found
 
 
 # --------------------------------------------------------------------------------- chosen histories

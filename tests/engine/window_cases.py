@@ -15,6 +15,7 @@ from ganglion.core.batch import Batch
 from ganglion.engine.windows import WindowOperator
 from ganglion.flow.spec import FlowSpec
 from ganglion.flow.stages import WindowStage
+from ganglion.kernels.running import Libraries, folder_of
 from tests.engine.streams import DAY_MS, HOUR_MS, MS, ORIGINS, rows_of
 from tests.engine.window_reference import aggregated
 
@@ -47,12 +48,17 @@ def built(by: str, lag_max_ms: int, keep_ms: int) -> FlowSpec:
 
 
 def operator(
-    by: str = "origin", lag_max_ms: int = 100, keep_ms: int = 30 * DAY_MS, stage_id: str = "tens"
+    by: str = "origin",
+    lag_max_ms: int = 100,
+    keep_ms: int = 30 * DAY_MS,
+    stage_id: str = "tens",
+    libraries: Libraries | None = None,
 ) -> WindowOperator:
     spec = built(by, lag_max_ms, keep_ms)
     stage = spec[stage_id]
     assert isinstance(stage, WindowStage)
-    return WindowOperator(stage, spec[stage.inputs[0]])
+    folder = None if stage.merges else folder_of(spec.fold(stage), libraries or {})
+    return WindowOperator(stage, spec[stage.inputs[0]], folder)
 
 
 class Sender:

@@ -22,8 +22,8 @@ from ganglion.engine.graph import Graph
 from ganglion.flow.load import load_flow
 from ganglion.flow.spec import FlowSpec
 from ganglion.host.ports import Host
-from ganglion.kernels.c.library import Library
 from ganglion.kernels.loading import load
+from ganglion.kernels.running import Libraries
 from ganglion.messaging import subjects
 from ganglion.messaging.janitor import Janitor
 from ganglion.messaging.nats import NatsBus, connect
@@ -57,7 +57,7 @@ class Node:
         self._stop = asyncio.Event()
         self._parts: Subsystems | None = None
         self._checkpoint_seq = 0
-        self._libraries: dict[str, Library] = {}
+        self._libraries: Libraries = {}
         self._spec = self._load()
 
     def _load(self) -> FlowSpec:
@@ -77,8 +77,9 @@ class Node:
 
     async def run(self) -> None:
         """Starts every subsystem, keeps them running, ends them in reverse order."""
-        kernels = self._spec.kernels(self.config.assignment.runs)
-        self._libraries = await asyncio.to_thread(load, kernels, self.config.kernel_dir)
+        runs = self.config.assignment.runs
+        kernels, folds = self._spec.kernels(runs), self._spec.folds(runs)
+        self._libraries = await asyncio.to_thread(load, kernels, self.config.kernel_dir, folds)
         server = self._server()
         await server.start()
         try:

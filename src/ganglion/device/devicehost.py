@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,8 @@ from ganglion.flow.assignment import Assignment, path_of
 from ganglion.flow.load import load_flow
 from ganglion.host.ports import Host
 from ganglion.host.threads import to_its_end
-from ganglion.kernels.c.library import Library
 from ganglion.kernels.loading import load
+from ganglion.kernels.running import Libraries
 
 DEVICES_MAX = 1000
 LOG_EVERY_NS = 500_000_000
@@ -82,7 +81,7 @@ class DeviceHost:
         events = load_recording(config.data_dir, self._spec.sources[0].schema.fields[0].type)
         self._boot = self._next_boot()
         runs = frozenset(stage for d in config.devices for stage in d.assignment.runs)
-        libraries = load(self._spec.kernels(runs), config.kernel_dir)
+        libraries = load(self._spec.kernels(runs), config.kernel_dir, self._spec.folds(runs))
         self._kernels = self._spec.ran_as(runs, libraries)
         self._made = self._firmware()
         self.devices: list[EmulatedDevice | FirmwareDevice] = []
@@ -123,9 +122,7 @@ class DeviceHost:
             on_acknowledged=self._acknowledged,
         )
 
-    def _in_python(
-        self, emulation: Emulation, player: Player, libraries: Mapping[str, Library]
-    ) -> EmulatedDevice:
+    def _in_python(self, emulation: Emulation, player: Player, libraries: Libraries) -> EmulatedDevice:
         return EmulatedDevice(
             emulation.origin,
             self._spec,

@@ -24,7 +24,7 @@ from ganglion.flow.assignment import Assignment
 from ganglion.flow.spec import FlowSpec
 from ganglion.flow.stages import SourceStage
 from ganglion.host.ports import Clock
-from ganglion.kernels.c.library import Library
+from ganglion.kernels.running import Libraries
 
 DATAGRAM_BYTES_MAX = 4096
 """Frames larger than one IPv6 packet may be sent; on a real radio link choose smaller frames."""
@@ -63,7 +63,7 @@ class EmulatedDevice:
         clock: Clock,
         actuators: frozenset[str],
         on_acknowledged: Callable[[Batch], None],
-        libraries: Mapping[str, Library] = MappingProxyType({}),
+        libraries: Libraries = MappingProxyType({}),
     ) -> None:
         self.origin = origin
         self.player = player

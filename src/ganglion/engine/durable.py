@@ -29,7 +29,7 @@ from ganglion.flow.spec import FlowSpec
 from ganglion.flow.stages import SinkStage
 from ganglion.host.ports import Clock, Disk
 from ganglion.host.threads import to_its_end
-from ganglion.kernels.c.library import Library
+from ganglion.kernels.running import Libraries
 
 CHECKPOINT = "checkpoint.cbor"
 CHECKPOINT_FORMAT = 3
@@ -102,7 +102,7 @@ class Durable:
         clock: Clock,
         gather: bool,
         on_checkpoint: Callable[[int], None] = lambda _seq: None,
-        libraries: Mapping[str, Library] = MappingProxyType({}),
+        libraries: Libraries = MappingProxyType({}),
     ) -> None:
         self.graph = Graph(spec, assignment, "durable", libraries)
         self.progress = Progress()

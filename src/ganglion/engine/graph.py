@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
@@ -15,8 +15,7 @@ from ganglion.engine.windows import WindowOperator
 from ganglion.flow.assignment import Assignment
 from ganglion.flow.spec import FlowSpec
 from ganglion.flow.stages import ActStage, AroundStage, MapStage, SinkStage, Stage, WhereStage, WindowStage
-from ganglion.kernels.c.library import Library
-from ganglion.kernels.running import runner_of
+from ganglion.kernels.running import Libraries, folder_of, runner_of
 
 Part = Literal["all", "reflex", "durable"]
 
@@ -37,8 +36,8 @@ class Graph:
     """The stages an assignment gives a node.
 
     ``part``: ``reflex`` runs only what leads to actuators and gives only commands; ``durable`` runs everything but
-    commands; ``all`` runs everything. ``libraries``: compiled kernels by digest; a kernel that is not among them runs
-    in NumPy. The same items in the same order give the same emissions.
+    commands; ``all`` runs everything. ``libraries``: what was compiled, by digest; a kernel or window that is not
+    among them runs in NumPy. The same items in the same order give the same emissions.
     """
 
     def __init__(
@@ -46,7 +45,7 @@ class Graph:
         spec: FlowSpec,
         assignment: Assignment,
         part: Part = "all",
-        libraries: Mapping[str, Library] = MappingProxyType({}),
+        libraries: Libraries = MappingProxyType({}),
     ) -> None:
         self._spec = spec
         self._assignment = assignment
@@ -125,7 +124,7 @@ class Graph:
         self.seen = {s: Counts(rows=n) for s, n in state["seen"].items()}
 
 
-def _operator(stage: Stage, spec: FlowSpec, libraries: Mapping[str, Library]) -> Operator | None:
+def _operator(stage: Stage, spec: FlowSpec, libraries: Libraries) -> Operator | None:
     match stage:
         case MapStage():
             return MapOperator(stage, spec[stage.inputs[0]], runner_of(stage.kernel, libraries))
@@ -134,6 +133,7 @@ def _operator(stage: Stage, spec: FlowSpec, libraries: Mapping[str, Library]) ->
         case AroundStage():
             return AroundOperator(stage)
         case WindowStage():
-            return WindowOperator(stage, spec[stage.inputs[0]])
+            folder = None if stage.merges else folder_of(spec.fold(stage), libraries)
+            return WindowOperator(stage, spec[stage.inputs[0]], folder)
         case _:
             return None

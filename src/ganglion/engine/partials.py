@@ -5,8 +5,9 @@ The parts of a window's aggregates stand one after the other in one flat list; t
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
-import numpy.typing as npt
 
 from ganglion.core.batch import Batch
 from ganglion.flow.stages import PARTIALS, Aggregate
@@ -21,31 +22,9 @@ def part_names(aggregate: Aggregate) -> tuple[str, ...]:
     return tuple(f"{aggregate.name}_{p}" for p in extra) if extra else (aggregate.name,)
 
 
-def parts_of(aggregates: tuple[Aggregate, ...], batch: Batch, rows: npt.NDArray[np.bool_]) -> Parts:
-    """The parts of the rows that the mask chooses (at least one)."""
-    with np.errstate(all="ignore"):  # sums of infinities and overflows are results, not mishaps
-        return [value for aggregate in aggregates for value in _of(aggregate, batch, rows)]
-
-
 def parts_in(aggregates: tuple[Aggregate, ...], batch: Batch, index: int) -> Parts:
     """The parts that one row of a window's results holds."""
     return [float(batch.columns[name][index]) for a in aggregates for name in part_names(a)]
-
-
-def _of(aggregate: Aggregate, batch: Batch, rows: npt.NDArray[np.bool_]) -> Parts:
-    if aggregate.function == "count":
-        return [float(rows.sum())]
-    values = batch.columns[aggregate.field][rows].astype(np.float64)
-    match aggregate.function:
-        case "sum" | "mean":
-            return [float(values.sum())]
-        case "min":
-            return [float(values.min())]
-        case "max":
-            return [float(values.max())]
-        case "std":
-            return [float(values.sum()), float((values * values).sum())]
-    raise AssertionError(aggregate.function)
 
 
 def merge(aggregates: tuple[Aggregate, ...], left: Parts, right: Parts) -> Parts:
@@ -55,9 +34,9 @@ def merge(aggregates: tuple[Aggregate, ...], left: Parts, right: Parts) -> Parts
         for _ in part_names(aggregate):
             a, b = left[len(merged)], right[len(merged)]
             if aggregate.function == "min":
-                merged.append(float(np.minimum(a, b)))
+                merged.append(b if b < a or math.isnan(b) else a)
             elif aggregate.function == "max":
-                merged.append(float(np.maximum(a, b)))
+                merged.append(b if b > a or math.isnan(b) else a)
             else:
                 merged.append(a + b)
     return merged

@@ -10,16 +10,18 @@ An origin that has ended has passed everything; when it comes back (after a rest
 from __future__ import annotations
 
 from bisect import insort
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ganglion.core.batch import Batch
-from ganglion.engine.operators import KEYS_MAX, Counts, physical
-from ganglion.engine.partials import Parts, finish, merge, parts_in, parts_of
+from ganglion.engine.operators import KEYS_MAX, Counts
+from ganglion.engine.partials import Parts, finish, merge, parts_in
+from ganglion.flow.folds import folded_fields
 from ganglion.flow.stages import Stage, WindowStage
+from ganglion.kernels.folds.fold import Folder
 
 WINDOWS_MAX = 20_000
 """Windows one stage keeps, per key, for revisions; beyond that the oldest closed one is forgotten."""
@@ -66,14 +68,16 @@ class _Key:
 
 
 class WindowOperator:
-    """One window or rollup stage."""
+    """One window stage (with its folder), or rollup (without)."""
 
-    def __init__(self, stage: WindowStage, upstream: Stage) -> None:
+    def __init__(self, stage: WindowStage, upstream: Stage, folder: Folder | None) -> None:
+        assert (folder is None) == stage.merges
         self.counts = Counts()
         self._stage = stage
-        aggregated = {a.field for a in stage.aggregates if a.function != "count"}
-        scaled = [f for f in upstream.schema.fields if f.name in aggregated and f.scale]
-        self._scaled = () if stage.merges else tuple(scaled)
+        self._folder = folder
+        self._fields = (
+            () if stage.merges else tuple(upstream.schema[f] for f in folded_fields(stage.aggregates))
+        )
         self._watermark_ns: dict[str, int] = {}
         self._ended: set[str] = set()
         self._keys: dict[str, _Key] = {}
@@ -81,32 +85,40 @@ class WindowOperator:
     def process(self, batch: Batch) -> list[Batch]:
         stage = self._stage
         self.counts.rows += len(batch)
-        if self._scaled:
-            batch = replace(batch, columns={**batch.columns, **physical(self._scaled, batch.columns)})
         if batch.origin not in self._watermark_ns and len(self._watermark_ns) >= KEYS_MAX:
             self.counts.bad += len(batch)
             return []
         name = batch.origin if stage.by == "origin" else "all"
-        starts = (
-            batch.columns["start_ns"] if stage.merges else batch.time_ns // stage.width_ns * stage.width_ns
-        )
-        latest = int(starts.max()) + stage.width_ns if stage.merges else int(batch.time_ns.max())
+        if stage.merges:
+            starts = batch.columns["start_ns"]
+            latest = int(starts.max()) + stage.width_ns
+        else:
+            starts = batch.time_ns // stage.width_ns * stage.width_ns
+            latest = int(batch.time_ns.max())
         self._watermark_ns[batch.origin] = max(latest, self._watermark_ns.get(batch.origin, latest))
         self._ended.discard(batch.origin)
         key = self._keys.setdefault(name, _Key())
         oldest_ns = self._lead_ns(name) - stage.keep_ns
-        for start in np.unique(starts).tolist():
-            rows = starts == start
+        found, inverse, counts = np.unique(starts, return_inverse=True, return_counts=True)
+        slots: list[_Slot | None] = []
+        for start, rows in zip(found.tolist(), counts.tolist(), strict=True):
             too_old = start + stage.width_ns < oldest_ns or start <= key.forgotten_ns
             if too_old and start not in key.slots:
-                self.counts.dropped += int(rows.sum())
+                self.counts.dropped += rows
+                slots.append(None)
                 continue
             slot = key.slot(start)
             if slot.given:
-                self.counts.late += int(rows.sum())
-            if self._take(slot, batch, rows):
-                slot.changed.add(batch.origin)
-                key.open.add(start)
+                self.counts.late += rows
+            slots.append(slot)
+        changed = (
+            self._replace(slots, batch, inverse) if stage.merges else self._add(slots, batch, inverse, counts)
+        )
+        for place in changed:
+            news = slots[place]
+            assert news is not None
+            news.changed.add(batch.origin)
+            key.open.add(int(found[place]))
         return self._give(name, key)
 
     def end(self, stream: str, origin: str) -> tuple[list[Batch], bool]:
@@ -116,24 +128,42 @@ class WindowOperator:
         key = self._keys.get(name)
         return self._give(name, key) if key else [], self._stage.by == "origin"
 
-    def _take(self, slot: _Slot, batch: Batch, rows: npt.NDArray[np.bool_]) -> bool:
-        """Adds rows to a window, or puts a partial result in place of its older revision; False: nothing new."""
+    def _add(
+        self, slots: list[_Slot | None], batch: Batch, inverse: npt.NDArray[Any], counts: npt.NDArray[Any]
+    ) -> list[int]:
+        """Folds rows into their windows, in order; returns the windows with news, by place in ``slots``."""
+        folder, origin = self._folder, batch.origin
+        assert folder is not None
+        table = folder.fold.fresh(len(slots))
+        for place, slot in enumerate(slots):
+            if slot is not None and (before := slot.parts.get(origin)) is not None:
+                table[place] = before
+        columns = [f.physical(batch.columns[f.name]) for f in self._fields]
+        folder.add(table, columns, len(batch), inverse if len(slots) > 1 else None)
+        changed = []
+        for place, (slot, rows) in enumerate(zip(slots, counts.tolist(), strict=True)):
+            if slot is not None:  # what was dropped was folded into a place that nobody reads
+                slot.parts[origin] = table[place].tolist()
+                slot.rows[origin] = slot.rows.get(origin, 0) + rows
+                changed.append(place)
+        return changed
+
+    def _replace(self, slots: list[_Slot | None], batch: Batch, inverse: npt.NDArray[Any]) -> list[int]:
+        """Puts partial results in place of their older revisions; returns the windows with news."""
         origin = batch.origin
-        aggregates = self._stage.aggregates
-        if not self._stage.merges:
-            before = slot.parts.get(origin)
-            values = parts_of(aggregates, batch, rows)
-            slot.parts[origin] = values if before is None else merge(aggregates, before, values)
-            slot.rows[origin] = slot.rows.get(origin, 0) + int(rows.sum())
-            return True
-        index = int(np.flatnonzero(rows)[-1])  # the last revision in the batch
-        revision = int(batch.columns["revision"][index])
-        if revision < slot.revision_in.get(origin, 0):
-            return False
-        slot.revision_in[origin] = revision
-        slot.rows[origin] = int(batch.columns["rows"][index])
-        slot.parts[origin] = parts_in(aggregates, batch, index)
-        return True
+        changed = []
+        for place, slot in enumerate(slots):
+            if slot is None:
+                continue
+            index = int(np.flatnonzero(inverse == place)[-1])  # the last revision in the batch
+            revision = int(batch.columns["revision"][index])
+            if revision < slot.revision_in.get(origin, 0):
+                continue
+            slot.revision_in[origin] = revision
+            slot.rows[origin] = int(batch.columns["rows"][index])
+            slot.parts[origin] = parts_in(self._stage.aggregates, batch, index)
+            changed.append(place)
+        return changed
 
     def _lead_ns(self, name: str) -> int:
         """The most advanced watermark that counts for a key: of those still running, if there are any."""
@@ -190,6 +220,9 @@ class WindowOperator:
         seq = key.next_seq + np.arange(len(starts), dtype=np.int64)
         key.next_seq += len(starts)
         typed = {f.name: np.array(columns[f.name], f.type.numpy) for f in stage.schema.fields}
+        for array in typed.values():
+            if array.dtype.kind == "f":
+                array[np.isnan(array)] = np.nan  # one NaN, whatever the processor makes of inf - inf
         return Batch(stage.id, name, seq, typed["start_ns"] + stage.width_ns - 1, typed)
 
     def _forget(self, key: _Key, oldest_ns: int) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ganglion.core.errors import FlowError
 from ganglion.core.units import format_duration
+from ganglion.flow.folds import window_fold
 from ganglion.flow.stages import (
     ActStage,
     AroundStage,
@@ -21,6 +22,7 @@ from ganglion.flow.stages import (
     WindowStage,
 )
 from ganglion.kernels import Kernel
+from ganglion.kernels.folds.fold import Fold
 
 FORMAT = 1
 STAGES_MAX = 1000
@@ -82,9 +84,22 @@ class FlowSpec:
         return tuple(s.kernel for s in self.stages if isinstance(s, MapStage) and s.id in stages)
 
     def ran_as(self, stages: Container[str], compiled: Container[str]) -> dict[str, str]:
-        """For each of ``stages`` that is a map: compiled, if its kernel's digest is among those, or numpy."""
-        maps = (s for s in self.stages if isinstance(s, MapStage) and s.id in stages)
-        return {s.id: "compiled" if s.kernel.digest in compiled else "numpy" for s in maps}
+        """For each of ``stages`` that is a map or a window: compiled, if its digest is among those, or numpy."""
+        digests = {s.id: s.kernel.digest for s in self.stages if isinstance(s, MapStage) and s.id in stages}
+        digests |= {s.id: self.fold(s).digest for s in self._windows(stages)}
+        return {stage: "compiled" if digest in compiled else "numpy" for stage, digest in digests.items()}
+
+    def fold(self, stage: WindowStage) -> Fold:
+        """What a window computes of its rows; not for a rollup."""
+        return window_fold(stage, self[stage.inputs[0]])
+
+    def folds(self, stages: Container[str]) -> tuple[Fold, ...]:
+        """The folds of those of ``stages`` that are windows of rows."""
+        return tuple(self.fold(s) for s in self._windows(stages))
+
+    def _windows(self, stages: Container[str]) -> list[WindowStage]:
+        windows = (s for s in self.stages if isinstance(s, WindowStage) and s.id in stages)
+        return [s for s in windows if not s.merges]
 
     def to_json(self) -> dict[str, Any]:
         return {"format": FORMAT, "flow": self.name, "stages": [s.to_json() for s in self.stages]}

@@ -10,9 +10,14 @@ import numpy as np
 
 from ganglion.core.schema import TensorType
 from ganglion.kernels.c.library import Library
+from ganglion.kernels.folds.compiled import CompiledFolder
+from ganglion.kernels.folds.fold import Fold, Folder, ReferenceFolder
 from ganglion.kernels.kernel import Kernel, Record
 from ganglion.kernels.ops.op import Array
 from ganglion.kernels.tracing.trace import WHOLE
+
+Libraries = Mapping[str, Library | CompiledFolder]
+"""What was compiled, by digest."""
 
 Saved = dict[str, Array]
 """One key's state as arrays by name: the same whichever way it was computed, so it can move between nodes."""
@@ -120,10 +125,22 @@ def _fixed(state: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _read_only(v) if isinstance(v, np.ndarray) else v for name, v in state.items()}
 
 
-def runner_of(kernel: Kernel, libraries: Mapping[str, Library]) -> Runner:
-    """Compiled when ``libraries`` (by the kernel's digest) has it."""
+def runner_of(kernel: Kernel, libraries: Libraries) -> Runner:
+    """Compiled when ``libraries`` has it."""
     library = libraries.get(kernel.digest)
-    return NumpyRunner(kernel) if library is None else CompiledRunner(library)
+    if library is None:
+        return NumpyRunner(kernel)
+    assert isinstance(library, Library)
+    return CompiledRunner(library)
+
+
+def folder_of(fold: Fold, libraries: Libraries) -> Folder:
+    """Compiled when ``libraries`` has it, else in NumPy; the same bits both ways."""
+    folder = libraries.get(fold.digest)
+    if folder is None:
+        return ReferenceFolder(fold)
+    assert isinstance(folder, CompiledFolder)
+    return folder
 
 
 def _read_only(array: Array) -> Array:

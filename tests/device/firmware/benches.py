@@ -20,9 +20,9 @@ from ganglion.engine.graph import Graph
 from ganglion.flow.assignment import Assignment
 from ganglion.flow.load import load_flow
 from ganglion.flow.spec import FlowSpec
-from ganglion.kernels.c.library import Library
 from ganglion.kernels.c.toolchain import compilers
 from ganglion.kernels.loading import load
+from ganglion.kernels.running import Libraries
 
 PATH, ORIGIN, BOOT = "gw1-relay", "gw1-relay-03", 6
 GATEWAY: Address = ("127.0.0.1", 5683)
@@ -105,9 +105,7 @@ FRAMES: Mapping[str, Callable[[np.random.Generator, int], np.ndarray]] = {
 class Reference:
     """The engine as the emulated device runs it: rows of each exported stream, and command ids in order."""
 
-    def __init__(
-        self, spec: FlowSpec, part: Mapping[str, Iterable[str]], libraries: Mapping[str, Library]
-    ) -> None:
+    def __init__(self, spec: FlowSpec, part: Mapping[str, Iterable[str]], libraries: Libraries) -> None:
         self.graph = Graph(spec, assigned(spec, part), libraries=libraries)
         self.spec = spec
         self.exported: dict[str, list[Batch]] = {s: [] for s in part["exports"]}
@@ -128,7 +126,7 @@ class Reference:
                 ]
 
 
-def proven(spec: FlowSpec, part: Mapping[str, Iterable[str]], folder: Path) -> dict[str, Library]:
+def proven(spec: FlowSpec, part: Mapping[str, Iterable[str]], folder: Path) -> Libraries:
     """Compiled kernels with the reference's bits: plain NumPy promises none."""
     kernels = spec.kernels(frozenset(part["runs"]))
     libraries = load(kernels, folder)
