@@ -124,6 +124,72 @@ static __attribute__((unused)) float gg_sqrt(float x) {
 }
 #endif
 
+/* Rows side by side: how many, and the loop over them, which compilers fill vectors with. */
+#ifndef GG_WIDE
+#define GG_WIDE 16
+#endif
+#define GG_LARGER(a, b) ((a) > (b) ? (a) : (b))
+#if defined(__clang__)
+#define GG_ROWS(q) _Pragma("clang loop unroll(disable) vectorize(enable) interleave(disable)") for (int q = 0; q < GG_WIDE; q++)
+#else
+#define GG_ROWS(q) _Pragma("GCC ivdep") for (int q = 0; q < GG_WIDE; q++)
+#endif
+/* From (row, element) to (element, row), and back. */
+typedef uint32_t gg_eight __attribute__((vector_size(32), aligned(4), may_alias));
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define GG_SHUFFLE 1
+#endif
+#endif
+#ifdef GG_SHUFFLE
+#define GG_PAIRS(a, b, low, high) \
+  low = __builtin_shufflevector(a, b, 0, 8, 1, 9, 4, 12, 5, 13); high = __builtin_shufflevector(a, b, 2, 10, 3, 11, 6, 14, 7, 15)
+#define GG_QUADS(a, b, low, high) \
+  low = __builtin_shufflevector(a, b, 0, 1, 8, 9, 4, 5, 12, 13); high = __builtin_shufflevector(a, b, 2, 3, 10, 11, 6, 7, 14, 15)
+#define GG_HALVES(a, b, low, high) \
+  low = __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11); high = __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15)
+GG_INLINE void gg_turn_eight(const uint32_t *from, size_t step, uint32_t *to, size_t to_step) {
+  gg_eight a[8], b[8];
+  for (int i = 0; i < 8; i++) a[i] = *(const gg_eight *)(from + (size_t)i * step);
+  GG_PAIRS(a[0], a[1], b[0], b[1]); GG_PAIRS(a[2], a[3], b[2], b[3]); GG_PAIRS(a[4], a[5], b[4], b[5]); GG_PAIRS(a[6], a[7], b[6], b[7]);
+  GG_QUADS(b[0], b[2], a[0], a[1]); GG_QUADS(b[1], b[3], a[2], a[3]); GG_QUADS(b[4], b[6], a[4], a[5]); GG_QUADS(b[5], b[7], a[6], a[7]);
+  GG_HALVES(a[0], a[4], b[0], b[4]); GG_HALVES(a[1], a[5], b[1], b[5]); GG_HALVES(a[2], a[6], b[2], b[6]); GG_HALVES(a[3], a[7], b[3], b[7]);
+  for (int i = 0; i < 8; i++) *(gg_eight *)(to + (size_t)i * to_step) = b[i];
+}
+#endif
+static __attribute__((unused)) void gg_words_together(const void *rows, void *together, int elements) {
+  const uint32_t *from = (const uint32_t *)rows;
+  uint32_t *to = (uint32_t *)together;
+  int k = 0;
+#ifdef GG_SHUFFLE
+  for (; k + 8 <= elements; k += 8)
+    for (int q = 0; q < GG_WIDE; q += 8)
+      gg_turn_eight(from + (size_t)q * (size_t)elements + k, (size_t)elements, to + (size_t)k * GG_WIDE + q, GG_WIDE);
+#endif
+  for (; k < elements; k++)
+    for (int q = 0; q < GG_WIDE; q++) to[k * GG_WIDE + q] = from[q * elements + k];
+}
+static __attribute__((unused)) void gg_words_apart(const void *together, void *rows, int elements) {
+  const uint32_t *from = (const uint32_t *)together;
+  uint32_t *to = (uint32_t *)rows;
+  int k = 0;
+#ifdef GG_SHUFFLE
+  for (; k + 8 <= elements; k += 8)
+    for (int q = 0; q < GG_WIDE; q += 8)
+      gg_turn_eight(from + (size_t)k * GG_WIDE + q, GG_WIDE, to + (size_t)q * (size_t)elements + k, (size_t)elements);
+#endif
+  for (; k < elements; k++)
+    for (int q = 0; q < GG_WIDE; q++) to[q * elements + k] = from[k * GG_WIDE + q];
+}
+static __attribute__((unused)) void gg_bytes_together(const void *rows, void *together, int elements) {
+  for (int k = 0; k < elements; k++)
+    for (int q = 0; q < GG_WIDE; q++) ((uint8_t *)together)[k * GG_WIDE + q] = ((const uint8_t *)rows)[q * elements + k];
+}
+static __attribute__((unused)) void gg_bytes_apart(const void *together, void *rows, int elements) {
+  for (int k = 0; k < elements; k++)
+    for (int q = 0; q < GG_WIDE; q++) ((uint8_t *)rows)[q * elements + k] = ((const uint8_t *)together)[k * GG_WIDE + q];
+}
+
 GG_INLINE float gg_exp(float x) {
   float c = x > 89.0f ? 89.0f : x, n, r, y;
   int32_t k, half;

@@ -11,6 +11,7 @@ import cffi
 import numpy as np
 
 from ganglion.kernels.c.emission import emit
+from ganglion.kernels.c.grouped import group_of
 from ganglion.kernels.c.layout import state_dtype
 from ganglion.kernels.c.toolchain import SPEED, Compiler, build_library
 from ganglion.kernels.ir.interpret import Computed
@@ -98,7 +99,7 @@ class Library:
     @staticmethod
     def build(program: Program, compiler: Compiler, directory: Path, flags: Sequence[str] = SPEED) -> Library:
         """Compiles, or finds in ``directory`` what was compiled before. Raises `KernelError` ``kernel.compile``."""
-        return Library(program, build_library(emit(program, SYMBOL).source, compiler, directory, flags))
+        return Library(program, build_library(emit(program, SYMBOL, group_of).source, compiler, directory, flags))
 
     def fresh(self, keys: int = 1) -> Array:
         """A table of first states."""

@@ -127,17 +127,25 @@ class Reader:
         if node.op == "const":
             return self._constant(node, index)
         if number in self._stored and not node.type.shape:
-            return f"{self._prefix}v{number}"
+            return self._scalar(number)
         flat = self.memory(number)
         if flat is not None:
             base, offset = flat
             place = flat_index(index, node.type.shape)
             if offset:
                 place = str(offset) if place == "0" else f"{place} + {offset}"
-            return f"{base}[{place}]"
+            return f"{base}[{self._place(number, place)}]"
         if node.op in VIEWS:
             return self.element(node.inputs[0], self._through(node, index))
         return self._computed(node, index)
+
+    def _scalar(self, number: int) -> str:
+        """The local variable of a stored value without axes."""
+        return f"{self._prefix}v{number}"
+
+    def _place(self, _number: int, place: str) -> str:
+        """Where the element at ``place`` of a value in memory lies."""
+        return place
 
     def _computed(self, node: Node, index: list[str]) -> str:
         types = [self._program.nodes[i].type for i in node.inputs]
