@@ -103,8 +103,8 @@ def stateless(name: str, batch: int, directory: Path) -> dict[str, Run]:
     library = Library.build(program, compilers()[0], directory)
     kind = program.nodes[program.inputs[0][1]].type
     x = np.random.default_rng(1).normal(0, 1, (batch, *kind.shape)).astype(F)
-    bound = library.bind(batch)
-    bound.inputs["frame"][:] = x
+    bound = library.bind(batch, np.arange(batch) if program.state else None)
+    bound.inputs[program.inputs[0][0]][:] = x
     runs: dict[str, Run] = {"compiled": bound.call}
     if name in IN_NUMPY:
         runs["numpy"] = lambda: IN_NUMPY[name](x)

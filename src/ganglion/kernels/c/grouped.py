@@ -15,15 +15,23 @@ from ganglion.kernels.ir.program import Node, Program, State
 from ganglion.kernels.ops import OPS
 from ganglion.kernels.ops.reduction import C_TYPES
 
-WORTH_ELEMENTS = 8
+WORTH_ELEMENTS = 4
 """Rows are grouped for an operation with an operand or a result of at least so many elements."""
 
 
-def apart_from_state(program: Program) -> frozenset[int]:
-    """The nodes that can be computed for several rows side by side; empty when it is not worth it."""
+ROWS, FEWER_ROWS = 16, 8
+"""Rows in a group: two vectors of AVX2 or one of AVX-512; fewer where their memory would leave the nearest cache."""
+NEAR_BYTES = 32_768
+
+
+def apart_from_state(program: Program, *, stateful: bool = False) -> frozenset[int]:
+    """The nodes that can be computed for several rows side by side; empty when it is not worth it.
+
+    ``stateful``: of rows that have each a state of its own, so that those that hang on state can be, too.
+    """
     found: set[int] = set()
     for number, node in enumerate(program.nodes):
-        able = node.op != "state" and (
+        able = (stateful or node.op != "state") and (
             node.op in GIVEN or node.op in VIEWS or OPS[node.op].write is None or OPS[node.op].grouped
         )
         if able and node.op != "pick" and all(i in found for i in node.inputs):
@@ -34,7 +42,7 @@ def apart_from_state(program: Program) -> frozenset[int]:
             whole = node.inputs if OPS[node.op].write is not None and not OPS[node.op].grouped else ()
             for source in (*(node.inputs[p] for p in lies_in_memory(program, node)), *whole):
                 _exclude(program, source, found)
-    worth = any(
+    worth = stateful or any(
         program.nodes[n].op not in (*GIVEN, *VIEWS)
         and max(program.nodes[i].type.elements for i in (n, *program.nodes[n].inputs)) >= WORTH_ELEMENTS
         for n in found
@@ -73,13 +81,38 @@ def sorted_apart(program: Program, apart: frozenset[int]) -> tuple[Program, froz
     return moved, frozenset(new[n] for n in apart)
 
 
+_FUNCTION = """\
+static void {name}(const void *const *restrict in, const int32_t *key, void *table,
+                   void *const *restrict out, uint8_t *restrict emit, uint8_t *restrict work) {{
+  (void)in; (void)key; (void)table; (void)work;
+{body}
+}}
+
+"""
+_ARGUMENTS = "(in_b, key ? key + b : key, table, out_b, emit + b, (uint8_t *)work);"
+
+
 def group_of(program: Program, symbol: str, text: Text) -> Group | None:
-    """The function for a group of rows; None when rows one after the other are as good."""
-    apart = apart_from_state(program)
-    if not apart:
+    """The functions for a group of rows; None when rows one after the other are as good."""
+    whole = frozenset(range(len(program.nodes)))
+    able = apart_from_state(program, stateful=True) == whole
+    apart = whole if able and not program.state else apart_from_state(program)
+    functions, row_bytes = "", 0
+    calls = {"distinct": "", "turn": f"{symbol}_turn(b, b + GG_WIDE, in, key, table, out, emit, work);"}
+    for case, chosen in (("turn", apart), ("distinct", whole if able and program.state else frozenset())):
+        if chosen:
+            emitter = GroupEmitter(*sorted_apart(program, chosen), symbol, text)
+            name = f"{symbol}_{case}_group"
+            functions += _FUNCTION.format(name=name, body="\n".join(emitter.group()))
+            calls[case] = name + _ARGUMENTS
+            row_bytes = max(row_bytes, emitter.workspace_bytes)
+            text = Text(tables=text.tables, table_names=text.table_names)
+    if not functions:
         return None
-    emitter = GroupEmitter(*sorted_apart(program, apart), symbol, text)
-    return Group("\n".join(emitter.group()), emitter.workspace_bytes)
+    call = calls["turn"]
+    if calls["distinct"]:
+        call = f"if (key && gg_distinct(key + b)) {calls['distinct']}\n    else {call}"
+    return Group(functions, call, row_bytes, ROWS if row_bytes * ROWS <= NEAR_BYTES else FEWER_ROWS)
 
 
 class GroupEmitter(Emitter):
@@ -92,13 +125,16 @@ class GroupEmitter(Emitter):
         self._side_by_side = True
         self._rest = [n for n in layout.stored if n not in apart]
         read = {i for n in apart for i in program.nodes[n].inputs} | {n for _, n in program.outputs if n in apart}
+        self._held = [s for s in program.state if s.node in apart]
         self._turned = [(k, n) for k, (_, n) in enumerate(program.inputs) if n in read]
         self._places: dict[int, int] = {}
         self.workspace_bytes = layout.workspace_bytes
         for k, number in self._turned:
             self._places[k] = self._more(size_bytes(program.nodes[number].type))
-        kinds = [program.nodes[n].type for _, n in program.outputs if n in apart]
-        self._draft = self._more(max((size_bytes(k) for k in kinds if k.elements > 1), default=0))
+        self._state_places = {s.name: self._more(size_bytes(program.nodes[s.node].type)) for s in self._held}
+        leaving = [n for _, n in program.outputs if n in apart] + [s.after for s in self._held]
+        kinds = [program.nodes[n].type for n in leaving]
+        self._draft = self._more(max((size_bytes(k) for k in kinds), default=0))
 
     def _more(self, size: int) -> int:
         at = self.workspace_bytes
@@ -135,7 +171,7 @@ class GroupEmitter(Emitter):
         while node.op in VIEWS and number not in self._stored:
             number = node.inputs[0]
             node = self._program.nodes[number]
-        given = node.op == "input" and self._side_by_side
+        given = node.op in ("input", "state") and self._side_by_side
         stored = number in self._apart and number in self._stored
         return f"({place}) * GG_WIDE + q" if given or stored else place
 
@@ -167,7 +203,9 @@ class GroupEmitter(Emitter):
             kind, size = nodes[number].type, "byte" if nodes[number].type.dtype == "bool" else "word"
             c_type = C_TYPES[kind.dtype]
             self.line(f"{c_type} *restrict const w{k} = ({c_type} *)(work + {self._places[k]} * GG_WIDE);")
-            self.line(f"gg_{size}s_together(in[{k}], w{k}, {kind.elements});")
+            self.line(f"gg_{size}s_together(in[{k}], {kind.size_bytes}, NULL, w{k}, {kind.elements});")
+        for entry in self._held:
+            self._take_in(entry)
         for number, offset in self._layout.offsets.items():
             kind_c = C_TYPES[nodes[number].type.dtype]
             self.line(
@@ -178,20 +216,40 @@ class GroupEmitter(Emitter):
                 self._store(number)
         for k, (_, number) in enumerate(self._program.outputs):
             if number in self._apart:
-                self._give(k, number)
+                self._give(number, f"out[{k}]", nodes[number].type.size_bytes, "NULL")
+        if self._held or not (self._rest or self._program.state):
+            emit = self._program.emit
+            self.line(f"{self.rows}emit[q] = {'1' if emit is None else self.element(emit, [])};")
+            for entry in self._held:
+                if entry.after != entry.node:
+                    self._give(entry.after, self._field(entry), self._state_dtype.itemsize, "key")
+            return self._text.lines
         self._side_by_side = False
         self._in_turn()
         return self._text.lines
 
-    def _give(self, k: int, number: int) -> None:
-        """An output of all rows, from (element, row) to (row, element)."""
+    def _field(self, entry: State) -> str:
+        return f"((uint8_t *)table + {self._offset(entry.name)})"
+
+    def _take_in(self, entry: State) -> None:
+        kind = self._program.nodes[entry.node].type
+        c_type, size = C_TYPES[kind.dtype], "byte" if kind.dtype == "bool" else "word"
+        place = self._state_places[entry.name]
+        self.line(f"{c_type} *restrict const s_{entry.name} = ({c_type} *)(work + {place} * GG_WIDE);")
+        arguments = (
+            f"{self._field(entry)}, {self._state_dtype.itemsize}, key, s_{entry.name}, {kind.elements}"
+        )
+        self.line(f"gg_{size}s_together({arguments});")
+
+    def _give(self, number: int, target: str, step_bytes: int, key: str) -> None:
+        """An output or state of all rows, from (element, row) to (row, element)."""
         kind = self._program.nodes[number].type
         c_type = C_TYPES[kind.dtype]
-        whole = kind.elements == 1
+        whole = kind.elements == 1 and key == "NULL"
         self.line("{")
         self._text.depth += 1
-        target = f"out[{k}]" if whole else f"(work + {self._draft} * GG_WIDE)"
-        self.line(f"{c_type} *restrict const r = ({c_type} *){target};")
+        place = target if whole else f"(work + {self._draft} * GG_WIDE)"
+        self.line(f"{c_type} *restrict const r = ({c_type} *){place};")
         index = self.loop(kind.shape)
         value = self.element(number, index)
         stored = f"gg_canonical({value})" if kind.dtype == "f32" else value
@@ -199,15 +257,12 @@ class GroupEmitter(Emitter):
         self.end(len(kind.shape) or 1)
         if not whole:
             size = "byte" if kind.dtype == "bool" else "word"
-            self.line(f"gg_{size}s_apart(r, out[{k}], {kind.elements});")
+            self.line(f"gg_{size}s_apart(r, {target}, {step_bytes}, {key}, {kind.elements});")
         self.end()
 
     def _in_turn(self) -> None:
         program = self._program
         left = [(k, n) for k, (_, n) in enumerate(program.outputs) if n not in self._apart]
-        if not self._rest and not left and not program.state and program.emit is None:
-            self.line("GG_ROWS(q) emit[q] = 1;")
-            return
         self.line("for (int q = 0; q < GG_WIDE; q++) {")
         self._text.depth += 1
         for k, (_, number) in enumerate(program.inputs):

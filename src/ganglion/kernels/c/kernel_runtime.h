@@ -124,17 +124,15 @@ static __attribute__((unused)) float gg_sqrt(float x) {
 }
 #endif
 
-/* Rows side by side: how many, and the loop over them, which compilers fill vectors with. */
-#ifndef GG_WIDE
-#define GG_WIDE 16
-#endif
+/* Rows side by side: the loop over them, which compilers fill vectors with. GG_WIDE is a multiple of 8. */
+#ifdef GG_WIDE
 #define GG_LARGER(a, b) ((a) > (b) ? (a) : (b))
 #if defined(__clang__)
 #define GG_ROWS(q) _Pragma("clang loop unroll(disable) vectorize(enable) interleave(disable)") for (int q = 0; q < GG_WIDE; q++)
 #else
 #define GG_ROWS(q) _Pragma("GCC ivdep") for (int q = 0; q < GG_WIDE; q++)
 #endif
-/* From (row, element) to (element, row), and back. */
+/* From (row, element) to (element, row), and back. Rows lie `step` bytes apart, that of a key at its place. */
 typedef uint32_t gg_eight __attribute__((vector_size(32), aligned(4), may_alias));
 #if defined(__has_builtin)
 #if __has_builtin(__builtin_shufflevector)
@@ -148,47 +146,72 @@ typedef uint32_t gg_eight __attribute__((vector_size(32), aligned(4), may_alias)
   low = __builtin_shufflevector(a, b, 0, 1, 8, 9, 4, 5, 12, 13); high = __builtin_shufflevector(a, b, 2, 3, 10, 11, 6, 7, 14, 15)
 #define GG_HALVES(a, b, low, high) \
   low = __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11); high = __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15)
-GG_INLINE void gg_turn_eight(const uint32_t *from, size_t step, uint32_t *to, size_t to_step) {
+GG_INLINE void gg_turn_eight(const uint32_t *const *from, uint32_t *const *to) {
   gg_eight a[8], b[8];
-  for (int i = 0; i < 8; i++) a[i] = *(const gg_eight *)(from + (size_t)i * step);
+  for (int i = 0; i < 8; i++) a[i] = *(const gg_eight *)from[i];
   GG_PAIRS(a[0], a[1], b[0], b[1]); GG_PAIRS(a[2], a[3], b[2], b[3]); GG_PAIRS(a[4], a[5], b[4], b[5]); GG_PAIRS(a[6], a[7], b[6], b[7]);
   GG_QUADS(b[0], b[2], a[0], a[1]); GG_QUADS(b[1], b[3], a[2], a[3]); GG_QUADS(b[4], b[6], a[4], a[5]); GG_QUADS(b[5], b[7], a[6], a[7]);
   GG_HALVES(a[0], a[4], b[0], b[4]); GG_HALVES(a[1], a[5], b[1], b[5]); GG_HALVES(a[2], a[6], b[2], b[6]); GG_HALVES(a[3], a[7], b[3], b[7]);
-  for (int i = 0; i < 8; i++) *(gg_eight *)(to + (size_t)i * to_step) = b[i];
+  for (int i = 0; i < 8; i++) *(gg_eight *)to[i] = b[i];
 }
 #endif
-static __attribute__((unused)) void gg_words_together(const void *rows, void *together, int elements) {
-  const uint32_t *from = (const uint32_t *)rows;
+#define GG_ROW(rows, step, key, q) ((rows) + (step) * (size_t)((key) ? (key)[q] : (q)))
+GG_INLINE void gg_words_together(const void *rows, size_t step, const int32_t *key, void *together, int elements) {
+  const uint8_t *bytes = (const uint8_t *)rows;
   uint32_t *to = (uint32_t *)together;
   int k = 0;
 #ifdef GG_SHUFFLE
   for (; k + 8 <= elements; k += 8)
-    for (int q = 0; q < GG_WIDE; q += 8)
-      gg_turn_eight(from + (size_t)q * (size_t)elements + k, (size_t)elements, to + (size_t)k * GG_WIDE + q, GG_WIDE);
+    for (int q = 0; q < GG_WIDE; q += 8) {
+      const uint32_t *from[8];
+      uint32_t *target[8];
+      for (int i = 0; i < 8; i++) from[i] = (const uint32_t *)GG_ROW(bytes, step, key, q + i) + k;
+      for (int i = 0; i < 8; i++) target[i] = to + (k + i) * GG_WIDE + q;
+      gg_turn_eight(from, target);
+    }
 #endif
-  for (; k < elements; k++)
-    for (int q = 0; q < GG_WIDE; q++) to[k * GG_WIDE + q] = from[q * elements + k];
+  for (int q = 0; q < GG_WIDE; q++) {
+    const uint32_t *from = (const uint32_t *)GG_ROW(bytes, step, key, q);
+    for (int j = k; j < elements; j++) to[j * GG_WIDE + q] = from[j];
+  }
 }
-static __attribute__((unused)) void gg_words_apart(const void *together, void *rows, int elements) {
+GG_INLINE void gg_words_apart(const void *together, void *rows, size_t step, const int32_t *key, int elements) {
   const uint32_t *from = (const uint32_t *)together;
-  uint32_t *to = (uint32_t *)rows;
+  uint8_t *bytes = (uint8_t *)rows;
   int k = 0;
 #ifdef GG_SHUFFLE
   for (; k + 8 <= elements; k += 8)
-    for (int q = 0; q < GG_WIDE; q += 8)
-      gg_turn_eight(from + (size_t)k * GG_WIDE + q, GG_WIDE, to + (size_t)q * (size_t)elements + k, (size_t)elements);
+    for (int q = 0; q < GG_WIDE; q += 8) {
+      const uint32_t *source[8];
+      uint32_t *to[8];
+      for (int i = 0; i < 8; i++) source[i] = from + (k + i) * GG_WIDE + q;
+      for (int i = 0; i < 8; i++) to[i] = (uint32_t *)GG_ROW(bytes, step, key, q + i) + k;
+      gg_turn_eight(source, to);
+    }
 #endif
-  for (; k < elements; k++)
-    for (int q = 0; q < GG_WIDE; q++) to[q * elements + k] = from[k * GG_WIDE + q];
+  for (int q = 0; q < GG_WIDE; q++) {
+    uint32_t *to = (uint32_t *)GG_ROW(bytes, step, key, q);
+    for (int j = k; j < elements; j++) to[j] = from[j * GG_WIDE + q];
+  }
 }
-static __attribute__((unused)) void gg_bytes_together(const void *rows, void *together, int elements) {
-  for (int k = 0; k < elements; k++)
-    for (int q = 0; q < GG_WIDE; q++) ((uint8_t *)together)[k * GG_WIDE + q] = ((const uint8_t *)rows)[q * elements + k];
+GG_INLINE void gg_bytes_together(const void *rows, size_t step, const int32_t *key, void *together, int elements) {
+  for (int q = 0; q < GG_WIDE; q++)
+    for (int j = 0; j < elements; j++) ((uint8_t *)together)[j * GG_WIDE + q] = GG_ROW((const uint8_t *)rows, step, key, q)[j];
 }
-static __attribute__((unused)) void gg_bytes_apart(const void *together, void *rows, int elements) {
-  for (int k = 0; k < elements; k++)
-    for (int q = 0; q < GG_WIDE; q++) ((uint8_t *)rows)[q * elements + k] = ((const uint8_t *)together)[k * GG_WIDE + q];
+GG_INLINE void gg_bytes_apart(const void *together, void *rows, size_t step, const int32_t *key, int elements) {
+  for (int q = 0; q < GG_WIDE; q++)
+    for (int j = 0; j < elements; j++) GG_ROW((uint8_t *)rows, step, key, q)[j] = ((const uint8_t *)together)[j * GG_WIDE + q];
 }
+/* True when the keys of a group are all different, so that none of its rows continues another. */
+GG_INLINE int gg_distinct(const int32_t *key) {
+  int32_t twice[2 * GG_WIDE];
+  uint32_t same = 0;
+  for (int q = 0; q < GG_WIDE; q++) twice[q] = twice[q + GG_WIDE] = key[q];
+  for (int d = 1; d <= GG_WIDE / 2; d++)
+    for (int q = 0; q < GG_WIDE; q++) same |= twice[q] == twice[q + d];
+  return !same;
+}
+#endif
 
 GG_INLINE float gg_exp(float x) {
   float c = x > 89.0f ? 89.0f : x, n, r, y;

@@ -39,14 +39,17 @@ class Compiler:
 
 
 def compilers() -> list[Compiler]:
-    """The compilers for this machine, the preferred one first; empty when there is none."""
+    """The compilers for this machine, the preferred one first; empty when there is none.
+
+    That named by GANGLION_CC alone, else zig, the same on every machine, then the system's.
+    """
     named = os.environ.get(COMPILER_VARIABLE)
     if named:
         return [_compiler((named,))]
-    found = [_compiler((path,)) for name in ("gcc", "clang") if (path := shutil.which(name))]
+    found = []
     if find_spec("ziglang") is not None:
         found.append(_compiler((sys.executable, "-m", "ziglang", "cc")))
-    return found
+    return found + [_compiler((path,)) for name in ("gcc", "clang") if (path := shutil.which(name))]
 
 
 @cache
