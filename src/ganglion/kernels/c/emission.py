@@ -96,13 +96,30 @@ class Emitter(Reader):
         assert flat is not None
         return f"({flat[0]} + {flat[1]})"
 
-    def program(self, body: Program, inputs: Sequence[str]) -> Callable[[int, Sequence[str]], str]:
+    def shared(self, operand: int) -> bool:
+        number = self._program.nodes[self._current].inputs[operand]
+        return self._program.nodes[number].op == "const"
+
+    def place(self, index: str) -> str:
+        return index
+
+    def span(self, elements: str) -> str:
+        return elements
+
+    def program(
+        self, body: Program, inputs: Sequence[str], shared: Sequence[bool]
+    ) -> Callable[[int, Sequence[str]], str]:
         whole = copy_scattered(body)
         layout = plan_of(whole)
         base = self._take(layout.workspace_bytes)
-        inner = Emitter(whole, self._symbol, layout, inputs, self._text, base)
+        inner = self._inner(whole, layout, inputs, shared, base)
         inner.statements()
         return lambda number, index: inner.element(whole.outputs[number][1], list(index))
+
+    def _inner(
+        self, whole: Program, layout: Layout, inputs: Sequence[str], _shared: Sequence[bool], base: int
+    ) -> Emitter:
+        return Emitter(whole, self._symbol, layout, inputs, self._text, base)
 
     def read(self, operand: int, index: Sequence[str]) -> str:
         return self.element(self._program.nodes[self._current].inputs[operand], list(index))

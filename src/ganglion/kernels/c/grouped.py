@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ganglion.kernels.c.emission import Emitter, Group, plan_of
-from ganglion.kernels.c.layout import GIVEN, VIEWS, aligned, lies_in_memory, size_bytes
+from ganglion.kernels.c.layout import GIVEN, VIEWS, Layout, aligned, lies_in_memory, size_bytes
 from ganglion.kernels.c.reading import Text, flat_index
+from ganglion.kernels.cost import operations
 from ganglion.kernels.ir.program import Node, Program, State
 from ganglion.kernels.ops import OPS
 from ganglion.kernels.ops.reduction import C_TYPES
@@ -21,7 +22,16 @@ WORTH_ELEMENTS = 4
 
 ROWS, FEWER_ROWS = 16, 8
 """Rows in a group: two vectors of AVX2 or one of AVX-512; fewer where their memory would leave the nearest cache."""
+OPERATIONS_FOR_EACH_MOVED = 2
+"""Rows with state are grouped when they do so many operations for each element that is moved."""
 NEAR_BYTES = 32_768
+
+
+def moved(program: Program) -> int:
+    """Elements of inputs, outputs and, both ways, of state: what is brought together and taken apart for a group."""
+    leaving = [*program.inputs, *program.outputs, *((s.name, s.node) for s in program.state)]
+    leaving += [(s.name, s.after) for s in program.state]
+    return sum(program.nodes[number].type.elements for _, number in leaving)
 
 
 def apart_from_state(program: Program, *, stateful: bool = False) -> frozenset[int]:
@@ -31,15 +41,13 @@ def apart_from_state(program: Program, *, stateful: bool = False) -> frozenset[i
     """
     found: set[int] = set()
     for number, node in enumerate(program.nodes):
-        able = (stateful or node.op != "state") and (
-            node.op in GIVEN or node.op in VIEWS or OPS[node.op].write is None or OPS[node.op].grouped
-        )
-        if able and node.op != "pick" and all(i in found for i in node.inputs):
+        able = (stateful or node.op != "state") and _able(node)
+        if able and all(i in found for i in node.inputs):
             found.add(number)
     # An operation on one row reads some of its operands as contiguous memory, through views too.
     for number, node in reversed(list(enumerate(program.nodes))):
         if number not in found and node.op not in GIVEN:
-            whole = node.inputs if OPS[node.op].write is not None and not OPS[node.op].grouped else ()
+            whole = () if _able(node) else node.inputs
             for source in (*(node.inputs[p] for p in lies_in_memory(program, node)), *whole):
                 _exclude(program, source, found)
     worth = stateful or any(
@@ -48,6 +56,14 @@ def apart_from_state(program: Program, *, stateful: bool = False) -> frozenset[i
         for n in found
     )
     return frozenset(found) if worth else frozenset()
+
+
+def _able(node: Node) -> bool:
+    """True when the operation can be written for rows side by side."""
+    if node.op == "scan":
+        return all(map(_able, node.attributes["body"].nodes))
+    op = OPS[node.op]
+    return node.op in GIVEN or node.op in VIEWS or op.write is None or op.grouped
 
 
 def _exclude(program: Program, number: int, found: set[int]) -> None:
@@ -96,10 +112,11 @@ def group_of(program: Program, symbol: str, text: Text) -> Group | None:
     """The functions for a group of rows; None when rows one after the other are as good."""
     whole = frozenset(range(len(program.nodes)))
     able = apart_from_state(program, stateful=True) == whole
+    worth = operations(program) >= OPERATIONS_FOR_EACH_MOVED * moved(program)
     apart = whole if able and not program.state else apart_from_state(program)
     functions, row_bytes = "", 0
     calls = {"distinct": "", "turn": f"{symbol}_turn(b, b + GG_WIDE, in, key, table, out, emit, work);"}
-    for case, chosen in (("turn", apart), ("distinct", whole if able and program.state else frozenset())):
+    for case, chosen in (("turn", apart), ("distinct", whole if able and program.state and worth else frozenset())):
         if chosen:
             emitter = GroupEmitter(*sorted_apart(program, chosen), symbol, text)
             name = f"{symbol}_{case}_group"
@@ -115,31 +132,13 @@ def group_of(program: Program, symbol: str, text: Text) -> Group | None:
     return Group(functions, call, row_bytes, ROWS if row_bytes * ROWS <= NEAR_BYTES else FEWER_ROWS)
 
 
-class GroupEmitter(Emitter):
-    """Writes a program for a group of rows. Its workspace is ``workspace_bytes`` times ``GG_WIDE``."""
+class SideBySide(Emitter):
+    """Writes what is computed for all rows of a group: each value lies as (element, row)."""
 
-    def __init__(self, program: Program, apart: frozenset[int], symbol: str, text: Text) -> None:
-        layout = plan_of(program, apart)
-        super().__init__(program, symbol, layout, [f"x{k}" for k in range(len(program.inputs))], text)
-        self._apart = apart
-        self._side_by_side = True
-        self._rest = [n for n in layout.stored if n not in apart]
-        read = {i for n in apart for i in program.nodes[n].inputs} | {n for _, n in program.outputs if n in apart}
-        self._held = [s for s in program.state if s.node in apart]
-        self._turned = [(k, n) for k, (_, n) in enumerate(program.inputs) if n in read]
-        self._places: dict[int, int] = {}
-        self.workspace_bytes = layout.workspace_bytes
-        for k, number in self._turned:
-            self._places[k] = self._more(size_bytes(program.nodes[number].type))
-        self._state_places = {s.name: self._more(size_bytes(program.nodes[s.node].type)) for s in self._held}
-        leaving = [n for _, n in program.outputs if n in apart] + [s.after for s in self._held]
-        kinds = [program.nodes[n].type for n in leaving]
-        self._draft = self._more(max((size_bytes(k) for k in kinds), default=0))
-
-    def _more(self, size: int) -> int:
-        at = self.workspace_bytes
-        self.workspace_bytes += aligned(size)
-        return at
+    _apart: frozenset[int]
+    _shared: frozenset[int] = frozenset()
+    _side_by_side = True
+    _base_group = False
 
     @property
     def rows(self) -> str:
@@ -167,19 +166,50 @@ class GroupEmitter(Emitter):
         return f"{name}[q]" if number in self._apart else name
 
     def _place(self, number: int, place: str) -> str:
+        return f"({place}) * GG_WIDE + q" if self._lies_apart(number) else place
+
+    def _lies_apart(self, number: int) -> bool:
+        """True for a value in memory, or a view of one, whose elements lie apart for each row."""
         node = self._program.nodes[number]
         while node.op in VIEWS and number not in self._stored:
             number = node.inputs[0]
             node = self._program.nodes[number]
-        given = node.op in ("input", "state") and self._side_by_side
-        stored = number in self._apart and number in self._stored
-        return f"({place}) * GG_WIDE + q" if given or stored else place
+        if node.op in ("input", "state"):
+            return self._side_by_side and number not in self._shared
+        return number in self._apart and number in self._stored
 
     def memory(self, number: int) -> tuple[str, int] | None:
-        found = super().memory(number)
-        if found is not None and self._side_by_side and self._program.nodes[number].op == "input":
-            return f"w{self._inputs[number][1:]}", found[1]
-        return found
+        node = self._program.nodes[number]
+        if node.op == "input" and self._side_by_side and self._base_group:
+            return f"w{self._inputs[number][1:]}", 0
+        if node.op == "pick" and self._lies_apart(number):
+            block = f"{self._prefix}b{node.inputs[0]}"
+            return f"((const {C_TYPES[node.type.dtype]} *)({block} + {node.attributes['offset']} * GG_WIDE))", 0
+        return super().memory(number)
+
+    def place(self, index: str) -> str:
+        return f"({index}) * GG_WIDE + q" if self._side_by_side else index
+
+    def span(self, elements: str) -> str:
+        return f"({elements}) * GG_WIDE" if self._side_by_side else elements
+
+    def pointer(self, operand: int) -> str:
+        number = self._program.nodes[self._current].inputs[operand]
+        node = self._program.nodes[number]
+        if not self._side_by_side or node.op == "const":
+            return super().pointer(operand)
+        if number in self._stored and not node.type.shape:
+            return f"{self._prefix}v{number}"
+        flat = self.memory(number)
+        assert flat is not None
+        return f"({flat[0]} + {flat[1]}{' * GG_WIDE' if self._lies_apart(number) else ''})"
+
+    def _inner(
+        self, whole: Program, layout: Layout, inputs: Sequence[str], shared: Sequence[bool], base: int
+    ) -> Emitter:
+        if not self._side_by_side:
+            return super()._inner(whole, layout, inputs, shared, base)
+        return _BodyEmitter(self, whole, layout, inputs, shared, base)
 
     def result(self, index: Sequence[str]) -> str:
         kind = self._program.nodes[self._current].type
@@ -195,6 +225,45 @@ class GroupEmitter(Emitter):
         self.line(f"{kind} {self._prefix}v{number}[GG_WIDE];")
         if value:
             self.line(f"{self.rows}{self._scalar(number)} = {value};")
+
+class _BodyEmitter(SideBySide):
+    """A scan's program, for rows side by side."""
+
+    def __init__(
+        self, outer: SideBySide, whole: Program, layout: Layout, inputs: Sequence[str], shared: Sequence[bool],
+        base: int,
+    ) -> None:  # fmt: skip
+        super().__init__(whole, outer._symbol, layout, inputs, outer._text, base)
+        self._apart = frozenset(range(len(whole.nodes)))
+        self._shared = frozenset(n for (_, n), same in zip(whole.inputs, shared, strict=True) if same)
+
+
+class GroupEmitter(SideBySide):
+    """Writes a program for a group of rows. Its workspace is ``workspace_bytes`` times ``GG_WIDE``."""
+
+    _base_group = True
+
+    def __init__(self, program: Program, apart: frozenset[int], symbol: str, text: Text) -> None:
+        layout = plan_of(program, apart)
+        super().__init__(program, symbol, layout, [f"x{k}" for k in range(len(program.inputs))], text)
+        self._apart = apart
+        self._rest = [n for n in layout.stored if n not in apart]
+        read = {i for n in apart for i in program.nodes[n].inputs} | {n for _, n in program.outputs if n in apart}
+        self._held = [s for s in program.state if s.node in apart]
+        self._turned = [(k, n) for k, (_, n) in enumerate(program.inputs) if n in read]
+        self._places: dict[int, int] = {}
+        self.workspace_bytes = layout.workspace_bytes
+        for k, number in self._turned:
+            self._places[k] = self._more(size_bytes(program.nodes[number].type))
+        self._state_places = {s.name: self._more(size_bytes(program.nodes[s.node].type)) for s in self._held}
+        leaving = [n for _, n in program.outputs if n in apart] + [s.after for s in self._held]
+        kinds = [program.nodes[n].type for n in leaving]
+        self._draft = self._more(max((size_bytes(k) for k in kinds), default=0))
+
+    def _more(self, size: int) -> int:
+        at = self.workspace_bytes
+        self.workspace_bytes += aligned(size)
+        return at
 
     def group(self) -> list[str]:
         """The statements for a group: the rows together, then each in turn."""

@@ -50,8 +50,9 @@ class Bound:
     __slots__ = ("_arguments", "_call", "_held", "emitted", "inputs", "outputs", "table")
 
     def __init__(self, library: Library, n: int, keys: Array | None = None) -> None:
-        self.inputs = {name: np.zeros((n, *shape), dtype) for name, dtype, shape in library._inputs}
-        self.outputs = {name: np.zeros((n, *shape), dtype) for name, dtype, shape in library._outputs}
+        # Filled, not zeros of the system: NumPy asks for large pages only where it allocates itself.
+        self.inputs = {name: np.full((n, *shape), 0, dtype) for name, dtype, shape in library._inputs}
+        self.outputs = {name: np.full((n, *shape), 0, dtype) for name, dtype, shape in library._outputs}
         self.emitted = np.zeros(n, np.bool_)
         chosen = None if keys is None else np.ascontiguousarray(keys, np.int32)
         assert chosen is None or (chosen.shape == (n,) and chosen.min() >= 0)

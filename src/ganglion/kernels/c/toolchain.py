@@ -26,6 +26,8 @@ SPEED = ("-O2", "-ftree-vectorize")
 EXACT = ("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fno-strict-aliasing")
 """Flags that keep the bits: no fused multiply-add, no library errors, no assumption about types in memory."""
 QUIET = ("-std=gnu11", "-Wall", "-Wextra", "-Wno-unused-function", "-Wno-unused-variable")
+CLANG_QUIET = ("-Wno-pass-failed",)
+"""clang says where a loop over rows could not fill vectors."""
 OURS = ("-ffreestanding", "-fno-ident", "-g0")
 
 

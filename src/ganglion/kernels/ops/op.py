@@ -58,7 +58,18 @@ class Writer(Protocol):
     def pointer(self, operand: int) -> str:
         """An operand that lies in memory, as a pointer to its first element."""
 
-    def program(self, body: Any, inputs: Sequence[str]) -> Callable[[int, Sequence[str]], str]:
+    def shared(self, operand: int) -> bool:
+        """True for a constant: all rows have the same one, so it does not lie apart for each."""
+
+    def place(self, index: str) -> str:
+        """Where the element at an index lies behind a pointer to what each row has its own of."""
+
+    def span(self, elements: str) -> str:
+        """How far behind such a pointer lies what comes after so many elements."""
+
+    def program(
+        self, body: Any, inputs: Sequence[str], shared: Sequence[bool]
+    ) -> Callable[[int, Sequence[str]], str]:
         """Writes a whole program that reads ``inputs`` (pointers); returns how to read its n-th output."""
 
     def line(self, text: str) -> None:

@@ -159,19 +159,24 @@ def _argmax(arrays: Sequence[Array], attributes: Attributes, _result: TensorType
 def _write_argmax(writer: Writer, types: Types, attributes: Attributes, result: TensorType) -> None:
     axis = attributes["axis"]
     index = writer.loop(result.shape)
-    best, at, j, value = (writer.name() for _ in range(4))
-    kind = C_TYPES[types[0].dtype]
+    kind = types[0].dtype
+    best, at, j = writer.local(kind)("0"), writer.local("i32")("0"), writer.name()
+    value, better = writer.local(kind)("0"), writer.name()
 
     def read(position: str) -> str:
         return writer.read(0, [*index[:axis], position, *index[axis:]])
 
-    writer.line(f"{kind} {best} = {read('0')}; int32_t {at} = 0;")
+    writer.line(f"{writer.rows}{{ {best} = {read('0')}; {at} = 0; }}")
     writer.line(f"for (int {j} = 1; {j} < {types[0].shape[axis]}; {j}++) {{")
     # The first NaN wins, as in NumPy; then the first largest.
-    writer.line(f"  {kind} {value} = {read(j)};")
-    writer.line(f"  if ({best} == {best} && !({value} <= {best})) {{ {best} = {value}; {at} = {j}; }}")
+    writer.line(f"  {writer.rows}{{")
+    writer.line(f"    {value} = {read(j)};")
+    writer.line(f"    const int {better} = ({best} == {best}) & !({value} <= {best});")
+    writer.line(f"    {best} = {better} ? {value} : {best};")
+    writer.line(f"    {at} = {better} ? {j} : {at};")
+    writer.line("  }")
     writer.line("}")
-    writer.line(f"{writer.result(index)} = {at};")
+    writer.line(f"{writer.rows}{writer.result(index)} = {at};")
     writer.end(len(result.shape) or 1)
 
 
@@ -187,11 +192,13 @@ def _bincount(arrays: Sequence[Array], _attributes: Attributes, result: TensorTy
 
 
 def _write_bincount(writer: Writer, types: Types, _attributes: Attributes, result: TensorType) -> None:
-    i, value = writer.name(), writer.name()
-    writer.line(f"for (int {i} = 0; {i} < {result.shape[0]}; {i}++) {writer.result([i])} = 0;")
+    i = writer.name()
+    writer.line(f"for (int {i} = 0; {i} < {result.shape[0]}; {i}++) {writer.rows}{writer.result([i])} = 0;")
     writer.line(f"for (int {i} = 0; {i} < {types[0].shape[0]}; {i}++) {{")
-    writer.line(f"  const int32_t {value} = {writer.read(0, [i])};")
-    writer.line(f"  if ({value} >= 0 && {value} < {result.shape[0]}) {writer.result([value])} += 1;")
+    value = writer.local("i32")("0")
+    writer.line(f"{writer.rows}{value} = {writer.read(0, [i])};")
+    inside = f"if ({value} >= 0 && {value} < {result.shape[0]})"
+    writer.line(f"{writer.rows}{inside} {writer.result([value])} += 1;")
     writer.line("}")
 
 
@@ -206,6 +213,7 @@ REDUCTION = (
         None,
         _write_bincount,
         lambda types, _a, result: 3 * types[0].elements + result.elements,
+        grouped=True,
     ),
-    Op("argmax", _arg_type, _argmax, None, _write_argmax, lambda types, _a, _r: types[0].elements),
+    Op("argmax", _arg_type, _argmax, None, _write_argmax, lambda types, _a, _r: types[0].elements, True),
 )
