@@ -296,7 +296,9 @@ def emit(
     inputs = [program.nodes[n].type for _, n in program.inputs]
     outputs = [program.nodes[n].type for _, n in program.outputs]
     text = emitter.text()
-    grouped = group(program, symbol, Text(tables=text.tables, table_names=text.table_names)) if group else None
+    grouped = (
+        group(program, symbol, Text(tables=text.tables, table_names=text.table_names)) if group else None
+    )
     places = {
         "inputs_n": len(inputs),
         "outputs_n": len(outputs),

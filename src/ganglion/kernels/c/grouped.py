@@ -116,7 +116,10 @@ def group_of(program: Program, symbol: str, text: Text) -> Group | None:
     apart = whole if able and not program.state else apart_from_state(program)
     functions, row_bytes = "", 0
     calls = {"distinct": "", "turn": f"{symbol}_turn(b, b + GG_WIDE, in, key, table, out, emit, work);"}
-    for case, chosen in (("turn", apart), ("distinct", whole if able and program.state and worth else frozenset())):
+    for case, chosen in (
+        ("turn", apart),
+        ("distinct", whole if able and program.state and worth else frozenset()),
+    ):
         if chosen:
             emitter = GroupEmitter(*sorted_apart(program, chosen), symbol, text)
             name = f"{symbol}_{case}_group"
@@ -184,7 +187,10 @@ class SideBySide(Emitter):
             return f"w{self._inputs[number][1:]}", 0
         if node.op == "pick" and self._lies_apart(number):
             block = f"{self._prefix}b{node.inputs[0]}"
-            return f"((const {C_TYPES[node.type.dtype]} *)({block} + {node.attributes['offset']} * GG_WIDE))", 0
+            return (
+                f"((const {C_TYPES[node.type.dtype]} *)({block} + {node.attributes['offset']} * GG_WIDE))",
+                0,
+            )
         return super().memory(number)
 
     def place(self, index: str) -> str:
@@ -226,6 +232,7 @@ class SideBySide(Emitter):
         if value:
             self.line(f"{self.rows}{self._scalar(number)} = {value};")
 
+
 class _BodyEmitter(SideBySide):
     """A scan's program, for rows side by side."""
 
@@ -248,7 +255,9 @@ class GroupEmitter(SideBySide):
         super().__init__(program, symbol, layout, [f"x{k}" for k in range(len(program.inputs))], text)
         self._apart = apart
         self._rest = [n for n in layout.stored if n not in apart]
-        read = {i for n in apart for i in program.nodes[n].inputs} | {n for _, n in program.outputs if n in apart}
+        read = {i for n in apart for i in program.nodes[n].inputs} | {
+            n for _, n in program.outputs if n in apart
+        }
         self._held = [s for s in program.state if s.node in apart]
         self._turned = [(k, n) for k, (_, n) in enumerate(program.inputs) if n in read]
         self._places: dict[int, int] = {}

@@ -104,7 +104,9 @@ class Library:
     @staticmethod
     def build(program: Program, compiler: Compiler, directory: Path, flags: Sequence[str] = SPEED) -> Library:
         """Compiles, or finds in ``directory`` what was compiled before. Raises `KernelError` ``kernel.compile``."""
-        return Library(program, build_library(emit(program, SYMBOL, group_of).source, compiler, directory, flags))
+        return Library(
+            program, build_library(emit(program, SYMBOL, group_of).source, compiler, directory, flags)
+        )
 
     def fresh(self, keys: int = 1) -> Array:
         """A table of first states."""

@@ -147,7 +147,12 @@ def _write_step(writer: Writer, here: _Parts, there: _Parts, step: tuple[int, in
     else:
         for one, k, j, sign in (("a", 0, 2, "+"), ("b", 0, 2, "-"), ("c", 1, 3, "+"), ("d", 1, 3, "-")):
             writer.line(f"    const float {one}r = x{k}r {sign} x{j}r, {one}i = x{k}i {sign} x{j}i;")
-        parts = [("ar + cr", "ai + ci"), ("br + di", "bi - dr"), ("ar - cr", "ai - ci"), ("br - di", "bi + dr")]
+        parts = [
+            ("ar + cr", "ai + ci"),
+            ("br + di", "bi - dr"),
+            ("ar - cr", "ai - ci"),
+            ("br - di", "bi + dr"),
+        ]
     for k, (real, imaginary) in enumerate(parts):
         target_r, target_i = there.at(f"({s} * ({radix} * p + {k}) + q_)")
         if turned and k:
