@@ -216,15 +216,15 @@ GG_INLINE int gg_distinct(const int32_t *key) {
 #endif
 
 GG_INLINE float gg_exp(float x) {
-  float c = x > 89.0f ? 89.0f : x, n, r, y;
+  float c = x > 89.0f ? 89.0f : x, m, n, r, y;
   int32_t k, half;
   c = c < -104.0f ? -104.0f : c;
-  c = x != x ? 0.0f : c;
-  n = gg_rint(c * 0x1.715476p+0f);
+  m = c * 0x1.715476p+0f + 12582912.0f;  /* rounds to a whole number, which then stands in the lowest bits */
+  n = m - 12582912.0f;
   r = (c - n * 0.693359375f) - n * -2.12194440e-4f;
   y = ((((1.9875691500e-4f * r + 1.3981999507e-3f) * r + 8.3334519073e-3f) * r + 4.1665795894e-2f) * r + 1.6666665459e-1f) * r + 5.0000001201e-1f;
   y = (y * (r * r) + r) + 1.0f;
-  k = (int32_t)n;
+  k = (int32_t)(gg_bits(m) - 0x4b400000u);
   half = k >> 1;
   y = (y * gg_float((uint32_t)(half + 127) << 23)) * gg_float((uint32_t)(k - half + 127) << 23);
   return x != x ? x : y;
@@ -250,13 +250,14 @@ GG_INLINE float gg_log(float x) {
   return x != x ? x : y;
 }
 GG_INLINE float gg_turned(float x, int32_t quarter) {
-  float a = gg_abs(x), n, r, z, s, c, y;
+  float a = gg_abs(x), m, n, r, z, s, c, y;
   int32_t k;
   a = a <= 8192.0f ? a : 0.0f;
-  n = gg_rint(a * 0.636619772f);
+  m = a * 0.636619772f + 12582912.0f;
+  n = m - 12582912.0f;
   r = ((a - n * 1.5703125f) - n * 4.837512969970703125e-4f) - n * 7.549789948768648e-8f;
   z = r * r;
-  k = ((int32_t)n + quarter) & 3;
+  k = (int32_t)(gg_bits(m) - 0x4b400000u + (uint32_t)quarter) & 3;
   s = (((-1.9515295891e-4f * z + 8.3321608736e-3f) * z + -1.6666654611e-1f) * z) * r + r;
   c = ((((2.443315711809948e-5f * z + -1.388731625493765e-3f) * z + 4.166664568298827e-2f) * z) * z - 0.5f * z) + 1.0f;
   y = (k & 1) ? c : s;
