@@ -54,12 +54,18 @@ def instructions(names: Sequence[str]) -> list[dict[str, Any]]:
     """One row for each kernel, printed and returned."""
     missing = [m for m in ("ziglang", "unicorn", "elftools") if find_spec(m) is None]
     if missing:
-        raise SystemExit(f"{', '.join(missing)} is not installed; next: pip install 'ganglion[device,emulator]'")
+        raise SystemExit(
+            f"{', '.join(missing)} is not installed; next: pip install 'ganglion[device,emulator]'"
+        )
     zig = next(c for c in compilers() if c.kind == "zig")
     peer = shutil.which(PEER)
     if peer is None:
         print(f"{PEER} is not installed: its column stays empty; next: pip install {PEER}")
-    print(f"{'instructions':15}" + "".join(f"{core:>15}" for core in CORES) + f"{f'{PEER} (M4F)':>22}{'theirs/ours':>13}")
+    print(
+        f"{'instructions':15}"
+        + "".join(f"{core:>15}" for core in CORES)
+        + f"{f'{PEER} (M4F)':>22}{'theirs/ours':>13}"
+    )
     lines = []
     with tempfile.TemporaryDirectory() as folder:
         room = Path(folder)
@@ -116,7 +122,13 @@ def ours(name: str, core: str, zig: Compiler, room: Path) -> int:
     for field in program.state:
         state[field.name] = field.initial
     outputs = [bytes(program.nodes[n].type.size_bytes) for _, n in program.outputs]
-    buffers = [frame_of(program), state.tobytes() or bytes(8), bytes(8), bytes(written.workspace_bytes + 64), *outputs]
+    buffers = [
+        frame_of(program),
+        state.tobytes() or bytes(8),
+        bytes(8),
+        bytes(written.workspace_bytes + 64),
+        *outputs,
+    ]
     job = {
         "target": core,
         "image": image(written.source, core, zig, room, "gg_kernel_step"),

@@ -31,7 +31,8 @@ def main(job_file, result_file):
     processor.machine.hook_add(UC_HOOK_BLOCK, seen)
     places = [processor.put(base64.b64decode(content)) for content in job["buffers"]]
     arguments = [
-        places[a] if isinstance(a, int) else processor.pointers([places[i] for i in a]) for a in job["arguments"]
+        places[a] if isinstance(a, int) else processor.pointers([places[i] for i in a])
+        for a in job["arguments"]
     ]
     arguments += [0] * (4 - len(arguments))
     for _ in range(CALLS):

@@ -72,7 +72,9 @@ def frames_of(program: Any, batch: int) -> Any:
     kind = program.nodes[program.inputs[0][1]].type
     rng = np.random.default_rng(1)
     shape = (batch, *kind.shape)
-    return rng.normal(0, 1, shape).astype(F) if kind.dtype == "f32" else rng.integers(1, 1000, shape, np.int32)
+    return (
+        rng.normal(0, 1, shape).astype(F) if kind.dtype == "f32" else rng.integers(1, 1000, shape, np.int32)
+    )
 
 
 def batched(name: str, batch: int, directory: Path) -> dict[str, Run]:

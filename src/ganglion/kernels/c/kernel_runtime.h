@@ -18,6 +18,13 @@
 #pragma GCC optimize("no-fast-math")
 #endif
 
+/* Where vectors can be masked, a loop's last few turns take one more vector. */
+#if defined(__clang__) && defined(__AVX512F__)
+#define GG_MASKED _Pragma("clang loop vectorize_predicate(enable)")
+#else
+#define GG_MASKED
+#endif
+
 #define GG_INLINE static inline __attribute__((always_inline, unused))
 
 GG_INLINE uint32_t gg_bits(float f) { union { float f; uint32_t u; } v; v.f = f; return v.u; }

@@ -17,6 +17,7 @@ from ganglion.kernels.ops.op import Array
 from ganglion.kernels.ops.reduction import C_TYPES
 
 INDENT = "  "
+MASKED_ABOVE = 8
 
 
 def literal(value: object, dtype: str) -> str:
@@ -89,15 +90,17 @@ class Reader:
         self._text.lines.append(INDENT * self._text.depth + text)
 
     def loop(self, extents: Sequence[int]) -> list[str]:
-        index = []
-        for extent in extents:
+        index: list[str] = []
+        for axis, extent in enumerate(extents):
+            inner = axis == len(extents) - 1 and extent > MASKED_ABOVE
             if extent == 1:
                 index.append("0")
                 self.line("{")
             else:
                 i = self.name()
                 index.append(i)
-                self.line(f"for (int {i} = 0; {i} < {extent}; {i}++) {{")
+                masked = "GG_MASKED " if inner and extent % 8 else ""
+                self.line(f"{masked}for (int {i} = 0; {i} < {extent}; {i}++) {{")
             self._text.depth += 1
         if not extents:
             self.line("{")

@@ -28,7 +28,8 @@ EXACT = ("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fno-str
 QUIET = ("-std=gnu11", "-Wall", "-Wextra", "-Wno-unused-function", "-Wno-unused-variable")
 CLANG_QUIET = ("-Wno-pass-failed",)
 """clang says where a loop over rows could not fill vectors."""
-OURS = ("-ffreestanding", "-fno-ident", "-g0")
+OURS = ("-ffreestanding", "-fno-ident", "-g0", "-fno-sanitize=undefined")
+"""No debug records, no names of compilers, no checks that would ask for a library (zig adds them below -O1)."""
 
 
 @dataclass(frozen=True, slots=True)
