@@ -43,9 +43,11 @@ float fminf(float, float); float floorf(float); float roundf(float); float nearb
 float powf(float, float); float fmodf(float, float); float tanhf(float); float ceilf(float); float truncf(float);
 double sqrt(double); double exp(double); double log(double); double fabs(double); double floor(double);
 double round(double); double rint(double); double nearbyint(double); long lrintf(float); double fmax(double, double);
-double fmin(double, double); double sin(double); double cos(double); double pow(double, double); double fmod(double, double);
+double fmin(double, double); double sin(double); double cos(double); double pow(double, double);
+double fmod(double, double);
 double tanh(double); double ceil(double); double trunc(double);
-void *memcpy(void *, const void *, size_t); void *memset(void *, int, size_t); void *memmove(void *, const void *, size_t);
+void *memcpy(void *, const void *, size_t); void *memset(void *, int, size_t);
+void *memmove(void *, const void *, size_t);
 """
 """What the peer's C takes from a C library; zig's own run-time library has it."""
 

@@ -14,8 +14,8 @@ from unicorn import UC_HOOK_BLOCK
 
 BENCHMARKS = Path(__file__).parents[1]
 sys.path[:0] = [str(BENCHMARKS / "networks"), str(BENCHMARKS.parent / "tests" / "kernels")]
-from counting import instructions  # a script beside us, not a package
-from emulated import Processor  # a script beside the tests, not a package
+from counting import instructions  # noqa: E402 # a script beside us, not a package
+from emulated import Processor  # noqa: E402 # a script beside the tests, not a package
 
 CALLS = 3
 

@@ -2,12 +2,12 @@
 
 python benchmarks/kernels/run.py [--quick] [--json FILE] [--mcu] [NAME ...]
 
-Per call in microseconds, medians over the rounds with their range, at batches of 1, 100 and 10,000 frames (with state:
-each of another device, as ONNX Runtime and NumPy compute them); then keyed state: 10,000 rows of 1,000 devices in random
-order. ONNX Runtime runs the kernels' own export on one thread, with its
-default optimisation; the transform is a matrix product there. Both have their inputs and outputs bound beforehand.
-NumPy runs the best batch form that we know how to write (`batches`), on one thread. Ratios are taken within a round. One JSON line per kernel and batch is appended to
-benchmarks/results/kernels.jsonl.
+Microseconds of the thread's own time per call, so that other programs on the machine do not count; medians over the
+rounds with their range, at batches of 1, 100 and 10,000 frames (with state: each of another device, as ONNX Runtime and
+NumPy compute them); then keyed state: 10,000 rows of 1,000 devices in random order. ONNX Runtime runs the kernels' own
+export on one thread, with its default optimisation; the transform is a matrix product there. Both have their inputs and
+outputs bound beforehand. NumPy runs the best batch form that we know how to write (`batches`), on one thread. Ratios are
+taken within a round. One JSON line per kernel and batch is appended to benchmarks/results/kernels.jsonl.
 
 ``--mcu`` counts instructions of one frame on emulated Cortex-M (Unicorn) instead, beside the C that emx-onnx-cgen makes
 of the same kernel's ONNX export, if that program is found.
@@ -153,10 +153,10 @@ def measured(runs: dict[str, Run], calls: int, rounds: int) -> list[dict[str, fl
     for turn in range(rounds):
         row = {}
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
-            begun = time.perf_counter()
+            begun = time.thread_time()
             for _ in range(calls):
                 runs[name]()
-            row[name] = (time.perf_counter() - begun) / calls * 1e6
+            row[name] = (time.thread_time() - begun) / calls * 1e6
         found.append(row)
     return found
 

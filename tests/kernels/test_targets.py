@@ -12,7 +12,7 @@ import pytest
 
 from ganglion.core.errors import KernelError
 from ganglion.kernels.c import toolchain
-from ganglion.kernels.c.emission import emit
+from ganglion.kernels.c.emission import emit, runtime_header
 from ganglion.kernels.c.grouped import group_of
 from ganglion.kernels.c.library import Library
 from ganglion.kernels.c.proof import proven
@@ -136,7 +136,7 @@ def static_program(name, target, directory, exact=toolchain.EXACT):
     room = directory / f"{target}-{name}{exact[0]}"
     room.mkdir()
     (room / "kernel.c").write_text(source(name), "utf-8")
-    (room / "kernel_runtime.h").write_text(toolchain.runtime_header(), "utf-8")
+    (room / "kernel_runtime.h").write_text(runtime_header(), "utf-8")
     flags = (
         *toolchain.SPEED,
         *LIBRARIES[target].flags,
@@ -287,7 +287,7 @@ def test_the_cache_asks_for_everything_that_goes_into_a_build(tmp_path, monkeypa
     assert name() == first
     assert (tmp_path / first).stat().st_mtime_ns == made
     others = {name("ring"), name(flags=("-O1",)), name(target=LIBRARIES["linux-x86-64-v3"])}
-    header = toolchain.runtime_header()
+    header = runtime_header()
     with monkeypatch.context() as patch:
         patch.setattr(toolchain, "runtime_header", lambda: header + "\n")
         others.add(name())

@@ -80,8 +80,9 @@ def build_library(
 ) -> Path:
     """Compiles C into a shared library, or finds it in the cache. Raises `KernelError` ``kernel.compile``.
 
-    For this machine, or, by zig, for one of `targets.LIBRARIES`; WebAssembly wants the names of ``exports``. The name is the SHA-256 of source (which carries the
-    program's digest and the runtime's version), runtime, compiler, processor and flags, so a library is never stale.
+    For this machine, or, by zig, for one of `targets.LIBRARIES`; WebAssembly wants the names of ``exports``. The file
+    is named after the SHA-256 of source (which carries the program's digest and the runtime's version), runtime,
+    compiler, processor and flags, so a library is never stale.
     """
     chosen = native_flags(compiler) if target is None else target.flags
     assert target is None or compiler.kind == "zig", "other compilers know their own machine"

@@ -157,15 +157,17 @@ def _write_step(writer: Writer, here: _Parts, there: _Parts, step: tuple[int, in
         target_r, target_i = there.at(f"({s} * ({radix} * p + {k}) + q_)")
         if turned and k:
             writer.line(f"    const float v{k}r = {real}, v{k}i = {imaginary};")
-            real, imaginary = f"v{k}r * w{k}r - v{k}i * w{k}i", f"v{k}r * w{k}i + v{k}i * w{k}r"
-        writer.line(f"    {target_r} = {real};")
-        writer.line(f"    {target_i} = {imaginary};")
+            writer.line(f"    {target_r} = v{k}r * w{k}r - v{k}i * w{k}i;")
+            writer.line(f"    {target_i} = v{k}r * w{k}i + v{k}i * w{k}r;")
+        else:
+            writer.line(f"    {target_r} = {real};")
+            writer.line(f"    {target_i} = {imaginary};")
     writer.line("  }")
     writer.line("}")
 
 
 def _cost(types: Types, _attributes: Attributes, _result: TensorType) -> int:
-    """A turned step of radix 4 does 34 operations for four points, one that turns nothing 16, of radix 2 four for two."""
+    """A turned step of radix 4 does 34 operations for 4 points, one that turns nothing 16, one of radix 2 4 for 2."""
     half = types[0].shape[0] // 2
     each = {(4, True): 34, (4, False): 16, (2, False): 4}
     return sum(each[radix, radix == 4 and m > 1] * m * s for radix, m, s in _steps(half)) + 9 * half
