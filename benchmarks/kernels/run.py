@@ -6,7 +6,7 @@ Microseconds of the thread's own time per call, so that other programs on the ma
 rounds with their range, at batches of 1, 100 and 10,000 frames (with state: each of another device, as ONNX Runtime and
 NumPy compute them); then keyed state: 10,000 rows of 1,000 devices in random order. ONNX Runtime runs the kernels' own
 export on one thread, with its default optimisation; the transform is a matrix product there. Both have their inputs and
-outputs bound beforehand. NumPy runs the best batch form that we know how to write (`batches`), on one thread. Ratios are
+outputs bound beforehand. NumPy runs the best batch form that we know to write (`batches`), on one thread. Ratios are
 taken within a round. One JSON line per kernel and batch is appended to benchmarks/results/kernels.jsonl.
 
 ``--mcu`` counts instructions of one frame on emulated Cortex-M (Unicorn) instead, beside the C that emx-onnx-cgen makes

@@ -207,17 +207,14 @@ def test_the_source_is_the_same_every_time():
 @pytest.mark.skipif(not COMPILERS or platform.machine() != "x86_64", reason="needs a compiler and an x86-64")
 def test_a_process_that_flushes_subnormals_is_refused(tmp_path):
     """A library built with fast-math sets the processor so, for everybody; here on purpose, in another process."""
-    (tmp_path / "rude.c").write_text("void rude(void) { __builtin_ia32_ldmxcsr(0x9fc0); }")
-    library = tmp_path / "rude.so"
-    subprocess.run(
-        [*COMPILERS[0].command, "-shared", "-fPIC", tmp_path / "rude.c", "-o", library], check=True
-    )
+    rude = "void rude(void) { __builtin_ia32_ldmxcsr(0x9fc0); }"
+    library = str(toolchain.build_library(rude, COMPILERS[0], tmp_path))
     code = f"""
 import ctypes
 from pathlib import Path
 from ganglion.kernels.c.proof import shown
 from ganglion.core.errors import KernelError
-ctypes.CDLL({str(library)!r}).rude()
+ctypes.CDLL({library!r}).rude()
 try:
     shown(Path("none"), [])
 except KernelError as error:
