@@ -111,6 +111,70 @@ def test_rows_with_keys_are_each_key_s_frames_in_turn(name, cache):
         assert all(table[n][key].tobytes() == v[0].tobytes() for n, v in state.items())
 
 
+STATEFUL = [name for name, (_, _, state) in zoo.ZOO.items() if state is not None]
+KEYS = {
+    "one device": lambda rng, n: np.zeros(n, np.int32),
+    "each another": lambda rng, n: rng.permutation(n).astype(np.int32),
+    "mixed": lambda rng, n: np.where(np.arange(n) // 16 % 2, np.arange(n) % 16, rng.integers(0, 20, n)),
+}
+
+
+def rows_in_turn(program, given, keys):
+    """What the reference makes of rows one after the other, and the states it ends with."""
+    states: dict = {}
+    results = []
+    for row, key in enumerate(keys):
+        one = interpret(program, {n: v[row : row + 1] for n, v in given.items()}, states.get(key))
+        states[key] = one.state
+        results.append(one)
+    return results, states
+
+
+def wrong_rows(name, keys, cache):
+    program = zoo.program_of(name)
+    library = Library.build(program, COMPILERS[0], cache)
+    given = inputs(program, len(keys), SEED)
+    table = library.fresh(max(keys) + 1)
+    out, emitted = library.rows(given, table, keys)
+    results, states = rows_in_turn(program, given, keys)
+    wrong = sum(
+        emitted[row] != one.emit[0]
+        or any(out[field][row].tobytes() != value[0].tobytes() for field, value in one.outputs.items())
+        for row, one in enumerate(results)
+    )
+    return wrong + sum(
+        table[field][key].tobytes() != value[0].tobytes()
+        for key, state in states.items()
+        for field, value in state.items()
+    )
+
+
+@pytest.mark.skipif(not COMPILERS, reason="there is no C compiler (gcc, clang or ziglang)")
+@pytest.mark.parametrize("kind", KEYS)
+@pytest.mark.parametrize("name", STATEFUL)
+def test_rows_in_groups_are_the_rows_in_turn(name, kind, cache):
+    """77 rows: groups of 16 or 8 and a rest, where all keys of a group differ and where some come twice."""
+    keys = KEYS[kind](np.random.default_rng(SEED), 77).astype(np.int32)
+    assert wrong_rows(name, keys, cache) == 0
+
+
+@pytest.mark.skipif(not COMPILERS, reason="there is no C compiler (gcc, clang or ziglang)")
+def test_a_device_that_comes_twice_in_a_group_is_noticed(cache, monkeypatch):
+    header = runtime_header().replace("return !same;", "return 1;")
+    assert header != runtime_header()
+    monkeypatch.setattr(toolchain, "runtime_header", lambda: header)
+    assert wrong_rows("z_score", np.arange(77, dtype=np.int32) % 5, cache) > 0
+
+
+@pytest.mark.skipif(not COMPILERS, reason="there is no C compiler (gcc, clang or ziglang)")
+@pytest.mark.parametrize("wide", [8, 32])
+@pytest.mark.parametrize("name", ["bands", "shapes", "biquad", "checksum", "feeder_decide", "trip"])
+def test_the_size_of_a_group_changes_nothing(name, wide, cache):
+    program, given, held, wanted = reference(name)
+    library = Library.build(program, COMPILERS[0], cache, (*toolchain.SPEED, f"-DGG_WIDE={wide}"))
+    assert differences(wanted, computed(library, given, held)) == 0, f"seed {SEED}"
+
+
 @pytest.mark.parametrize("name", [n for n, (_, given, state) in zoo.ZOO.items() if is_float(given, state)])
 def test_the_reference_is_near_numpy_in_double_precision(name):
     """Ordinary signals only: on hostile ones double precision has another range."""
@@ -143,17 +207,14 @@ def test_the_source_is_the_same_every_time():
 @pytest.mark.skipif(not COMPILERS or platform.machine() != "x86_64", reason="needs a compiler and an x86-64")
 def test_a_process_that_flushes_subnormals_is_refused(tmp_path):
     """A library built with fast-math sets the processor so, for everybody; here on purpose, in another process."""
-    (tmp_path / "rude.c").write_text("void rude(void) { __builtin_ia32_ldmxcsr(0x9fc0); }")
-    library = tmp_path / "rude.so"
-    subprocess.run(
-        [*COMPILERS[0].command, "-shared", "-fPIC", tmp_path / "rude.c", "-o", library], check=True
-    )
+    rude = "void rude(void) { __builtin_ia32_ldmxcsr(0x9fc0); }"
+    library = str(toolchain.build_library(rude, COMPILERS[0], tmp_path))
     code = f"""
 import ctypes
 from pathlib import Path
 from ganglion.kernels.c.proof import shown
 from ganglion.core.errors import KernelError
-ctypes.CDLL({str(library)!r}).rude()
+ctypes.CDLL({library!r}).rude()
 try:
     shown(Path("none"), [])
 except KernelError as error:

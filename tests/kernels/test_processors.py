@@ -14,7 +14,7 @@ import pytest
 from ganglion.kernels.c import toolchain
 from ganglion.kernels.c.emission import emit, runtime_header
 from ganglion.kernels.c.targets import TARGETS
-from ganglion.kernels.c.toolchain import build_image, compilers
+from ganglion.kernels.c.toolchain import build_image, compilers, cross_compilers
 from ganglion.kernels.ir.interpret import Computed
 from ganglion.kernels.vectors import differences
 from tests.kernels import zoo
@@ -44,10 +44,18 @@ def reference(name):
     return zoo.reference(name, FRAMES, SEED)
 
 
-def emulated(program, given, held, target, directory):
+def emulated(program, given, held, target, directory, compiler=None):
     """The program's rows, computed in another process on an emulated processor."""
     written = emit(program, "gg_kernel")
-    image = build_image(written.source, TARGETS[target], ZIG[0], directory, entry=ENTRY, flash=FLASH, ram=RAM)
+    image = build_image(
+        written.source,
+        TARGETS[target],
+        compiler or ZIG[0],
+        directory,
+        entry=ENTRY,
+        flash=FLASH,
+        ram=RAM,
+    )
     table = np.zeros(FRAMES, written.state)
     for name, values in held.items():
         table[name] = values
@@ -86,6 +94,25 @@ def test_every_processor_gives_the_bytes_of_the_reference(name, target, director
     program, given, held, wanted = reference(name)
     got = emulated(program, given, held, target, directory)
     assert differences(wanted, got) == 0, f"seed {SEED}, {FRAMES} frames"
+
+
+ARM = [c for c in cross_compilers(TARGETS["cortex-m4f"]) if c.kind == "gcc"]
+
+
+@pytest.mark.skipif(not ARM, reason="arm-none-eabi-gcc is not installed (Debian: gcc-arm-none-eabi)")
+@pytest.mark.parametrize("target", [t for t in TARGETS if TARGETS[t].gcc and (WHOLE or t in MAIN)])
+@pytest.mark.parametrize("name", zoo.ZOO if WHOLE else HARD)
+def test_the_embedded_gcc_gives_the_bytes_of_the_reference(name, target, directory):
+    program, given, held, wanted = reference(name)
+    got = emulated(program, given, held, target, directory, ARM[0])
+    assert differences(wanted, got) == 0, f"seed {SEED}, {FRAMES} frames, {ARM[0].version}"
+
+
+@pytest.mark.skipif(not ARM, reason="arm-none-eabi-gcc is not installed (Debian: gcc-arm-none-eabi)")
+def test_what_the_embedded_gcc_contracts_by_itself_is_noticed(directory, monkeypatch):
+    monkeypatch.setattr(toolchain, "EXACT", toolchain.EXACT[1:])
+    program, given, held, wanted = reference("feeder_decide")
+    assert differences(wanted, emulated(program, given, held, "cortex-m4f", directory, ARM[0])) > 0
 
 
 def test_a_division_that_cuts_subnormals_off_is_noticed(directory, monkeypatch):

@@ -22,13 +22,13 @@ from ganglion.kernels.c.layout import (
     size_bytes,
     state_dtype,
 )
-from ganglion.kernels.c.reading import Reader, flat_index
+from ganglion.kernels.c.reading import Reader, Text, flat_index
 from ganglion.kernels.ir.passes import isolate_state
 from ganglion.kernels.ir.program import Node, Program
 from ganglion.kernels.ops import OPS
 from ganglion.kernels.ops.reduction import C_TYPES
 
-RUNTIME_VERSION = 1
+RUNTIME_VERSION = 2
 """Changes with every change of the C that could change a result."""
 
 
@@ -53,12 +53,30 @@ class Emitter(Reader):
     _current = 0
     _scratch_used = 0
 
+    @property
+    def rows(self) -> str:
+        return ""
+
+    def local(self, dtype: str, elements: int = 1) -> Callable[[str], str]:
+        name = self.name()
+        self.line(f"{C_TYPES[dtype]} {name}{f'[{elements}]' if elements > 1 else ''};")
+        return lambda index: f"{name}[{index}]" if elements > 1 else name
+
     def scratch(self, dtype: str, elements: int) -> str:
         name = self.name()
         kind = C_TYPES[dtype]
         at = self._take(size_bytes(TensorType(dtype, (elements,))))
-        self.line(f"{kind} *const {name} = ({kind} *)(work + {at});")
+        self.line(f"{kind} *const {name} = ({kind} *)(work + {self._offset_of(at)});")
         return name
+
+    def room(self, dtype: str, elements: int) -> Callable[[str], str]:
+        pointer, name = self.scratch(dtype, elements), self.name()
+        self.line(f"{C_TYPES[dtype]} *restrict const {name} = {pointer};")
+        return lambda index: f"{name}[{index}]"
+
+    def _offset_of(self, at: int) -> str:
+        """The place in working memory of what the layout has put at ``at``."""
+        return str(at)
 
     def _take(self, size: int) -> int:
         """The place of ``size`` bytes of the operation's working memory."""
@@ -78,13 +96,30 @@ class Emitter(Reader):
         assert flat is not None
         return f"({flat[0]} + {flat[1]})"
 
-    def program(self, body: Program, inputs: Sequence[str]) -> Callable[[int, Sequence[str]], str]:
+    def shared(self, operand: int) -> bool:
+        number = self._program.nodes[self._current].inputs[operand]
+        return self._program.nodes[number].op == "const"
+
+    def place(self, index: str) -> str:
+        return index
+
+    def span(self, elements: str) -> str:
+        return elements
+
+    def program(
+        self, body: Program, inputs: Sequence[str], shared: Sequence[bool]
+    ) -> Callable[[int, Sequence[str]], str]:
         whole = copy_scattered(body)
         layout = plan_of(whole)
         base = self._take(layout.workspace_bytes)
-        inner = Emitter(whole, self._symbol, layout, inputs, self._text, base)
+        inner = self._inner(whole, layout, inputs, shared, base)
         inner.statements()
         return lambda number, index: inner.element(whole.outputs[number][1], list(index))
+
+    def _inner(
+        self, whole: Program, layout: Layout, inputs: Sequence[str], _shared: Sequence[bool], base: int
+    ) -> Emitter:
+        return Emitter(whole, self._symbol, layout, inputs, self._text, base)
 
     def read(self, operand: int, index: Sequence[str]) -> str:
         return self.element(self._program.nodes[self._current].inputs[operand], list(index))
@@ -112,7 +147,8 @@ class Emitter(Reader):
         """Everything that is stored, in order."""
         for number, offset in self._layout.offsets.items():
             kind = C_TYPES[self._program.nodes[number].type.dtype]
-            self.line(f"{kind} *const {self._prefix}b{number} = ({kind} *)(work + {self._base + offset});")
+            place = self._offset_of(self._base + offset)
+            self.line(f"{kind} *const {self._prefix}b{number} = ({kind} *)(work + {place});")
         for number in self._layout.stored:
             self._store(number)
 
@@ -129,9 +165,9 @@ class Emitter(Reader):
         write = OPS[node.op].write
         if not node.type.shape:
             if write is None:
-                self.line(f"const {kind} {self._prefix}v{number} = {self._computed(node, [])};")
+                self._declare(number, kind, self._computed(node, []))
                 return
-            self.line(f"{kind} {self._prefix}v{number};")
+            self._declare(number, kind)
             write(self, self._types(node), node.attributes, node.type)
             return
         self.line("{")
@@ -141,9 +177,15 @@ class Emitter(Reader):
             write(self, self._types(node), node.attributes, node.type)
         else:
             index = self.loop(node.type.shape)
-            self.line(f"{self.result(index)} = {self._computed(node, index)};")
+            self.line(f"{self.rows}{self.result(index)} = {self._computed(node, index)};")
             self.end(len(node.type.shape))
         self.end()
+
+    def _declare(self, number: int, kind: str, value: str = "") -> None:
+        """A local variable for a value without axes, with its value if that is one expression."""
+        self.line(
+            f"const {kind} {self._scalar(number)} = {value};" if value else f"{kind} {self._scalar(number)};"
+        )
 
     def _types(self, node: Node) -> list[TensorType]:
         return [self._program.nodes[i].type for i in node.inputs]
@@ -152,10 +194,11 @@ class Emitter(Reader):
         for k, (_, number) in enumerate(self._program.outputs):
             kind = self._program.nodes[number].type
             self._copy(number, f"({C_TYPES[kind.dtype]} *)out[{k}]")
-        if self._program.emit is not None:
-            self.line(f"*emit = {self.element(self._program.emit, [])};")
-        else:
-            self.line("*emit = 1;")
+        self._leave_state("*emit")
+
+    def _leave_state(self, emit: str) -> None:
+        emitted = "1" if self._program.emit is None else self.element(self._program.emit, [])
+        self.line(f"{emit} = {emitted};")
         for entry in self._program.state:
             if entry.after != entry.node:
                 kind = self._program.nodes[entry.after].type
@@ -173,14 +216,14 @@ class Emitter(Reader):
         self.end(len(node.type.shape) or 1)
         self.end()
 
-    def tables(self) -> list[str]:
-        """Constant arrays, complete after `body`."""
-        return self._text.tables
+    def text(self) -> Text:
+        """What was written, complete after `body`."""
+        return self._text
 
 
 _TEMPLATE = """\
 /* Generated by Ganglion from kernel {name} ({digest}), runtime {version}. Do not edit. */
-#include "kernel_runtime.h"
+{wide}#include "kernel_runtime.h"
 
 {tables}
 static void {symbol}_frame(const void *const *restrict in, const uint8_t *state, uint8_t *next,
@@ -189,7 +232,7 @@ static void {symbol}_frame(const void *const *restrict in, const uint8_t *state,
 {body}
 }}
 
-const uint32_t {symbol}_workspace_bytes = {workspace};
+{group}const uint32_t {symbol}_workspace_bytes = {workspace};
 const uint32_t {symbol}_state_bytes = {state_bytes};
 
 /* One frame: state is read and then written in place. */
@@ -197,21 +240,54 @@ void {symbol}_step(const void *const *in, void *state, void *const *out, uint8_t
   {symbol}_frame(in, (const uint8_t *)state, (uint8_t *)state, out, emit, (uint8_t *)work);
 }}
 
-/* Rows in order; row b continues the state table[key[b]]. */
-void {symbol}_rows(int32_t n, const void *const *in, const int32_t *key, void *table, void *const *out,
-                   uint8_t *emit, void *work) {{
-  for (int32_t b = 0; b < n; b++) {{
+static void {symbol}_turn(int32_t b, int32_t n, const void *const *in, const int32_t *key, void *table,
+                          void *const *out, uint8_t *emit, void *work) {{
+  for (; b < n; b++) {{
     const void *in_b[{inputs_n}] = {{{in_b}}};
     void *out_b[{outputs_n}] = {{{out_b}}};
     uint8_t *state = (uint8_t *)table + (size_t)(key ? key[b] : 0) * {state_bytes}u;
     {symbol}_frame(in_b, state, state, out_b, emit + b, (uint8_t *)work);
   }}
 }}
+
+/* Rows in order; row b continues the state table[key[b]]. */
+void {symbol}_rows(int32_t n, const void *const *in, const int32_t *key, void *table, void *const *out,
+                   uint8_t *emit, void *work) {{
+  int32_t b = 0;
+{groups}  {symbol}_turn(b, n, in, key, table, out, emit, work);
+}}
 """
 
 
-def emit(program: Program, symbol: str) -> Emitted:
-    """C for a checked program; ``symbol`` is the prefix of its public names."""
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Functions that compute ``GG_WIDE`` rows, and the statement that calls them for those from ``b`` on.
+
+    ``rows``: how many are best; ``row_bytes``: working memory for each.
+    """
+
+    functions: str
+    call: str
+    row_bytes: int
+    rows: int
+
+
+_GROUPS = """\
+  for (; b + GG_WIDE <= n; b += GG_WIDE) {{
+    const void *in_b[{inputs_n}] = {{{in_b}}};
+    void *out_b[{outputs_n}] = {{{out_b}}};
+    {call}
+  }}
+"""
+
+
+def emit(
+    program: Program, symbol: str, group: Callable[[Program, str, Text], Group | None] | None = None
+) -> Emitted:
+    """C for a checked program; ``symbol`` is the prefix of its public names.
+
+    ``group`` writes the function for rows side by side (`grouped.group_of`): for machines with wide vectors and memory.
+    """
     program = copy_scattered(isolate_state(program))
     layout = plan_of(program)
     emitter = Emitter(program, symbol, layout, [f"x{k}" for k in range(len(program.inputs))])
@@ -219,38 +295,51 @@ def emit(program: Program, symbol: str) -> Emitted:
     state = state_dtype(program)
     inputs = [program.nodes[n].type for _, n in program.inputs]
     outputs = [program.nodes[n].type for _, n in program.outputs]
+    text = emitter.text()
+    grouped = (
+        group(program, symbol, Text(tables=text.tables, table_names=text.table_names)) if group else None
+    )
+    places = {
+        "inputs_n": len(inputs),
+        "outputs_n": len(outputs),
+        "in_b": ", ".join(
+            f"(const {C_TYPES[t.dtype]} *)in[{k}] + (size_t)b * {t.elements}" for k, t in enumerate(inputs)
+        ),
+        "out_b": ", ".join(
+            f"({C_TYPES[t.dtype]} *)out[{k}] + (size_t)b * {t.elements}" for k, t in enumerate(outputs)
+        ),
+    }
+    workspace = str(layout.workspace_bytes)
+    if grouped:
+        workspace = f"GG_LARGER({workspace}u, {grouped.row_bytes}u * GG_WIDE)"
     source = _TEMPLATE.format(
         name=program.name,
         digest=program.digest[:16],
         version=RUNTIME_VERSION,
-        tables="\n".join(emitter.tables()),
+        tables="\n".join(text.tables),
         symbol=symbol,
         body=body,
-        workspace=layout.workspace_bytes,
+        wide=f"#ifndef GG_WIDE\n#define GG_WIDE {grouped.rows}\n#endif\n" if grouped else "",
+        group=grouped.functions if grouped else "",
+        groups=_GROUPS.format(call=grouped.call, **places) if grouped else "",
+        workspace=workspace,
         state_bytes=state.itemsize,
-        inputs_n=len(inputs),
-        outputs_n=len(outputs),
-        in_b=", ".join(
-            f"(const {C_TYPES[t.dtype]} *)in[{k}] + (size_t)b * {t.elements}" for k, t in enumerate(inputs)
-        ),
-        out_b=", ".join(
-            f"({C_TYPES[t.dtype]} *)out[{k}] + (size_t)b * {t.elements}" for k, t in enumerate(outputs)
-        ),
+        **places,
     )
     return Emitted(source, symbol, layout.workspace_bytes, state)
 
 
-def plan_of(program: Program) -> Layout:
-    """The layout of a program, with working memory for its operations."""
+def plan_of(program: Program, apart: frozenset[int] = frozenset()) -> Layout:
+    """The layout of a program, with working memory for its operations; ``apart``: see `Planner`."""
     wanted = {n: size for n in range(len(program.nodes)) if (size := scratch_bytes(program, n))}
-    return Planner(program, wanted).plan()
+    return Planner(program, wanted, apart).plan()
 
 
 def scratch_bytes(program: Program, number: int) -> int:
     """Working memory that an operation needs beside its operands and result."""
     node = program.nodes[number]
     if node.op == "rfft":
-        return 4 * 4 * (program.nodes[node.inputs[0]].type.elements // 2)
+        return 4 * aligned(4 * (program.nodes[node.inputs[0]].type.elements // 2))
     if node.op == "scan":
         body, carries = node.attributes["body"], node.attributes["carries"]
         drafts = [body.nodes[n].type for _, n in body.outputs[:carries]]

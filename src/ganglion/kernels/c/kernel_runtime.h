@@ -18,6 +18,13 @@
 #pragma GCC optimize("no-fast-math")
 #endif
 
+/* Where vectors can be masked, a loop's last few turns take one more vector. */
+#if defined(__clang__) && defined(__AVX512F__)
+#define GG_MASKED _Pragma("clang loop vectorize_predicate(enable)")
+#else
+#define GG_MASKED
+#endif
+
 #define GG_INLINE static inline __attribute__((always_inline, unused))
 
 GG_INLINE uint32_t gg_bits(float f) { union { float f; uint32_t u; } v; v.f = f; return v.u; }
@@ -124,16 +131,107 @@ static __attribute__((unused)) float gg_sqrt(float x) {
 }
 #endif
 
+/* Rows side by side: the loop over them, which compilers fill vectors with. GG_WIDE is a multiple of 8. */
+#ifdef GG_WIDE
+#define GG_LARGER(a, b) ((a) > (b) ? (a) : (b))
+#if defined(__clang__)
+#define GG_ROWS(q) _Pragma("clang loop unroll(disable) vectorize(enable) interleave(disable)") for (int q = 0; q < GG_WIDE; q++)
+#else
+#define GG_ROWS(q) _Pragma("GCC ivdep") for (int q = 0; q < GG_WIDE; q++)
+#endif
+/* From (row, element) to (element, row), and back. Rows lie `step` bytes apart, that of a key at its place. */
+typedef uint32_t gg_eight __attribute__((vector_size(32), aligned(4), may_alias));
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define GG_SHUFFLE 1
+#endif
+#endif
+#ifdef GG_SHUFFLE
+#define GG_PAIRS(a, b, low, high) \
+  low = __builtin_shufflevector(a, b, 0, 8, 1, 9, 4, 12, 5, 13); high = __builtin_shufflevector(a, b, 2, 10, 3, 11, 6, 14, 7, 15)
+#define GG_QUADS(a, b, low, high) \
+  low = __builtin_shufflevector(a, b, 0, 1, 8, 9, 4, 5, 12, 13); high = __builtin_shufflevector(a, b, 2, 3, 10, 11, 6, 7, 14, 15)
+#define GG_HALVES(a, b, low, high) \
+  low = __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11); high = __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15)
+GG_INLINE void gg_turn_eight(const uint32_t *const *from, uint32_t *const *to) {
+  gg_eight a[8], b[8];
+  for (int i = 0; i < 8; i++) a[i] = *(const gg_eight *)from[i];
+  GG_PAIRS(a[0], a[1], b[0], b[1]); GG_PAIRS(a[2], a[3], b[2], b[3]); GG_PAIRS(a[4], a[5], b[4], b[5]); GG_PAIRS(a[6], a[7], b[6], b[7]);
+  GG_QUADS(b[0], b[2], a[0], a[1]); GG_QUADS(b[1], b[3], a[2], a[3]); GG_QUADS(b[4], b[6], a[4], a[5]); GG_QUADS(b[5], b[7], a[6], a[7]);
+  GG_HALVES(a[0], a[4], b[0], b[4]); GG_HALVES(a[1], a[5], b[1], b[5]); GG_HALVES(a[2], a[6], b[2], b[6]); GG_HALVES(a[3], a[7], b[3], b[7]);
+  for (int i = 0; i < 8; i++) *(gg_eight *)to[i] = b[i];
+}
+#endif
+#define GG_ROW(rows, step, key, q) ((rows) + (step) * (size_t)((key) ? (key)[q] : (q)))
+GG_INLINE void gg_words_together(const void *rows, size_t step, const int32_t *key, void *together, int elements) {
+  const uint8_t *bytes = (const uint8_t *)rows;
+  uint32_t *to = (uint32_t *)together;
+  int k = 0;
+  /* Once in order: processors see the next lines of memory coming, which they do not from 16 places at once. */
+  if (!key) for (size_t at = 0; at < step * GG_WIDE; at += 64) (void)*(const volatile uint8_t *)(bytes + at);
+#ifdef GG_SHUFFLE
+  for (; k + 8 <= elements; k += 8)
+    for (int q = 0; q < GG_WIDE; q += 8) {
+      const uint32_t *from[8];
+      uint32_t *target[8];
+      for (int i = 0; i < 8; i++) from[i] = (const uint32_t *)GG_ROW(bytes, step, key, q + i) + k;
+      for (int i = 0; i < 8; i++) target[i] = to + (k + i) * GG_WIDE + q;
+      gg_turn_eight(from, target);
+    }
+#endif
+  for (int q = 0; q < GG_WIDE; q++) {
+    const uint32_t *from = (const uint32_t *)GG_ROW(bytes, step, key, q);
+    for (int j = k; j < elements; j++) to[j * GG_WIDE + q] = from[j];
+  }
+}
+GG_INLINE void gg_words_apart(const void *together, void *rows, size_t step, const int32_t *key, int elements) {
+  const uint32_t *from = (const uint32_t *)together;
+  uint8_t *bytes = (uint8_t *)rows;
+  int k = 0;
+#ifdef GG_SHUFFLE
+  for (; k + 8 <= elements; k += 8)
+    for (int q = 0; q < GG_WIDE; q += 8) {
+      const uint32_t *source[8];
+      uint32_t *to[8];
+      for (int i = 0; i < 8; i++) source[i] = from + (k + i) * GG_WIDE + q;
+      for (int i = 0; i < 8; i++) to[i] = (uint32_t *)GG_ROW(bytes, step, key, q + i) + k;
+      gg_turn_eight(source, to);
+    }
+#endif
+  for (int q = 0; q < GG_WIDE; q++) {
+    uint32_t *to = (uint32_t *)GG_ROW(bytes, step, key, q);
+    for (int j = k; j < elements; j++) to[j] = from[j * GG_WIDE + q];
+  }
+}
+GG_INLINE void gg_bytes_together(const void *rows, size_t step, const int32_t *key, void *together, int elements) {
+  for (int q = 0; q < GG_WIDE; q++)
+    for (int j = 0; j < elements; j++) ((uint8_t *)together)[j * GG_WIDE + q] = GG_ROW((const uint8_t *)rows, step, key, q)[j];
+}
+GG_INLINE void gg_bytes_apart(const void *together, void *rows, size_t step, const int32_t *key, int elements) {
+  for (int q = 0; q < GG_WIDE; q++)
+    for (int j = 0; j < elements; j++) GG_ROW((uint8_t *)rows, step, key, q)[j] = ((const uint8_t *)together)[j * GG_WIDE + q];
+}
+/* True when the keys of a group are all different, so that none of its rows continues another. */
+GG_INLINE int gg_distinct(const int32_t *key) {
+  int32_t twice[2 * GG_WIDE];
+  uint32_t same = 0;
+  for (int q = 0; q < GG_WIDE; q++) twice[q] = twice[q + GG_WIDE] = key[q];
+  for (int d = 1; d <= GG_WIDE / 2; d++)
+    for (int q = 0; q < GG_WIDE; q++) same |= twice[q] == twice[q + d];
+  return !same;
+}
+#endif
+
 GG_INLINE float gg_exp(float x) {
-  float c = x > 89.0f ? 89.0f : x, n, r, y;
+  float c = x > 89.0f ? 89.0f : x, m, n, r, y;
   int32_t k, half;
   c = c < -104.0f ? -104.0f : c;
-  c = x != x ? 0.0f : c;
-  n = gg_rint(c * 0x1.715476p+0f);
+  m = c * 0x1.715476p+0f + 12582912.0f;  /* rounds to a whole number, which then stands in the lowest bits */
+  n = m - 12582912.0f;
   r = (c - n * 0.693359375f) - n * -2.12194440e-4f;
   y = ((((1.9875691500e-4f * r + 1.3981999507e-3f) * r + 8.3334519073e-3f) * r + 4.1665795894e-2f) * r + 1.6666665459e-1f) * r + 5.0000001201e-1f;
   y = (y * (r * r) + r) + 1.0f;
-  k = (int32_t)n;
+  k = (int32_t)(gg_bits(m) - 0x4b400000u);
   half = k >> 1;
   y = (y * gg_float((uint32_t)(half + 127) << 23)) * gg_float((uint32_t)(k - half + 127) << 23);
   return x != x ? x : y;
@@ -159,13 +257,14 @@ GG_INLINE float gg_log(float x) {
   return x != x ? x : y;
 }
 GG_INLINE float gg_turned(float x, int32_t quarter) {
-  float a = gg_abs(x), n, r, z, s, c, y;
+  float a = gg_abs(x), m, n, r, z, s, c, y;
   int32_t k;
   a = a <= 8192.0f ? a : 0.0f;
-  n = gg_rint(a * 0.636619772f);
+  m = a * 0.636619772f + 12582912.0f;
+  n = m - 12582912.0f;
   r = ((a - n * 1.5703125f) - n * 4.837512969970703125e-4f) - n * 7.549789948768648e-8f;
   z = r * r;
-  k = ((int32_t)n + quarter) & 3;
+  k = (int32_t)(gg_bits(m) - 0x4b400000u + (uint32_t)quarter) & 3;
   s = (((-1.9515295891e-4f * z + 8.3321608736e-3f) * z + -1.6666654611e-1f) * z) * r + r;
   c = ((((2.443315711809948e-5f * z + -1.388731625493765e-3f) * z + 4.166664568298827e-2f) * z) * z - 0.5f * z) + 1.0f;
   y = (k & 1) ? c : s;

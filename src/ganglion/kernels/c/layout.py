@@ -112,11 +112,20 @@ class Layout:
 
 
 class Planner:
-    """Decides what is stored, and packs the working memory by the values' lifetimes."""
+    """Decides what is stored, and packs the working memory by the values' lifetimes.
 
-    def __init__(self, program: Program, scratch_bytes: dict[int, int] | None = None) -> None:
+    ``apart``: values computed once for a group of rows, and kept to the end when what runs for each row reads them.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        scratch_bytes: dict[int, int] | None = None,
+        apart: frozenset[int] = frozenset(),
+    ) -> None:
         self.program = program
         self._scratch_bytes = scratch_bytes or {}
+        self._apart = apart
         self.uses: dict[int, list[tuple[int, int]]] = {n: [] for n in range(len(program.nodes))}
         for number, node in enumerate(program.nodes):
             for operand, source in enumerate(node.inputs):
@@ -182,6 +191,8 @@ class Planner:
         if number not in memo:
             last = len(self.program.nodes) if self._leaving.get(number) else -1
             for reader, _ in self.uses[number]:
+                if number in self._apart and reader not in self._apart:
+                    last = len(self.program.nodes)
                 last = max(last, reader if reader in self._stored else self._last_reader(reader, memo))
             memo[number] = last
         return memo[number]

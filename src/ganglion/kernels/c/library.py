@@ -11,6 +11,7 @@ import cffi
 import numpy as np
 
 from ganglion.kernels.c.emission import emit
+from ganglion.kernels.c.grouped import group_of
 from ganglion.kernels.c.layout import state_dtype
 from ganglion.kernels.c.toolchain import SPEED, Compiler, build_library
 from ganglion.kernels.ir.interpret import Computed
@@ -42,29 +43,34 @@ _buffer: Callable[[Any], Any] = _FFI.from_buffer
 class Bound:
     """Arrays of ``n`` rows that a library reads and writes in place: fill ``inputs``, `call`, read the others.
 
-    ``inputs``, ``outputs``: field -> (n, *shape); ``emitted``: bool[n]; ``table``: states, one for all rows.
+    ``inputs``, ``outputs``: field -> (n, *shape); ``emitted``: bool[n]; ``table``: states, one for all rows, or as
+    many as ``keys`` (int32[n]: each row's place in it) asks for.
     """
 
     __slots__ = ("_arguments", "_call", "_held", "emitted", "inputs", "outputs", "table")
 
-    def __init__(self, library: Library, n: int) -> None:
-        self.inputs = {name: np.zeros((n, *shape), dtype) for name, dtype, shape in library._inputs}
-        self.outputs = {name: np.zeros((n, *shape), dtype) for name, dtype, shape in library._outputs}
+    def __init__(self, library: Library, n: int, keys: Array | None = None) -> None:
+        # Filled, not zeros of the system: NumPy asks for large pages only where it allocates itself.
+        self.inputs = {name: np.full((n, *shape), 0, dtype) for name, dtype, shape in library._inputs}
+        self.outputs = {name: np.full((n, *shape), 0, dtype) for name, dtype, shape in library._outputs}
         self.emitted = np.zeros(n, np.bool_)
-        self.table = library.fresh()
+        chosen = None if keys is None else np.ascontiguousarray(keys, np.int32)
+        assert chosen is None or (chosen.shape == (n,) and chosen.min() >= 0)
+        self.table = library.fresh(1 if chosen is None else int(chosen.max()) + 1)
         given = _FFI.new("void *[]", [_buffer(a) for a in self.inputs.values()])
         out = _FFI.new("void *[]", [_buffer(a) for a in self.outputs.values()])
         states = _buffer(self.table) if library.state.itemsize else _FFI.NULL
         self._call = library._call
         self._held = (library, given, out)
-        self._arguments = (n, given, states, out, _buffer(self.emitted), library._work)
+        key = _FFI.NULL if chosen is None else _buffer(chosen)
+        self._arguments = (n, given, key, states, out, _buffer(self.emitted), library._work)
 
     def call(self, table: Array | None = None) -> None:
         """Computes all rows in turn, with the first state of ``table`` instead of its own if one is given."""
-        n, given, states, out, emitted, work = self._arguments
+        n, given, key, states, out, emitted, work = self._arguments
         if table is not None and states != _FFI.NULL:
             states = _buffer(table)
-        self._call(n, given, _FFI.NULL, states, out, emitted, work)
+        self._call(n, given, key, states, out, emitted, work)
 
 
 class Library:
@@ -98,7 +104,9 @@ class Library:
     @staticmethod
     def build(program: Program, compiler: Compiler, directory: Path, flags: Sequence[str] = SPEED) -> Library:
         """Compiles, or finds in ``directory`` what was compiled before. Raises `KernelError` ``kernel.compile``."""
-        return Library(program, build_library(emit(program, SYMBOL).source, compiler, directory, flags))
+        return Library(
+            program, build_library(emit(program, SYMBOL, group_of).source, compiler, directory, flags)
+        )
 
     def fresh(self, keys: int = 1) -> Array:
         """A table of first states."""
@@ -151,9 +159,9 @@ class Library:
         bound.call(table)
         return {name: array.copy() for name, array in bound.outputs.items()}, bound.emitted.copy()
 
-    def bind(self, n: int = 1) -> Bound:
+    def bind(self, n: int = 1, keys: Array | None = None) -> Bound:
         """A call whose arrays are made once: for callers with one frame after another."""
-        return Bound(self, n)
+        return Bound(self, n, keys)
 
     def compute(self, inputs: Mapping[str, Array], table: Array) -> Computed:
         """Each frame with the state of its own number: the counterpart of `interpret`."""

@@ -17,6 +17,7 @@ from ganglion.kernels.ops.op import Array
 from ganglion.kernels.ops.reduction import C_TYPES
 
 INDENT = "  "
+MASKED_ABOVE = 8
 
 
 def literal(value: object, dtype: str) -> str:
@@ -89,15 +90,17 @@ class Reader:
         self._text.lines.append(INDENT * self._text.depth + text)
 
     def loop(self, extents: Sequence[int]) -> list[str]:
-        index = []
-        for extent in extents:
+        index: list[str] = []
+        for axis, extent in enumerate(extents):
+            inner = axis == len(extents) - 1 and extent > MASKED_ABOVE
             if extent == 1:
                 index.append("0")
                 self.line("{")
             else:
                 i = self.name()
                 index.append(i)
-                self.line(f"for (int {i} = 0; {i} < {extent}; {i}++) {{")
+                masked = "GG_MASKED " if inner and extent % 8 else ""
+                self.line(f"{masked}for (int {i} = 0; {i} < {extent}; {i}++) {{")
             self._text.depth += 1
         if not extents:
             self.line("{")
@@ -127,17 +130,25 @@ class Reader:
         if node.op == "const":
             return self._constant(node, index)
         if number in self._stored and not node.type.shape:
-            return f"{self._prefix}v{number}"
+            return self._scalar(number)
         flat = self.memory(number)
         if flat is not None:
             base, offset = flat
             place = flat_index(index, node.type.shape)
             if offset:
                 place = str(offset) if place == "0" else f"{place} + {offset}"
-            return f"{base}[{place}]"
+            return f"{base}[{self._place(number, place)}]"
         if node.op in VIEWS:
             return self.element(node.inputs[0], self._through(node, index))
         return self._computed(node, index)
+
+    def _scalar(self, number: int) -> str:
+        """The local variable of a stored value without axes."""
+        return f"{self._prefix}v{number}"
+
+    def _place(self, _number: int, place: str) -> str:
+        """Where the element at ``place`` of a value in memory lies."""
+        return place
 
     def _computed(self, node: Node, index: list[str]) -> str:
         types = [self._program.nodes[i].type for i in node.inputs]

@@ -26,7 +26,10 @@ SPEED = ("-O2", "-ftree-vectorize")
 EXACT = ("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-fno-strict-aliasing")
 """Flags that keep the bits: no fused multiply-add, no library errors, no assumption about types in memory."""
 QUIET = ("-std=gnu11", "-Wall", "-Wextra", "-Wno-unused-function", "-Wno-unused-variable")
-OURS = ("-ffreestanding", "-fno-ident", "-g0")
+CLANG_QUIET = ("-Wno-pass-failed",)
+"""clang says where a loop over rows could not fill vectors."""
+OURS = ("-ffreestanding", "-fno-ident", "-g0", "-fno-sanitize=undefined")
+"""No debug records, no names of compilers, no checks that would ask for a library (zig adds them below -O1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +42,17 @@ class Compiler:
 
 
 def compilers() -> list[Compiler]:
-    """The compilers for this machine, the preferred one first; empty when there is none."""
+    """The compilers for this machine, the preferred one first; empty when there is none.
+
+    That named by GANGLION_CC alone, else zig, the same on every machine, then the system's.
+    """
     named = os.environ.get(COMPILER_VARIABLE)
     if named:
         return [_compiler((named,))]
-    found = [_compiler((path,)) for name in ("gcc", "clang") if (path := shutil.which(name))]
+    found = []
     if find_spec("ziglang") is not None:
         found.append(_compiler((sys.executable, "-m", "ziglang", "cc")))
-    return found
+    return found + [_compiler((path,)) for name in ("gcc", "clang") if (path := shutil.which(name))]
 
 
 @cache
@@ -64,17 +70,80 @@ def native_flags(compiler: Compiler) -> tuple[str, ...]:
     return ("-mcpu=native",) if compiler.kind == "zig" else ("-march=native",)
 
 
-def build_library(source: str, compiler: Compiler, directory: Path, flags: Sequence[str] = SPEED) -> Path:
+def build_library(
+    source: str,
+    compiler: Compiler,
+    directory: Path,
+    flags: Sequence[str] = SPEED,
+    target: Target | None = None,
+    exports: Sequence[str] = (),
+) -> Path:
     """Compiles C into a shared library, or finds it in the cache. Raises `KernelError` ``kernel.compile``.
 
-    The name is the SHA-256 of source, runtime, compiler and flags, so a library is never stale.
+    For this machine, or, by zig, for one of `targets.LIBRARIES`; WebAssembly wants the names of ``exports``. The file
+    is named after the SHA-256 of source (which carries the program's digest and the runtime's version), runtime,
+    compiler, processor and flags, so a library is never stale.
     """
-    everything = (*flags, *native_flags(compiler), *EXACT, *OURS, *QUIET)
-    target = directory / f"{_digest(source, '', compiler, everything)}.so"
-    if not target.exists():
-        link = ("-shared", "-fPIC", "-nostdlib")
-        _build(compiler, (*everything, *link, "kernel.c"), {"kernel.c": source}, target)
-    return target
+    chosen = native_flags(compiler) if target is None else target.flags
+    assert target is None or compiler.kind == "zig", "other compilers know their own machine"
+    everything = (*flags, *chosen, *EXACT, *OURS, *quiet(compiler))
+    link: tuple[str, ...] = ("-shared", "-fPIC", "-nostdlib")
+    processor, suffix, entry = _processor(), ".so", ""
+    if target is not None:
+        processor, suffix = "", target.suffix
+        everything = (*everything, "-fno-unwind-tables", "-fno-asynchronous-unwind-tables")
+        link = (*LINK.get(suffix, link), "-s") if suffix != ".dylib" else link
+        link += tuple(f"-Wl,--export={name}" for name in exports) if suffix == ".wasm" else ()
+        entry = WINDOWS_ENTRY if suffix == ".dll" else ""
+    library = directory / f"{_digest(source, entry, compiler, (*everything, *link, processor))}{suffix}"
+    if not library.exists():
+        _build(compiler, (*everything, *link, "kernel.c"), {"kernel.c": source + entry}, library)
+    return library
+
+
+LINK = {
+    ".dll": ("-shared", "-nostdlib"),
+    ".wasm": ("-nostdlib", "-Wl,--no-entry", "-Wl,--export=__heap_base"),
+}
+WINDOWS_ENTRY = """
+/* What a library without the C runtime has to bring for Windows. */
+int _fltused = 1;
+int DllMainCRTStartup(void *library, unsigned reason, void *reserved) {
+  (void)library; (void)reason; (void)reserved;
+  return 1;
+}
+#ifdef __x86_64__
+/* Called with the size of a frame of more than a page in rax: Windows adds a stack's pages one after the other. */
+__attribute__((naked)) void ___chkstk_ms(void) {
+  __asm__("pushq %rcx; pushq %rax; leaq 24(%rsp), %rcx; 1: cmpq $4096, %rax; jbe 2f; subq $4096, %rcx;"
+          "subq $4096, %rax; orq $0, (%rcx); jmp 1b; 2: subq %rax, %rcx; orq $0, (%rcx); popq %rax; popq %rcx; ret");
+}
+#endif
+"""
+
+
+def quiet(compiler: Compiler) -> tuple[str, ...]:
+    """Warnings that say something about our C, and not about how fast it is."""
+    return QUIET if compiler.kind == "gcc" else (*QUIET, *CLANG_QUIET)
+
+
+@cache
+def _processor() -> str:
+    """This machine's processor, for which native code was made: a cache that moves elsewhere is not used there."""
+    try:
+        text = Path("/proc/cpuinfo").read_text("ascii", errors="replace")
+    except OSError:
+        return f"{platform.machine()} {platform.processor()}"
+    facts = ("model name", "flags", "CPU part", "Features", "isa")
+    lines = dict.fromkeys(line for line in text.splitlines() if line.startswith(facts))
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def cross_compilers(target: Target) -> list[Compiler]:
+    """The compilers that link images for a target, the preferred one first: zig, then arm-none-eabi-gcc."""
+    found = [_compiler((sys.executable, "-m", "ziglang", "cc"))] if find_spec("ziglang") is not None else []
+    arm = shutil.which("arm-none-eabi-gcc") if target.gcc else None
+    return found if arm is None else [*found, _compiler((arm,))]
 
 
 LINKER_SCRIPT = """\
@@ -95,17 +164,20 @@ def build_image(
 ) -> Path:
     """Links C into an ELF image for a microcontroller, or finds it. Raises `KernelError` ``kernel.compile``.
 
-    Code and constants lie at ``flash``, variables at ``ram``. ``compiler`` is zig.
+    Code and constants lie at ``flash``, variables at ``ram``. ``compiler`` is one of `cross_compilers`.
     """
-    assert compiler.kind == "zig"
+    zig = compiler.kind == "zig"
+    assert zig or target.gcc, f"{compiler.kind} does not build for {target.name}"
     script = LINKER_SCRIPT.format(entry=entry, flash=flash, ram=ram)
     bare = ("-nostartfiles", "-static", "-fno-unwind-tables", "-fno-asynchronous-unwind-tables")
     sections = ("-ffunction-sections", "-fdata-sections", "-Wl,--gc-sections", f"-Wl,-e,{entry}")
-    everything = ("-O2", *target.flags, *EXACT, *OURS, *QUIET, *bare, *sections)
+    chosen = target.flags if zig else (*target.gcc, "-nostdlib")
+    everything = ("-O2", *chosen, *EXACT, *OURS, *quiet(compiler), *bare, *sections)
+    libraries = () if zig else ("-lgcc",)
     image = directory / f"{_digest(source, script, compiler, everything)}.elf"
     if not image.exists():
         files = {"kernel.c": source, "link.ld": script}
-        _build(compiler, (*everything, "-T", "link.ld", "kernel.c"), files, image)
+        _build(compiler, (*everything, "-T", "link.ld", "kernel.c", *libraries), files, image)
     return image
 
 

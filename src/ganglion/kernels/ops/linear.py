@@ -16,6 +16,8 @@ NARROW_MAX = 3
 
 LOCAL_MAX = 32
 """Results with at most so many columns are summed in registers."""
+BLOCK_MAX = 6
+"""So many columns are summed at a time when rows lie side by side: sums that do not wait for each other."""
 QUARTERS_FROM = 16
 """From so many products on, narrow results are four sums side by side: one alone would wait for itself."""
 ORDERS = ("lanes", "quarters", "sequential")
@@ -63,11 +65,13 @@ def _write_matmul(writer: Writer, types: Types, attributes: Attributes, result: 
             lambda k: f"({writer.read(0, [i, k])} * {writer.read(1, [k, j])})",
             lambda x, y: f"({x} + {y})",
         )
-        writer.line(f"{writer.result([i, j])} = {total};")
+        writer.line(f"{writer.rows}{writer.result([i, j])} = {total};")
         writer.end(2)
         return
     (i,) = writer.loop((rows,))
-    if attributes["order"] == "quarters":
+    if writer.rows:
+        _write_rows(writer, i, inner, columns, 4 if attributes["order"] == "quarters" else 1)
+    elif attributes["order"] == "quarters":
         _write_quarters(writer, i, inner, columns)
     else:
         _write_sequential(writer, i, inner, columns)
@@ -113,6 +117,41 @@ def _write_quarters(writer: Writer, i: str, inner: int, columns: int) -> None:
     writer.line(f"{each} {writer.result([i, j])} = ({a} + {c}) + ({b} + {d});")
 
 
+def _write_rows(writer: Writer, i: str, inner: int, columns: int, parts: int) -> None:
+    """Rows side by side: a block of columns at a time stays in registers, one part of the sum after the other."""
+    width = -(-columns // -(-columns // BLOCK_MAX))
+    first = writer.name()
+    whole = columns // width * width
+    writer.line(f"for (int {first} = 0; {first} < {whole}; {first} += {width}) {{")
+    _write_block(writer, i, [f"({first} + {c})" for c in range(width)], inner, parts)
+    writer.line("}")
+    if whole < columns:
+        writer.line("{")
+        _write_block(writer, i, [str(c) for c in range(whole, columns)], inner, parts)
+        writer.line("}")
+
+
+def _write_block(writer: Writer, i: str, columns: list[str], inner: int, parts: int) -> None:
+    sums = [[writer.local("f32")("0") for _ in columns] for _ in range(parts)]
+    for part, totals in enumerate(sums):
+        k, factor = writer.name(), writer.name()
+        writer.line(f"{writer.rows}{{")
+        writer.line(f"  const float {factor} = {writer.read(0, [i, str(part)])};")
+        for total, j in zip(totals, columns, strict=True):
+            writer.line(f"  {total} = {factor} * {writer.read(1, [str(part), j])};")
+        writer.line("}")
+        if part + parts >= inner:
+            continue
+        writer.line(f"for (int {k} = {part + parts}; {k} < {inner}; {k} += {parts}) {writer.rows}{{")
+        writer.line(f"  const float {factor} = {writer.read(0, [i, k])};")
+        for total, j in zip(totals, columns, strict=True):
+            writer.line(f"  {total} = {total} + {factor} * {writer.read(1, [k, j])};")
+        writer.line("}")
+    for c, j in enumerate(columns):
+        total = sums[0][c] if parts == 1 else f"({sums[0][c]} + {sums[2][c]}) + ({sums[1][c]} + {sums[3][c]})"
+        writer.line(f"{writer.rows}{writer.result([i, j])} = {total};")
+
+
 def _banded_type(types: Types, attributes: Attributes) -> TensorType:
     a, weights = types
     bands = attributes["bands"]
@@ -143,13 +182,21 @@ def _write_banded(writer: Writer, _types: Types, attributes: Attributes, result:
     offsets = np.concatenate([[0], np.cumsum(bands[:, 1] - bands[:, 0])[:-1]]).astype(np.int32)
     firsts, lasts, starts = (writer.table(v) for v in (bands[:, 0].copy(), bands[:, 1].copy(), offsets))
     i, j = writer.loop(result.shape)
-    total, k = writer.name(), writer.name()
-    weight = writer.read(1, [f"({starts}[{j}] + {k} - {firsts}[{j}])"])
-    product = f"{writer.read(0, [i, k])} * {weight}"
-    writer.line(f"float {total} = 0.0f;")
-    writer.line(f"for (int {k} = {firsts}[{j}]; {k} < {lasts}[{j}]; {k}++)")
-    writer.line(f"  {total} = {k} == {firsts}[{j}] ? {product} : {total} + {product};")
-    writer.line(f"{writer.result([i, j])} = {total};")
+    total, k = writer.local("f32")("0"), writer.name()
+
+    def product(at: str) -> str:
+        weight = writer.read(1, [f"({starts}[{j}] + {at} - {firsts}[{j}])"])
+        return f"{writer.read(0, [i, at])} * {weight}"
+
+    writer.line(f"{writer.rows}{total} = 0.0f;")
+    if writer.rows:  # A choice in the loop would keep the rows from filling vectors.
+        writer.line(f"if ({firsts}[{j}] < {lasts}[{j}]) {writer.rows}{total} = {product(f'{firsts}[{j}]')};")
+        writer.line(f"for (int {k} = {firsts}[{j}] + 1; {k} < {lasts}[{j}]; {k}++)")
+        writer.line(f"  {writer.rows}{total} = {total} + {product(k)};")
+    else:
+        writer.line(f"for (int {k} = {firsts}[{j}]; {k} < {lasts}[{j}]; {k}++)")
+        writer.line(f"  {total} = {k} == {firsts}[{j}] ? {product(k)} : {total} + {product(k)};")
+    writer.line(f"{writer.rows}{writer.result([i, j])} = {total};")
     writer.end(2)
 
 
@@ -161,6 +208,7 @@ LINEAR = (
         None,
         _write_matmul,
         lambda types, _a, result: 2 * types[0].shape[1] * result.elements,
+        grouped=True,
     ),
     Op(
         "banded",
@@ -169,5 +217,6 @@ LINEAR = (
         None,
         _write_banded,
         lambda types, _a, _r: 2 * types[0].shape[0] * types[1].elements,
+        grouped=True,
     ),
 )

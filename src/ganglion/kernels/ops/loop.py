@@ -114,15 +114,20 @@ def _write_scan(writer: Writer, types: Types, attributes: Attributes, _result: T
     kept = places(body, carries, steps)
     pointers = []
     for operand, place in enumerate(kept[:carries]):
-        pointer = _pointer(writer, place.type.dtype, f"(r + {place.offset})")
+        pointer = _pointer(writer, place.type.dtype, f"(r + {writer.span(str(place.offset))})")
         pointers.append(pointer)
         _fill(writer, pointer, place.type, partial(writer.read, operand))
     t = writer.name()
     writer.line(f"for (int {t} = 0; {t} < {steps}; {t}++) {{")
     size = types[carries].elements // steps
-    given = [*pointers, f"({writer.pointer(carries)} + {t} * {size})"]
-    given += [writer.pointer(j) for j in range(carries + 1, len(types))]
-    read = writer.program(body, given)
+    step = f"{t} * {size}"
+    given = [
+        *pointers,
+        f"({writer.pointer(carries)} + {step if writer.shared(carries) else writer.span(step)})",
+        *(writer.pointer(j) for j in range(carries + 1, len(types))),
+    ]
+    shared = [False] * carries + [writer.shared(j) for j in range(carries, len(types))]
+    read = writer.program(body, given, shared)
     drafts = [
         _pointer(writer, p.type.dtype, writer.scratch(p.type.dtype, p.type.elements)) for p in kept[:carries]
     ]
@@ -131,11 +136,14 @@ def _write_scan(writer: Writer, types: Types, attributes: Attributes, _result: T
     if len(kept) > carries:
         gave = kept[carries]
         each = TensorType(gave.type.dtype, gave.type.shape[1:])
-        target = _pointer(writer, each.dtype, f"(r + {gave.offset})", f" + {t} * {each.elements}")
+        block = f"(r + {writer.span(str(gave.offset))})"
+        target = _pointer(writer, each.dtype, block, f" + {writer.span(f'{t} * {each.elements}')}")
         _fill(writer, target, each, partial(read, carries))
     for pointer, draft, place in zip(pointers, drafts, kept[:carries], strict=True):
         i = writer.name()
-        writer.line(f"for (int {i} = 0; {i} < {place.type.elements}; {i}++) {pointer}[{i}] = {draft}[{i}];")
+        at = writer.place(i)
+        each_of = f"for (int {i} = 0; {i} < {place.type.elements}; {i}++)"
+        writer.line(f"{each_of} {writer.rows}{pointer}[{at}] = {draft}[{at}];")
     writer.line("}")
 
 
@@ -150,7 +158,7 @@ def _fill(writer: Writer, target: str, kind: TensorType, value: Callable[[list[s
     place, stride = "0", 1
     for position, extent in zip(reversed(index), reversed(kind.shape), strict=True):
         place, stride = f"{position} * {stride} + {place}", stride * extent
-    writer.line(f"{target}[{place}] = {value(index)};")
+    writer.line(f"{writer.rows}{target}[{writer.place(place)}] = {value(index)};")
     writer.end(len(kind.shape) or 1)
 
 
@@ -175,6 +183,6 @@ def _pick(arrays: Sequence[Array], attributes: Attributes, result: TensorType) -
 
 
 LOOP = (
-    Op("scan", _scan_type, _scan_reference, None, _write_scan, _scan_cost),
+    Op("scan", _scan_type, _scan_reference, None, _write_scan, _scan_cost, grouped=True),
     Op("pick", _pick_type, _pick, cost=lambda _t, _a, _r: 0),
 )

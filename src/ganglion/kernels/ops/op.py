@@ -24,7 +24,18 @@ COMPUTED = ("bool", "i32", "f32")
 
 
 class Writer(Protocol):
-    """The C being written, as an operation sees it. Indices are C expressions, one per axis, outermost first."""
+    """The C being written, as an operation sees it. Indices are C expressions, one per axis, outermost first.
+
+    The same operation is written for one row, or for several rows side by side: then ``rows`` is a loop over them that
+    stands before each statement, and what `read`, `result` and `local` name lies apart for each row.
+    """
+
+    @property
+    def rows(self) -> str:
+        """What stands before a statement that all rows do; empty where there is one row."""
+
+    def local(self, dtype: str, elements: int = 1) -> Callable[[str], str]:
+        """Declares a variable, or an array of several elements; returns how the element at an index is written."""
 
     def read(self, operand: int, index: Sequence[str]) -> str:
         """An expression for one element of an operand."""
@@ -41,10 +52,24 @@ class Writer(Protocol):
     def scratch(self, dtype: str, elements: int) -> str:
         """The name of a pointer to working memory that is free during this operation."""
 
+    def room(self, dtype: str, elements: int) -> Callable[[str], str]:
+        """As `local`, in working memory that is free during this operation: for what is too large for a stack."""
+
     def pointer(self, operand: int) -> str:
         """An operand that lies in memory, as a pointer to its first element."""
 
-    def program(self, body: Any, inputs: Sequence[str]) -> Callable[[int, Sequence[str]], str]:
+    def shared(self, operand: int) -> bool:
+        """True for a constant: all rows have the same one, so it does not lie apart for each."""
+
+    def place(self, index: str) -> str:
+        """Where the element at an index lies behind a pointer to what each row has its own of."""
+
+    def span(self, elements: str) -> str:
+        """How far behind such a pointer lies what comes after so many elements."""
+
+    def program(
+        self, body: Any, inputs: Sequence[str], shared: Sequence[bool]
+    ) -> Callable[[int, Sequence[str]], str]:
         """Writes a whole program that reads ``inputs`` (pointers); returns how to read its n-th output."""
 
     def line(self, text: str) -> None:
@@ -65,7 +90,8 @@ class Op:
     ``evaluate(arrays, attributes, type)`` takes and gives arrays with a leading axis of frames (1 broadcasts).
     ``element(types, operands)`` is C for one element from one element of each operand of the same index; an
     operation without it (None) writes its loops with ``write(writer, types, attributes, type)``.
-    ``cost`` counts arithmetic operations per element of the result.
+    ``cost`` counts arithmetic operations per element of the result. ``grouped``: its ``write`` puts ``writer.rows``
+    before all statements on values and declares them by ``writer.local``, so it can be written for rows side by side.
     """
 
     name: str
@@ -74,6 +100,7 @@ class Op:
     element: Callable[[Types, Sequence[str]], str] | None = None
     write: Callable[[Writer, Types, Attributes, TensorType], None] | None = None
     cost: Callable[[Types, Attributes, TensorType], int] = lambda _types, _attributes, result: result.elements
+    grouped: bool = False
 
 
 def broadcast(types: Types) -> tuple[int, ...]:

@@ -47,6 +47,8 @@ def write_lanes(
     writer: Writer, dtype: str, n: int, read: Callable[[str], str], fold: Callable[[str, str], str]
 ) -> str:
     """C that folds ``read(j)`` for ``j`` in 0..n-1; returns the expression that holds the result."""
+    if writer.rows:
+        return _write_rows_lanes(writer, dtype, n, read, fold)
     lanes, kind = writer.name(), C_TYPES[dtype]
     if n < LANES_FROM:
         writer.line(f"{kind} {lanes} = {read('0')};")
@@ -70,6 +72,40 @@ def write_lanes(
         half = f"for (int {lane} = 0; {lane} < {width}; {lane}++)"
         writer.line(f"{half} {at} = {fold(at, f'{lanes}[{lane} + {width}]')};")
     return f"{lanes}[0]"
+
+
+def _write_rows_lanes(
+    writer: Writer, dtype: str, n: int, read: Callable[[str], str], fold: Callable[[str, str], str]
+) -> str:
+    """The same order for rows side by side: one lane after the other, since the rows fill the vectors."""
+
+    def folded(total: str, first: str, end: int, step: int, offset: str = "") -> None:
+        j = writer.name()
+        each = f"for (int {j} = {first}; {j} < {end}; {j} += {step})"
+        writer.line(f"{each} {writer.rows}{total} = {fold(total, read(f'({j}{offset})'))};")
+
+    if n < LANES_FROM:
+        total = writer.local(dtype)("0")
+        writer.line(f"{writer.rows}{total} = {read('0')};")
+        if n > 1:
+            folded(total, "1", n, 1)
+        return total
+    lanes, lane = writer.local(dtype, LANES), writer.name()
+    writer.line(f"for (int {lane} = 0; {lane} < {LANES}; {lane}++) {{")
+    total = writer.local(dtype)("0")
+    writer.line(f"{writer.rows}{total} = {read(lane)};")
+    whole = n // LANES * LANES
+    folded(total, str(LANES), whole, LANES, f" + {lane}")
+    if whole < n:
+        last = fold(total, read(f"({whole} + {lane})"))
+        writer.line(f"if ({lane} < {n - whole}) {writer.rows}{total} = {last};")
+    writer.line(f"{writer.rows}{lanes(lane)} = {total};")
+    writer.line("}")
+    for width in (4, 2, 1):
+        pair = fold(lanes(lane), lanes(f"({lane} + {width})"))
+        half = f"for (int {lane} = 0; {lane} < {width}; {lane}++)"
+        writer.line(f"{half} {writer.rows}{lanes(lane)} = {pair};")
+    return lanes("0")
 
 
 def _reduced(types: Types, attributes: Attributes) -> TensorType:
@@ -101,14 +137,14 @@ def _reduce(name: str, by: str) -> Op:
         total = write_lanes(
             writer, result.dtype, types[0].shape[axis], read, lambda a, b: element(pair, (a, b))
         )
-        writer.line(f"{writer.result(index)} = {total};")
+        writer.line(f"{writer.rows}{writer.result(index)} = {total};")
         writer.end(len(result.shape) or 1)
 
     def infer(types: Types, attributes: Attributes) -> TensorType:
         step.infer((types[0], types[0]), {})
         return _reduced(types, attributes)
 
-    return Op(name, infer, evaluate, None, write, lambda types, _a, _r: types[0].elements)
+    return Op(name, infer, evaluate, None, write, lambda types, _a, _r: types[0].elements, grouped=True)
 
 
 def _arg_type(types: Types, attributes: Attributes) -> TensorType:
@@ -123,19 +159,24 @@ def _argmax(arrays: Sequence[Array], attributes: Attributes, _result: TensorType
 def _write_argmax(writer: Writer, types: Types, attributes: Attributes, result: TensorType) -> None:
     axis = attributes["axis"]
     index = writer.loop(result.shape)
-    best, at, j, value = (writer.name() for _ in range(4))
-    kind = C_TYPES[types[0].dtype]
+    kind = types[0].dtype
+    best, at, j = writer.local(kind)("0"), writer.local("i32")("0"), writer.name()
+    value, better = writer.local(kind)("0"), writer.name()
 
     def read(position: str) -> str:
         return writer.read(0, [*index[:axis], position, *index[axis:]])
 
-    writer.line(f"{kind} {best} = {read('0')}; int32_t {at} = 0;")
+    writer.line(f"{writer.rows}{{ {best} = {read('0')}; {at} = 0; }}")
     writer.line(f"for (int {j} = 1; {j} < {types[0].shape[axis]}; {j}++) {{")
     # The first NaN wins, as in NumPy; then the first largest.
-    writer.line(f"  {kind} {value} = {read(j)};")
-    writer.line(f"  if ({best} == {best} && !({value} <= {best})) {{ {best} = {value}; {at} = {j}; }}")
+    writer.line(f"  {writer.rows}{{")
+    writer.line(f"    {value} = {read(j)};")
+    writer.line(f"    const int {better} = ({best} == {best}) & !({value} <= {best});")
+    writer.line(f"    {best} = {better} ? {value} : {best};")
+    writer.line(f"    {at} = {better} ? {j} : {at};")
+    writer.line("  }")
     writer.line("}")
-    writer.line(f"{writer.result(index)} = {at};")
+    writer.line(f"{writer.rows}{writer.result(index)} = {at};")
     writer.end(len(result.shape) or 1)
 
 
@@ -151,11 +192,13 @@ def _bincount(arrays: Sequence[Array], _attributes: Attributes, result: TensorTy
 
 
 def _write_bincount(writer: Writer, types: Types, _attributes: Attributes, result: TensorType) -> None:
-    i, value = writer.name(), writer.name()
-    writer.line(f"for (int {i} = 0; {i} < {result.shape[0]}; {i}++) {writer.result([i])} = 0;")
+    i = writer.name()
+    writer.line(f"for (int {i} = 0; {i} < {result.shape[0]}; {i}++) {writer.rows}{writer.result([i])} = 0;")
     writer.line(f"for (int {i} = 0; {i} < {types[0].shape[0]}; {i}++) {{")
-    writer.line(f"  const int32_t {value} = {writer.read(0, [i])};")
-    writer.line(f"  if ({value} >= 0 && {value} < {result.shape[0]}) {writer.result([value])} += 1;")
+    value = writer.local("i32")("0")
+    writer.line(f"{writer.rows}{value} = {writer.read(0, [i])};")
+    inside = f"if ({value} >= 0 && {value} < {result.shape[0]})"
+    writer.line(f"{writer.rows}{inside} {writer.result([value])} += 1;")
     writer.line("}")
 
 
@@ -170,6 +213,7 @@ REDUCTION = (
         None,
         _write_bincount,
         lambda types, _a, result: 3 * types[0].elements + result.elements,
+        grouped=True,
     ),
-    Op("argmax", _arg_type, _argmax, None, _write_argmax, lambda types, _a, _r: types[0].elements),
+    Op("argmax", _arg_type, _argmax, None, _write_argmax, lambda types, _a, _r: types[0].elements, True),
 )

@@ -114,7 +114,7 @@ def _write_concat(writer: Writer, types: Types, attributes: Attributes, _result:
         index = writer.loop(part.shape)
         place = list(index)
         place[axis] = f"({index[axis]} + {offset})" if offset else index[axis]
-        writer.line(f"{writer.result(place)} = {writer.read(operand, index)};")
+        writer.line(f"{writer.rows}{writer.result(place)} = {writer.read(operand, index)};")
         writer.end(len(part.shape))
         offset += part.shape[axis]
 
@@ -127,5 +127,5 @@ SHAPE = (
     Op("reshape", _reshape_type, _reshape, cost=_free),
     Op("transpose", _transpose_type, _transpose, cost=_free),
     Op("broadcast", _broadcast_type, _broadcast, cost=_free),
-    Op("concat", _concat_type, _concat, write=_write_concat),
+    Op("concat", _concat_type, _concat, write=_write_concat, grouped=True),
 )

@@ -1,0 +1,202 @@
+"""Instructions of one frame on emulated Cortex-M cores, beside the C that emx-onnx-cgen makes of the same kernel."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ganglion.core.errors import KernelError
+from ganglion.kernels.c.emission import emit
+from ganglion.kernels.c.targets import TARGETS
+from ganglion.kernels.c.toolchain import Compiler, build_image, compilers
+from tests.kernels import zoo
+
+CORES = ("cortex-m0plus", "cortex-m3", "cortex-m4f", "cortex-m7f", "cortex-m33f")
+PEER, PEER_CORE = "emx-onnx-cgen", "cortex-m4f"
+FLASH, RAM = 0x10000, 0x2000_0000
+ROOM_BYTES = 1 << 16
+HEADERS = """
+#include <stddef.h>
+#include <stdint.h>
+#define NAN __builtin_nanf("")
+#define INFINITY __builtin_inff()
+#define isnan __builtin_isnan
+#define isinf __builtin_isinf
+#define isfinite __builtin_isfinite
+#define signbit __builtin_signbit
+#define fabsf __builtin_fabsf
+#define sqrtf __builtin_sqrtf
+float expf(float); float logf(float); float sinf(float); float cosf(float); float fmaxf(float, float);
+float fminf(float, float); float floorf(float); float roundf(float); float nearbyintf(float); float rintf(float);
+float powf(float, float); float fmodf(float, float); float tanhf(float); float ceilf(float); float truncf(float);
+double sqrt(double); double exp(double); double log(double); double fabs(double); double floor(double);
+double round(double); double rint(double); double nearbyint(double); long lrintf(float); double fmax(double, double);
+double fmin(double, double); double sin(double); double cos(double); double pow(double, double);
+double fmod(double, double);
+double tanh(double); double ceil(double); double trunc(double);
+void *memcpy(void *, const void *, size_t); void *memset(void *, int, size_t);
+void *memmove(void *, const void *, size_t);
+"""
+"""What the peer's C takes from a C library; zig's own run-time library has it."""
+
+
+def instructions(names: Sequence[str]) -> list[dict[str, Any]]:
+    """One row for each kernel, printed and returned."""
+    missing = [m for m in ("ziglang", "unicorn", "elftools") if find_spec(m) is None]
+    if missing:
+        raise SystemExit(
+            f"{', '.join(missing)} is not installed; next: pip install 'ganglion[device,emulator]'"
+        )
+    zig = next(c for c in compilers() if c.kind == "zig")
+    peer = shutil.which(PEER)
+    if peer is None:
+        print(f"{PEER} is not installed: its column stays empty; next: pip install {PEER}")
+    print(
+        f"{'instructions':15}"
+        + "".join(f"{core:>15}" for core in CORES)
+        + f"{f'{PEER} (M4F)':>22}{'theirs/ours':>13}"
+    )
+    lines = []
+    with tempfile.TemporaryDirectory() as folder:
+        room = Path(folder)
+        for name in names:
+            found: dict[str, Any] = {core: ours(name, core, zig, room) for core in CORES}
+            found[PEER] = theirs(name, peer, zig, room) if peer else "not installed"
+            lines.append(shown(name, found))
+        if peer and (found := network(peer, zig, room)):
+            lines.append(shown("kws int8", found))
+    return lines
+
+
+def shown(name: str, found: dict[str, Any]) -> dict[str, Any]:
+    """Prints a row; returns it as a result."""
+    cells = "".join(f"{found[core]:,}".rjust(15) if core in found else "-".rjust(15) for core in CORES)
+    other = found[PEER]
+    if isinstance(other, int):
+        cells += f"{other:,}".rjust(22) + f"{other / found[PEER_CORE]:.2f}".rjust(13)
+    else:
+        cells += f"  {other}"
+    print(f"{name:15}{cells}", flush=True)
+    at = datetime.now(UTC).isoformat(timespec="seconds")
+    return {"at": at, "kernel": name, "instructions": found}
+
+
+def count(job: dict[str, Any], room: Path) -> int:
+    """Runs a job in a process of its own."""
+    (room / "job.json").write_text(json.dumps(job | {"flash": FLASH, "ram": RAM}))
+    script = Path(__file__).with_name("counted.py")
+    subprocess.run([sys.executable, script, room / "job.json", room / "count.json"], check=True)
+    return int(json.loads((room / "count.json").read_text()))
+
+
+def coded(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+def frame_of(program: Any) -> bytes:
+    kind = program.nodes[program.inputs[0][1]].type
+    rng = np.random.default_rng(1)
+    frame = rng.normal(0, 1, kind.shape) if kind.dtype == "f32" else rng.integers(1, 1000, kind.shape)
+    return np.asarray(frame, kind.numpy).tobytes()
+
+
+def image(text: str, core: str, zig: Compiler, room: Path, entry: str) -> str:
+    return str(build_image(text, TARGETS[core], zig, room, entry=entry, flash=FLASH, ram=RAM))
+
+
+def ours(name: str, core: str, zig: Compiler, room: Path) -> int:
+    """One frame through our step function."""
+    program = zoo.program_of(name)
+    written = emit(program, "gg_kernel")
+    state = np.zeros(1, written.state)
+    for field in program.state:
+        state[field.name] = field.initial
+    outputs = [bytes(program.nodes[n].type.size_bytes) for _, n in program.outputs]
+    buffers = [
+        frame_of(program),
+        state.tobytes() or bytes(8),
+        bytes(8),
+        bytes(written.workspace_bytes + 64),
+        *outputs,
+    ]
+    job = {
+        "target": core,
+        "image": image(written.source, core, zig, room, "gg_kernel_step"),
+        "symbol": "gg_kernel_step",
+        "buffers": [coded(b) for b in buffers],
+        "arguments": [[0], 1, list(range(4, len(buffers))), 2, 3],
+    }
+    return count(job, room)
+
+
+def theirs(name: str, peer: str, zig: Compiler, room: Path) -> int | str:
+    """One frame through the peer's C of our export; why not where there is none."""
+    from ganglion.kernels.onnx_export import export
+
+    program = zoo.program_of(name)
+    try:
+        model = export(program)
+    except KernelError as error:
+        return f"- ({error.code}: {error.what})" if hasattr(error, "what") else f"- ({error.code})"
+    given = [frame_of(program), *(np.asarray(f.initial).tobytes() for f in program.state)]
+    return foreign(model, given, len(model.graph.output), peer, zig, room)
+
+
+def foreign(model: Any, given: list[bytes], outputs: int, peer: str, zig: Compiler, room: Path) -> int | str:
+    """Generates, compiles and counts the peer's C; the reason in a few words where one of these fails."""
+    (room / "model.onnx").write_bytes(model.SerializeToString())
+    wanted = ["--input-dim", "B=1", "--fp32-accumulation-strategy", "simple"]
+    large = ["--large-weight-threshold", "0", "--large-temp-threshold", "0"]
+    done = subprocess.run(
+        [peer, "compile", *wanted, *large, "model.onnx", "model.c"],
+        cwd=room,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        return "- (does not read it)"
+    text = (room / "model.c").read_text("utf-8")
+    text = HEADERS + re.sub(r"#include <(math|float|string|stdio|stdlib)\.h>\n", "", text)
+    arguments = [coded(g) for g in given] + [coded(bytes(ROOM_BYTES))] * outputs
+    try:
+        built = image(text, PEER_CORE, zig, room, "model")
+    except KernelError as error:
+        print(error, file=sys.stderr)
+        return "- (does not compile)"
+    job = {
+        "target": PEER_CORE,
+        "image": built,
+        "symbol": "model",
+        "buffers": arguments,
+        "arguments": list(range(len(arguments))),
+    }
+    return count(job, room)
+
+
+def network(peer: str, zig: Compiler, room: Path) -> dict[str, Any]:
+    """The keyword network of benchmarks/networks; empty where its weights are not at hand."""
+    from benchmarks.networks.run import measured
+    from tests.kernels.networks import mlperf
+
+    if not mlperf.DATA.exists():
+        print(f"keyword spotting is left out: {mlperf.DATA} is not there")
+        return {}
+    model = mlperf.keyword_spotting()
+    frame = np.random.default_rng(1).integers(-128, 128, 490).astype(np.int8).tobytes()
+    return {
+        PEER_CORE: measured("keyword spotting", PEER_CORE, room)["instructions"],
+        PEER: foreign(model, [frame], 1, peer, zig, room),
+    }
