@@ -269,7 +269,8 @@ GG_INLINE void gg_max_pool(const int8_t *x, int8_t *y, int H, int W, int C, int 
     }
 }
 GG_INLINE void gg_average_pool(const int8_t *x, int8_t *y, int H, int W, int C, int KH, int KW, int SH, int SW, int PT,
-                               int PL, int OH, int OW, float before, int zero_in, float after, int zero, int pads) {
+                               int PL, int OH, int OW, float before, int zero_in, float after, int zero, int pads,
+                               int lift) {
   for (int h = 0; h < OH; h++)
     for (int w = 0; w < OW; w++, y += C) {
       int r0 = h * SH - PT, c0 = w * SW - PL, r1 = r0 + KH, c1 = c0 + KW;
@@ -282,9 +283,9 @@ GG_INLINE void gg_average_pool(const int8_t *x, int8_t *y, int H, int W, int C, 
         float sum = 0.0f;
         for (int i = r0; i < r1; i++)
           for (int j = c0; j < c1; j++) sum += (float)(x[(i * W + j) * C + c] - zero_in) * before;
-        sum = gg_div(gg_div(sum, count), after) + (float)zero;
-        sum = sum < -128.0f ? -128.0f : sum;
-        y[c] = gg_saturated(gg_whole(sum > 127.0f ? 127.0f : sum));
+        sum = gg_div(gg_div(sum, count), after) + (float)(zero + lift);
+        sum = sum < (float)(lift - 128) ? (float)(lift - 128) : sum;
+        y[c] = gg_saturated(gg_whole(sum > (float)(lift + 127) ? (float)(lift + 127) : sum) - lift);
       }
     }
 }
@@ -295,8 +296,10 @@ GG_INLINE void gg_global_average(const int8_t *x, int8_t *y, int N, int C, int z
     y[c] = gg_requantised(sum, scale, zero, 1);
   }
 }
-GG_INLINE void gg_add(const int8_t *a, const int8_t *b, int8_t *y, int n, float ratio_a, float ratio_b, float fixed) {
-  for (int k = 0; k < n; k++) y[k] = gg_saturated(gg_whole(gg_fused(a[k], ratio_a, gg_fused(b[k], ratio_b, fixed))));
+GG_INLINE void gg_add(const int8_t *a, const int8_t *b, int8_t *y, int n, float ratio_a, float ratio_b, float fixed,
+                   int lift) {
+  for (int k = 0; k < n; k++)
+    y[k] = gg_saturated(gg_whole(gg_fused(a[k] + lift, ratio_a, gg_fused(b[k] + lift, ratio_b, fixed))) - lift);
 }
 GG_INLINE void gg_lookup(const int8_t *x, int8_t *y, const int8_t *table, int n) {
   for (int k = 0; k < n; k++) y[k] = table[x[k] + 128];

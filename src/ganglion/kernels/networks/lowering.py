@@ -17,8 +17,8 @@ from ganglion.core.errors import KernelError
 from ganglion.kernels.networks import arithmetic, faults
 from ganglion.kernels.networks.graph import Graph, GraphNode
 from ganglion.kernels.networks.layers import Array, Layer, Lookup, Network, Permute, Quantised
+from ganglion.kernels.networks.validity import ELEMENTS_MAX, LAYERS_MAX
 
-LAYERS_MAX, ELEMENTS_MAX = 1000, 1 << 24
 PERMUTED_AXES_MAX = 4
 
 
@@ -271,7 +271,7 @@ class Lowering:
         name = graph.output_name
         found = self.real.get(name)
         if isinstance(found, Real):
-            held = found.held
+            held = replace(found.held, scale=found.scale)
         elif name in self.held:
             held = self.held[name]
         else:
@@ -290,6 +290,8 @@ class Lowering:
             held.number,
             self.entry,
             held.scale,
+            real_input=graph.input_dtype == "float32",
+            real_output=isinstance(found, Real),
         )
 
 

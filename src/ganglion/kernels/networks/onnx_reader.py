@@ -82,6 +82,8 @@ def _library() -> Any:
 
 def _content(path: Path) -> bytes:
     try:
+        if path.stat().st_size > FILE_BYTES_MAX:
+            raise _unreadable(f"{path} is larger than {FILE_BYTES_MAX} bytes")
         return path.read_bytes()
     except OSError as error:
         raise _unreadable(str(error)) from error

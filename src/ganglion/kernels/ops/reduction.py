@@ -99,7 +99,7 @@ def _reduce(name: str, by: str) -> Op:
             return writer.read(0, [*index[:axis], j, *index[axis:]])
 
         total = write_lanes(
-            writer, result.dtype, types[0].shape[axis], read, lambda a, b: element(pair, (a, b))
+            writer, result.dtype, types[0].shape[axis], read, lambda a, b: element(pair, {}, (a, b))
         )
         writer.line(f"{writer.result(index)} = {total};")
         writer.end(len(result.shape) or 1)

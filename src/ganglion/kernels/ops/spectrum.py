@@ -119,4 +119,8 @@ def _cost(types: Types, _attributes: Attributes, _result: TensorType) -> int:
     return 5 * (n // 2) * (n.bit_length() - 2) + 9 * n // 2
 
 
-SPECTRUM = (Op("rfft", _rfft_type, _rfft, None, _write_rfft, _cost),)
+def _scratch_bytes(types: Types, _attributes: Attributes) -> int:
+    return 4 * 4 * (types[0].shape[0] // 2)
+
+
+SPECTRUM = (Op("rfft", _rfft_type, _rfft, None, _write_rfft, _cost, _scratch_bytes),)
