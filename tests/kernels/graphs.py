@@ -15,7 +15,9 @@ class Plan:
 
     def __init__(self, shape, seed, *, real=True, dtype=np.int8):
         self.rng, self.dtype, self.real, self.shape = np.random.default_rng(seed), dtype, real, (1, *shape)
-        self.given, self.nodes, self.constants, self.scales = self.shape, [], {}, {}
+        self.given, self.nodes = self.shape, []
+        self.constants: dict[str, np.ndarray] = {}
+        self.scales: dict[str, tuple[str, str]] = {}
         self.now = "x"
         self.mark("x", 0.05)
         if real:
