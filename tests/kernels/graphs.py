@@ -101,14 +101,13 @@ class Plan:
         shape = (*self.shape[:2], *[e // kernel for e in self.shape[2:]])
         return self.moved("MaxPool", shape, kernel_shape=[kernel] * axes, strides=[kernel] * axes)
 
-    def network(self, name="sketch"):
-        """What kernels call."""
+    def graph(self, name):
+        """All of it."""
         out, first, dtype = self.now, "x", np.dtype(self.dtype).name
         if self.real:
             self.nodes.append(GraphNode("DequantizeLinear", "end", (out, *self.scales[out]), ("y",), {}))
             out, first, dtype = "y", "real", "float32"
-        graph = Graph(name, first, dtype, self.given, out, tuple(self.nodes), self.constants, 17)
-        return KernelNetwork(lower(graph))
+        return Graph(name, first, dtype, self.given, out, tuple(self.nodes), self.constants, 17)
 
 
 def classifier():
@@ -121,7 +120,7 @@ def classifier():
     plan.global_average()
     plan.flatten()
     plan.gemm(5)
-    return plan.network("classifier")
+    return plan.graph("classifier")
 
 
 def residual(dtype=np.int8):
@@ -135,7 +134,7 @@ def residual(dtype=np.int8):
     plan.flatten()
     plan.gemm(10)
     plan.softmax()
-    return plan.network("residual")
+    return plan.graph("residual")
 
 
 def autoencoder():
@@ -143,7 +142,21 @@ def autoencoder():
     plan = Plan((20,), 5)
     for width in (12, 4, 12, 20):
         plan.gemm(width)
-    return plan.network("autoencoder")
+    return plan.graph("autoencoder")
 
 
-CLASSIFIER, RESIDUAL, AUTOENCODER = classifier(), residual(), autoencoder()
+def moves():
+    """The network of the flow in ``tests/device/firmware/watch``."""
+    plan = Plan((3, 32), 9)
+    plan.conv(8, 4, stride=2)
+    plan.conv(8, 3, pad=1, group=8)
+    plan.conv(8, 1)
+    plan.max_pool(3)
+    plan.flatten()
+    plan.gemm(4)
+    return plan.graph("moves")
+
+
+GRAPHS = {g.name: g for g in (classifier(), residual(), autoencoder(), moves())}
+NETWORKS = {name: KernelNetwork(lower(graph)) for name, graph in GRAPHS.items()}
+"""What kernels call."""

@@ -286,7 +286,7 @@ def eight_bits(x):
 
 def classified(x, s):
     """The network on centred rows; a class is told when it was the same three times."""
-    logits = graphs.CLASSIFIER(x - np.mean(x, axis=1, keepdims=True))
+    logits = graphs.NETWORKS["classifier"](x - np.mean(x, axis=1, keepdims=True))
     found = np.argmax(logits)
     n = np.where(found == s.found, np.minimum(s.n + 1, 3), 1)
     return {"logits": logits, "found": found}, n == 3, {"found": found, "n": n}
@@ -294,7 +294,8 @@ def classified(x, s):
 
 def shared_out(x):
     """Whole numbers at both ends; twice in one kernel, on different operands."""
-    near, far = graphs.RESIDUAL(x), graphs.RESIDUAL(x // 3)
+    network = graphs.NETWORKS["residual"]
+    near, far = network(x), network(x // 3)
     return {"near": near, "share": gg.dequantize(near, 1 / 256, -128), "moved": np.max(np.abs(near - far))}
 
 
@@ -302,7 +303,7 @@ def anomaly(x):
     """A network within a loop: how far each row is from what is made of it."""
 
     def step(c, row):
-        apart = graphs.AUTOENCODER(row) - row
+        apart = graphs.NETWORKS["autoencoder"](row) - row
         return (np.maximum(c[0], np.max(np.abs(apart))),), np.sum(apart * apart)
 
     (worst,), scores = gg.scan(step, (0.0,), x)
