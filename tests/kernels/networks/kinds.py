@@ -10,7 +10,8 @@ SOFTMAX = 1 / 256
 def sketch(form, pick, shape, scale=None):
     rng = np.random.default_rng(pick(0, 2**31))
     whole = (scale or float(rng.uniform(0.01, 0.2)), pick(-128, 127))
-    return Sketch(form, shape, rng, per_channel=bool(pick(0, 1)), whole=whole)
+    dtype = np.uint8 if pick(0, 1) else np.int8
+    return Sketch(form, shape, rng, per_channel=bool(pick(0, 1)), whole=whole, dtype=dtype)
 
 
 def filtered(pick, extents, gaps=True):
@@ -158,7 +159,7 @@ def padded(form, pick):
     s = sketch(form, pick, (pick(1, 4), pick(1, 5), pick(1, 5)))
     s.conv((3, s.shape[0], 1, 1))
     pads = np.array([0, *(pick(0, 2) for _ in range(3)), 0, *(pick(0, 2) for _ in range(3))])
-    value = np.array(pick(-9, 9), np.int8) if form != QDQ else np.array(pick(-9, 9) / 4, np.float32)
+    value = np.array(pick(-9, 9) + s.lift, s.dtype) if form != QDQ else np.array(pick(-9, 9) / 4, np.float32)
     s.moved("Pad", pads, value)
     return s
 

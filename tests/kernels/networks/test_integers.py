@@ -27,15 +27,16 @@ def test_every_layer_gives_the_integers_of_onnx_runtime(kind, form, data):
     assert int(np.sum(got != wanted)) == 0
 
 
-def test_an_addition_gives_the_integers_for_every_pair_of_values():
-    """All 65,536 pairs, at 40 scales: a product that is not fused differs in some."""
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
+def test_an_addition_gives_the_integers_for_every_pair_of_values(dtype):
+    """All 65,536 pairs, at 40 scales: a product that is not fused differs in some, so does one of other integers."""
     first, second = (
         v.ravel().astype(np.int8) for v in np.meshgrid(np.arange(-128, 128), np.arange(-128, 128))
     )
     frame = np.concatenate([first, second])[None, None, :].reshape(1, 2, 65_536, 1)
     apart = 0
     for seed in range(40):
-        sketch = Sketch(QOPERATOR, (2, 65_536, 1), np.random.default_rng(seed))
+        sketch = Sketch(QOPERATOR, (2, 65_536, 1), np.random.default_rng(seed), dtype=dtype)
         halves = []
         for channel in range(2):
             sketch.now = "x"

@@ -29,8 +29,10 @@ def sum_scales(before: Quantised, weights: Array, after: Quantised, results: int
     return np.broadcast_to(scales, results).astype(np.float32)
 
 
-def add_terms(first: Quantised, second: Quantised, after: Quantised) -> tuple[tuple[float, float], float]:
-    """(ratios, fixed part) of a quantised addition.
+def add_terms(
+    first: Quantised, second: Quantised, after: Quantised, lift: int
+) -> tuple[tuple[float, float], float]:
+    """(ratios, fixed part) of a quantised addition of values that are ``lift`` less than the file's.
 
     Raises `KernelError` ``network.scale`` when a ratio is so extreme that the sum cannot be computed exactly.
     """
@@ -43,8 +45,9 @@ def add_terms(first: Quantised, second: Quantised, after: Quantised) -> tuple[tu
             why="its sum would not be the same on every processor",
             next_step="calibrate the quantisation with frames like those it will see",
         )
-    inner = fused(np.asarray(first.zero), float(ratio_a), ratio_b * np.float32(second.zero))
-    return (float(ratio_a), float(ratio_b)), float(np.float32(after.zero) - inner)
+    zero_a, zero_b, zero = (one.zero + lift for one in (first, second, after))
+    inner = fused(np.asarray(zero_a), float(ratio_a), ratio_b * np.float32(zero_b))
+    return (float(ratio_a), float(ratio_b)), float(np.float32(zero) - inner)
 
 
 def quantised(values: Any, scale: Any, zero: Any, low: int, high: int) -> Array:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -76,6 +77,7 @@ class Lowering:
     held: dict[str, Held] = field(default_factory=dict)
     real: dict[str, Real | Weights | Pending] = field(default_factory=dict)
     entry: Quantised | None = None
+    unsigned: bool | None = None
 
     # --- what operations use ---
 
@@ -128,19 +130,41 @@ class Lowering:
         return found
 
     def quantised(self, node: GraphNode, scale_at: int, zero_at: int) -> Quantised:
-        """A scale and a zero point among the inputs of a node, for values of int8."""
+        """A scale and a zero point among the inputs of a node, for values of int8 or of uint8, all of one kind.
+
+        Zero points of uint8 become 128 less, as all values do.
+        """
         scale, zero = self.constant(node, scale_at), self.constant(node, zero_at)
-        if scale is None or scale.size != 1 or zero is None or zero.size != 1 or zero.dtype != np.int8:
-            raise faults.weights(node, "values need one scale and one zero point of int8")
+        if zero is None:  # ONNX's own default
+            zero = np.zeros(1, np.int8 if self.unsigned is False else np.uint8)
+        if scale is None or scale.size != 1 or zero.size != 1 or zero.dtype not in (np.int8, np.uint8):
+            raise faults.weights(node, "values need one scale and one zero point of int8 or uint8")
         if not (np.isfinite(scale).all() and float(scale.ravel()[0]) > 0):
             raise faults.weights(node, "a scale is not positive")
-        return Quantised(float(np.float32(scale.ravel()[0])), int(zero.ravel()[0]))
+        self._of_one_kind(node, zero.dtype)
+        return Quantised(float(np.float32(scale.ravel()[0])), int(zero.ravel()[0]) - self.lift)
+
+    def _of_one_kind(self, node: GraphNode, dtype: np.dtype[Any]) -> None:
+        unsigned = dtype == np.uint8
+        if self.unsigned not in (None, unsigned):
+            raise KernelError(
+                "network.type",
+                f"{node.operator} ({node.label}) has values of {dtype}, others are not",
+                why="ONNX Runtime's operators take values of one type",
+                next_step="quantise all activations with one activation_type: QuantType.QInt8 or QuantType.QUInt8",
+            )
+        self.unsigned = unsigned
+
+    @property
+    def lift(self) -> int:
+        """What the file's integers are more than ours."""
+        return 128 if self.unsigned else 0
 
     def value(self, node: GraphNode, index: int, scale: Quantised) -> Held:
         """The int8 value of an input, whose scale is said beside it."""
         name = node.inputs[index] if index < len(node.inputs) else ""
         if name not in self.held:
-            kind = "a constant" if name in self.graph.constants else "not of int8"
+            kind = "a constant" if name in self.graph.constants else "not quantised"
             raise faults.unsupported(node, f"its operand {name} is {kind}")
         held = self.held[name]
         if held.scale is None:
@@ -155,13 +179,14 @@ class Lowering:
         """The whole graph, by the operations for quantised operators and for those that only move values."""
         graph = self.graph
         rank = len(graph.input_shape)
-        if graph.input_dtype == "int8":
+        if graph.input_dtype in ("int8", "uint8"):
+            self.unsigned = graph.input_dtype == "uint8"
             self.held[graph.input_name] = Held(0, graph.input_shape, None, plain=rank > 2)
         elif graph.input_dtype != "float32":
             raise KernelError(
                 "network.type",
                 f"the input {graph.input_name} is of {graph.input_dtype}",
-                why="values are int8, or real numbers that the network quantises to int8 itself",
+                why="values are int8 or uint8, or real numbers that the network quantises itself",
                 next_step="quantise with activation_type=QuantType.QInt8",
             )
         if graph.input_shape[0] != 1:
@@ -292,6 +317,7 @@ class Lowering:
             held.scale,
             real_input=graph.input_dtype == "float32",
             real_output=isinstance(found, Real),
+            unsigned=bool(self.unsigned),
         )
 
 

@@ -73,7 +73,7 @@ def _average_pool(low: Lowering, node: GraphNode, given: Given, after: Quantised
     _check_pool(node, moved)
     count_pads = bool(node.attributes.get("count_include_pad", 0))
     before, then = _both(source, after)
-    layer = AveragePool(source.number, image(node, source.shape), moved, before, then, count_pads)
+    layer = AveragePool(source.number, image(node, source.shape), moved, before, then, count_pads, low.lift)
     return low.add(layer, results_shape(source.shape, layer.result), after)
 
 
@@ -105,8 +105,8 @@ def _sum(low: Lowering, node: GraphNode, given: Given, after: Quantised | None) 
     first, second = low.ordered(first, plain=plain), low.ordered(second, plain=plain)
     before, then = _both(first, after)
     assert second.scale is not None
-    ratios, fixed = arithmetic.add_terms(before, second.scale, then)
-    layer = Add(first.number, second.number, math.prod(first.shape), ratios, fixed)
+    ratios, fixed = arithmetic.add_terms(before, second.scale, then, low.lift)
+    layer = Add(first.number, second.number, math.prod(first.shape), ratios, fixed, low.lift)
     return low.add(layer, first.shape, after, plain=plain)
 
 
@@ -260,7 +260,7 @@ def _pad_value(low: Lowering, node: GraphNode, given: Given, after: Quantised | 
         found = low.constant(node, 2)
         real = np.zeros(1) if found is None else found
     if after is None:
-        return int(real.ravel()[0])
+        return int(real.ravel()[0]) - low.lift
     return int(arithmetic.quantise(real.ravel()[:1], after)[0])
 
 
