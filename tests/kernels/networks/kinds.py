@@ -172,6 +172,41 @@ def rectified(form, pick):
     return s
 
 
+def clipped(form, pick):
+    """Alone, on values that it cuts: a table of its own."""
+    s = sketch(form, pick, (pick(1, 5), pick(3, 8), pick(3, 8)))
+    if pick(0, 1) and (form == QDQ or not s.lift):  # ONNX has none of uint8
+        s.moved("Relu")
+    elif form == QDQ:
+        s.moved("Clip", np.float32(-pick(0, 9) / 4), np.float32(pick(1, 9) / 4))
+    else:
+        s.moved("Clip", s.dtype(s.lift - pick(0, 90)), s.dtype(s.lift + pick(1, 90)))
+    return s
+
+
+def global_max(form, pick):
+    """ONNX Runtime has it for real numbers alone."""
+    channels, extents = pick(1, 9), [pick(1, 9), pick(1, 9)]
+    s = sketch(form, pick, (channels, *extents))
+    if form == QDQ:
+        s.moved("GlobalMaxPool", after=s.near(s.now) if pick(0, 1) else None)
+    else:
+        s.moved("MaxPool", kernel_shape=extents)
+    return s
+
+
+def squeezed(form, pick):
+    """Axes of extent 1 that come and go."""
+    s = sketch(form, pick, (pick(1, 5), 1, pick(3, 8)))
+    s.rank = 3
+    s.moved("Squeeze", np.array([2]))
+    s.conv((4, s.shape[0], 2))
+    s.rank = 4
+    s.moved("Unsqueeze", np.array([3]))
+    s.moved("Identity")
+    return s
+
+
 KINDS = {
     kind.__name__: kind
     for kind in (
@@ -192,5 +227,8 @@ KINDS = {
         transposed,
         padded,
         rectified,
+        clipped,
+        global_max,
+        squeezed,
     )
 }

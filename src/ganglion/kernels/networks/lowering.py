@@ -234,7 +234,7 @@ class Lowering:
     def _pend(self, node: GraphNode, quantised: dict[str, Operation], moved: dict[str, Operation]) -> Pending:
         first = self.real.get(node.inputs[0])
         if node.operator in ("Relu", "Clip") and isinstance(first, (Real, Pending)):
-            low, high = self._bounds(node)
+            low, high = self.bounds(node)
             if isinstance(first, Real):
                 return Pending(node, (first,), low, high, node)
             return replace(first, low=max(low, first.low), high=min(high, first.high), clip=node)
@@ -250,7 +250,8 @@ class Lowering:
             inputs.append(operand)
         return Pending(node, tuple(inputs))
 
-    def _bounds(self, node: GraphNode) -> tuple[float, float]:
+    def bounds(self, node: GraphNode) -> tuple[float, float]:
+        """What a Relu or Clip keeps."""
         if node.operator == "Relu":
             return 0.0, math.inf
         bounds = []

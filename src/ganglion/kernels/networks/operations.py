@@ -14,6 +14,7 @@ from ganglion.kernels.networks.layers import (
     AveragePool,
     GlobalAverage,
     Join,
+    Lookup,
     MaxPool,
     Network,
     Pad,
@@ -65,6 +66,13 @@ def _max_pool(low: Lowering, node: GraphNode, given: Given, after: Quantised | N
     _check_pool(node, moved)
     layer = MaxPool(source.number, image(node, source.shape), moved)
     return _scaled(low, low.add(layer, results_shape(source.shape, layer.result), source.scale), after)
+
+
+def _global_max(low: Lowering, node: GraphNode, given: Given, after: Quantised | None) -> Held:
+    source = low.ordered(_first(node, given), plain=False)
+    rows, columns, channels = image(node, source.shape)
+    layer = MaxPool(source.number, (rows, columns, channels), Window((rows, columns)))
+    return _scaled(low, low.add(layer, results_shape(source.shape, (1, 1, channels)), source.scale), after)
 
 
 def _average_pool(low: Lowering, node: GraphNode, given: Given, after: Quantised | None) -> Held:
@@ -264,12 +272,25 @@ def _pad_value(low: Lowering, node: GraphNode, given: Given, after: Quantised | 
     return int(arithmetic.quantise(real.ravel()[:1], after)[0])
 
 
+def _clip(low: Lowering, node: GraphNode, given: Given, _: Quantised | None) -> Held:
+    """On whole numbers themselves; between DequantizeLinear and QuantizeLinear it is a `Pending`'s bounds."""
+    source = _first(node, given)
+    first, last = low.bounds(node)
+    every = np.arange(-128, 128)
+    table = np.clip(every + low.lift, max(first, -128), min(last, 255)) - low.lift
+    layer = Lookup(source.number, math.prod(source.shape), np.clip(table, -128, 127).astype(np.int8))
+    return low.add(layer, source.shape, source.scale, plain=source.plain)
+
+
 def _identity(low: Lowering, node: GraphNode, given: Given, after: Quantised | None) -> Held:
     return _scaled(low, _first(node, given), after)
 
 
 MOVED: dict[str, Operation] = {
     "MaxPool": _max_pool,
+    "GlobalMaxPool": _global_max,
+    "Relu": _clip,
+    "Clip": _clip,
     "Reshape": _reshape,
     "Flatten": _reshape,
     "Squeeze": _reshape,
