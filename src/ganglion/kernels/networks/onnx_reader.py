@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ganglion.core.errors import DataError, KernelError
+from ganglion.kernels.networks import faults
 from ganglion.kernels.networks.graph import Graph, GraphNode
 from ganglion.kernels.networks.layers import Array
 
@@ -37,14 +38,15 @@ def read_onnx(source: Path | bytes) -> Graph:
     constants = {i.name: _array(onnx, i) for i in graph.initializer}
     nodes = []
     for node in graph.node:
-        if node.domain not in DOMAINS:
-            raise _unsupported(node.op_type, f"operators of {node.domain} are not known here")
-        if node.op_type == "Constant":
+        if node.op_type == "Constant" and node.domain in DOMAINS:
             constants[node.output[0]] = _constant(onnx, node)
             continue
         attributes = {a.name: _plain(onnx, a) for a in node.attribute}
         label = node.name or (node.output[0] if node.output else node.op_type)
-        nodes.append(GraphNode(node.op_type, label, tuple(node.input), tuple(node.output), attributes))
+        read = GraphNode(node.op_type, label, tuple(node.input), tuple(node.output), attributes)
+        if node.domain not in DOMAINS:
+            raise faults.unsupported(read, f"operators of {node.domain} are not known here")
+        nodes.append(read)
     inputs = [i for i in graph.input if i.name not in constants]
     if len(inputs) != 1 or len(graph.output) != 1:
         raise KernelError(
@@ -95,15 +97,6 @@ def _unreadable(why: str) -> DataError:
         "the network's file cannot be read",
         why=why,
         next_step="export the model to ONNX again, weights inside the file",
-    )
-
-
-def _unsupported(operator: str, why: str) -> KernelError:
-    return KernelError(
-        "network.operator",
-        f"{operator} cannot be computed",
-        why=why,
-        next_step="replace it, or leave this part of the network to ONNX Runtime on a larger tier",
     )
 
 
