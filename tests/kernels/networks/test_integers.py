@@ -62,7 +62,9 @@ def test_an_addition_gives_the_integers_for_every_pair_of_values(dtype):
 def test_uint8_added_as_if_it_were_int8_is_noticed(monkeypatch):
     """The sum is rounded in single precision, so it depends on which integers it is made of."""
     terms = arithmetic.add_terms
-    monkeypatch.setattr(arithmetic, "add_terms", lambda first, second, after, _: terms(first, second, after, 0))
+    monkeypatch.setattr(
+        arithmetic, "add_terms", lambda first, second, after, _: terms(first, second, after, 0)
+    )
 
     def changed(network):
         layers = [replace(k, lift=0) if isinstance(k, Add) else k for k in network.layers]

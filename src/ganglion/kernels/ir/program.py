@@ -98,7 +98,7 @@ class Program:
                     for s in value["state"]
                 ),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise DataError(
                 "kernel.program",
                 "this is not a kernel's program",

@@ -74,7 +74,9 @@ def _read(value: Any, depth: int) -> Any:
 def _array(value: Mapping[str, Any]) -> layers.Array:
     if value["dtype"] not in DTYPES:
         raise ValueError(f"weights of {value['dtype']}")
-    shape = tuple(int(d) for d in value["shape"])
+    shape = tuple(value["shape"])
+    if any(type(d) is not int for d in shape):
+        raise ValueError("weights have no shape")
     dtype = np.dtype(value["dtype"])
     content = base64.b64decode(value["bytes"], validate=True)
     if min(shape, default=1) < 0 or len(content) != prod(shape) * dtype.itemsize:
