@@ -157,8 +157,8 @@ def _text(arguments: Sequence[int | str]) -> str:
 
 
 def _function(layer: Layer, name: str, tables: _Tables) -> str:
-    """A layer as a function of its own, so that a stack frame is not the sum of all."""
-    head = f"static __attribute__((noinline)) void {name}"
+    """A layer as a function of its own: see GG_LAYER."""
+    head = f"GG_LAYER void {name}"
     if isinstance(layer, layers.Join):
         return ""
     call, arguments = _CALLS[type(layer)](layer, tables)

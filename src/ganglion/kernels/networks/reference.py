@@ -15,14 +15,17 @@ import numpy as np
 from ganglion.kernels.networks import arithmetic, layers
 from ganglion.kernels.networks.layers import Array, Layer, Network
 
-FRAMES_AT_ONCE = 64
-"""Columns of a convolution are laid out for this many frames; more only cost memory."""
+FRAMES_AT_ONCE, CELLS_MAX = 64, 1 << 23
+"""Columns of a convolution are laid out for so many frames, and at most so many cells; more only cost memory."""
 
 
 def compute(network: Network, frames: Array) -> Array:
     """int8 (n, *input shape) to int8 (n, *output shape)."""
     assert frames.dtype == np.int8 and frames.shape[1:] == network.input_shape, frames.shape
-    parts = [_compute(network, frames[k : k + FRAMES_AT_ONCE]) for k in range(0, len(frames), FRAMES_AT_ONCE)]
+    convolutions = [layer for layer in network.layers if isinstance(layer, layers.Convolution)]
+    widest = max((prod(c.result[:2]) * prod(c.window.kernel) * c.shape[2] for c in convolutions), default=1)
+    step = max(1, min(FRAMES_AT_ONCE, CELLS_MAX // widest))
+    parts = [_compute(network, frames[k : k + step]) for k in range(0, len(frames), step)]
     return np.concatenate(parts) if parts else np.zeros((0, *network.output_shape), np.int8)
 
 

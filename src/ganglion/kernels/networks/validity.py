@@ -22,7 +22,7 @@ EXTENT_MAX = 1 << 20
 def check_network(network: Network) -> None:
     """Raises `ValueError` naming the first layer that breaks a rule."""
     _need(isinstance(network.name, str), "its name is no text")
-    _need(len(network.input_shape) + 1 > 0 and len(network.layers) <= LAYERS_MAX, "it has too many layers")
+    _need(isinstance(network.layers, tuple) and len(network.layers) <= LAYERS_MAX, "it has too many layers")
     for shape in (network.input_shape, network.output_shape):
         _extents(shape)
     for k, layer in enumerate(network.layers):
@@ -122,7 +122,8 @@ def _convolution(layer: layers.Convolution, network: Network) -> None:
     _byte(layer.zero_in, layer.zero)
     channels = layer.shape[2]
     results = len(layer.weights)
-    taken = 1 if layer.depthwise is True else channels
+    _need(isinstance(layer.depthwise, bool), "a flag is none")
+    taken = 1 if layer.depthwise else channels
     _array(layer.weights, np.int8, (results, *layer.window.kernel, taken))
     _need(results >= 1 and (not layer.depthwise or results % channels == 0), "its weights do not fit")
     _array(layer.bias, np.int64, (results,))
