@@ -126,7 +126,7 @@ def test_a_path_begins_at_the_file_that_names_it(tmp_path, monkeypatch):
 
 
 REFUSED = {
-    "missing": (None, "network.file"),
+    "missing": (None, "network.missing"),
     "no ONNX": (b"\0\1nonsense", "network.file"),
     "cut off": (MOVES.read_bytes()[:-200], "network.file"),
 }

@@ -20,8 +20,8 @@ DOMAINS = ("", "ai.onnx", "com.microsoft")
 def read_onnx(source: Path | bytes) -> Graph:
     """Reads an ONNX file, or its bytes.
 
-    Raises `DataError` ``network.file`` when it is none, and `KernelError` when it has more than one input or output
-    or a shape that is not fixed.
+    Raises `DataError` ``network.missing`` when it cannot be opened, ``network.file`` when it is none, and `KernelError`
+    when it has more than one input or output or a shape that is not fixed.
     """
     onnx = _library()
     content = source if isinstance(source, bytes) else _content(source)
@@ -88,7 +88,12 @@ def _content(path: Path) -> bytes:
             raise _unreadable(f"{path} is larger than {FILE_BYTES_MAX} bytes")
         return path.read_bytes()
     except OSError as error:
-        raise _unreadable(str(error)) from error
+        raise DataError(
+            "network.missing",
+            f"the network's file {path.name} cannot be opened",
+            why=str(error),
+            next_step="put it there, or correct its path, which begins at the file that names it",
+        ) from error
 
 
 def _unreadable(why: str) -> DataError:

@@ -106,8 +106,9 @@ def network(path: str | Path) -> KernelNetwork:
     """The quantised network of an ONNX file; a relative path begins at the file that calls this.
 
     Both of ONNX Runtime's forms are read, QDQ and QOperator; docs/reference/kernels.md says what may be in them.
-    Raises `DataError` ``network.file`` for a file that is missing or no ONNX, and `KernelError` ``network.*`` for a
-    network that cannot be computed with the same integers everywhere, naming the line of the call.
+    Raises `DataError` ``network.missing`` or ``network.file`` for a file that is not there or no ONNX, and
+    `KernelError` ``network.*`` for a network that cannot be computed with the same integers everywhere, naming the line
+    of the call.
     """
     name, line, text = place()
     whole = Path(name).resolve().parent / path
