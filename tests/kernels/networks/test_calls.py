@@ -5,6 +5,7 @@ import copy
 import json
 import re
 import runpy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from ganglion.kernels.ir.interpret import interpret
 from ganglion.kernels.ir.program import Program
 from ganglion.kernels.networks import emission, onnx_reader
 from ganglion.kernels.networks.operations import lower
+from ganglion.kernels.networks.stored import network_digest
 from ganglion.kernels.tracing import networks
 from ganglion.kernels.vectors import inputs
 from tests.kernels import graphs, zoo
@@ -168,6 +170,29 @@ def test_a_wrong_call_is_said_with_its_line(case, traced):
     assert caught.value.code == "kernel.shape"
     assert re.search(r"at test_calls\.py:\d+: \S", caught.value.what)
     assert caught.value.why and caught.value.next_step
+
+
+def without_zero_point(dtype, **attributes):
+    """Quantised at the door to what ONNX says where no zero point does."""
+    plan = graphs.Plan((20,), 5, dtype=dtype)
+    plan.constants[plan.scales["x"][1]] = dtype(0)
+    plan.gemm(3)
+    graph = plan.graph("autoencoder")
+    door = graph.nodes[0]
+    bare = replace(door, inputs=door.inputs[:2], attributes=attributes)
+    return graph, replace(graph, nodes=(bare, *graph.nodes[1:]))
+
+
+@pytest.mark.parametrize("dtype, attributes", [(np.uint8, {}), (np.int8, {"output_dtype": 3})])
+def test_a_zero_point_that_is_not_there_is_0(dtype, attributes):
+    said, unsaid = (lower(g) for g in without_zero_point(dtype, **attributes))
+    assert network_digest(said) == network_digest(unsaid)
+
+
+def test_values_of_two_types_are_refused():
+    with pytest.raises(KernelError) as caught:
+        lower(without_zero_point(np.int8)[1])
+    assert caught.value.code == "network.type" and caught.value.why and caught.value.next_step
 
 
 # --- programs travel ---

@@ -21,6 +21,8 @@ from ganglion.kernels.networks.layers import Array, Layer, Lookup, Network, Perm
 from ganglion.kernels.networks.validity import ELEMENTS_MAX, LAYERS_MAX
 
 PERMUTED_AXES_MAX = 4
+ONNX_INT8 = 3
+"""Its number among ONNX's types of data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,14 +137,20 @@ class Lowering:
         Zero points of uint8 become 128 less, as all values do.
         """
         scale, zero = self.constant(node, scale_at), self.constant(node, zero_at)
-        if zero is None:  # ONNX's own default
-            zero = np.zeros(1, np.int8 if self.unsigned is False else np.uint8)
+        if zero is None:
+            zero = np.zeros(1, self._default(node))
         if scale is None or scale.size != 1 or zero.size != 1 or zero.dtype not in (np.int8, np.uint8):
             raise faults.weights(node, "values need one scale and one zero point of int8 or uint8")
         if not (np.isfinite(scale).all() and float(scale.ravel()[0]) > 0):
             raise faults.weights(node, "a scale is not positive")
         self._of_one_kind(node, zero.dtype)
         return Quantised(float(np.float32(scale.ravel()[0])), int(zero.ravel()[0]) - self.lift)
+
+    def _default(self, node: GraphNode) -> type[np.generic]:
+        """What ONNX takes where no zero point says it: uint8 when it quantises, else the operand's own."""
+        if node.operator == "QuantizeLinear":
+            return np.int8 if node.attributes.get("output_dtype", 0) == ONNX_INT8 else np.uint8
+        return np.int8 if self.unsigned is False else np.uint8
 
     def _of_one_kind(self, node: GraphNode, dtype: np.dtype[Any]) -> None:
         unsigned = dtype == np.uint8
