@@ -79,7 +79,7 @@ def test_counts_of_16_bits_reach_kernels_as_whole_numbers_that_do_not_wrap(libra
 
 def test_a_network_in_a_kernel_gives_the_same_rows_and_state_either_way(tmp_path, rng):
     """Whole numbers at both of its doors, so NumPy is exact too; each origin waits for two of a class in turn."""
-    network = NETWORKS["residual"]
+    network = NETWORKS["residual_int8"]
 
     @gg.kernel(x=gg.i16[3, 9, 7], state={"best": 0, "n": 0})
     def agreed(x, s):

@@ -123,7 +123,7 @@ def classifier():
     return plan.graph("classifier")
 
 
-def residual(dtype=np.int8):
+def residual(dtype):
     """Two axes, whole numbers at both ends: an addition, an average, shares."""
     plan = Plan((3, 9, 7), 4, real=False, dtype=dtype)
     first = plan.conv(5, 3, pad=1)
@@ -134,7 +134,7 @@ def residual(dtype=np.int8):
     plan.flatten()
     plan.gemm(10)
     plan.softmax()
-    return plan.graph("residual")
+    return plan.graph(f"residual_{np.dtype(dtype).name}")
 
 
 def autoencoder():
@@ -157,6 +157,6 @@ def moves():
     return plan.graph("moves")
 
 
-GRAPHS = {g.name: g for g in (classifier(), residual(), autoencoder(), moves())}
+GRAPHS = {g.name: g for g in (classifier(), residual(np.int8), residual(np.uint8), autoencoder(), moves())}
 NETWORKS = {name: KernelNetwork(lower(graph)) for name, graph in GRAPHS.items()}
 """What kernels call."""
