@@ -125,14 +125,14 @@ def classifier():
 
 def residual(dtype):
     """Two axes, whole numbers at both ends: an addition, an average, shares."""
-    plan = Plan((3, 9, 7), 4, real=False, dtype=dtype)
-    first = plan.conv(5, 3, pad=1)
-    second = plan.conv(5, 1)
+    plan = Plan((2, 7, 5), 4, real=False, dtype=dtype)
+    first = plan.conv(4, 3, pad=1)
+    second = plan.conv(4, 1)
     plan.add(first, second)
     plan.average(3)
-    plan.conv(7, 3)
+    plan.conv(6, 3)
     plan.flatten()
-    plan.gemm(10)
+    plan.gemm(7)
     plan.softmax()
     return plan.graph(f"residual_{np.dtype(dtype).name}")
 

@@ -342,7 +342,7 @@ ZOO: dict[str, tuple[Any, Any, Any]] = {
     "odd_bins": (odd_bins, gg.i32[30], None),
     "eight_bits": (eight_bits, gg.f32[3, 17], None),
     "classified": (classified, gg.f32[6, 64], {"found": 0, "n": 0}),
-    "shared_out": (shared_out, gg.i32[3, 9, 7], None),
+    "shared_out": (shared_out, gg.i32[2, 7, 5], None),
     "anomaly": (anomaly, gg.f32[4, 20], None),
     "record": (record, gg.kernel(x=gg.f32[64])(vibration).output, None),
     "feeder_features": (detect.features, gg.f32[6, 64], None),
