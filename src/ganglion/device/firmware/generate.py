@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from ganglion.core.errors import FlowError
-from ganglion.device.firmware.layout import COUNT_BYTES, Limits, RowLayout, datagram_bytes, up
+from ganglion.device.firmware.layout import (
+    COUNT_BYTES,
+    DATAGRAM_BYTES_MIN,
+    Limits,
+    RowLayout,
+    datagram_bytes,
+    up,
+)
 from ganglion.device.firmware.stages import StageWriter
 from ganglion.flow.assignment import Assignment
 from ganglion.flow.spec import FlowSpec
@@ -25,11 +32,12 @@ PARTS = (
     "uplink.c",
     "serving.c",
     "around.c",
+    "ledger.c",
     "device.c",
     "memory.c",
 )
 """The runtime, in the order in which it is put into one file."""
-UPLINK_COUNTS, STAGE_COUNTS, LEDGER_COUNTS, COAP_COUNTS = 7, 3, 7, 7
+UPLINK_COUNTS, STAGE_COUNTS, LEDGER_COUNTS, COAP_COUNTS = 7, 3, 8, 7
 SEQ_DIGITS_MAX = 20
 
 
@@ -218,7 +226,9 @@ class _Generator:
 
     def _sizes(self) -> dict[str, int]:
         limits = self._limits
-        datagram = max((datagram_bytes(e.stage.id, e.layout, limits) for e in self._streams), default=256)
+        datagram = max(
+            (datagram_bytes(e.stage.id, e.layout, limits) for e in self._streams), default=DATAGRAM_BYTES_MIN
+        )
         slot = max((e.layout.rows_max(limits) * e.layout.stride for e in self._streams), default=8)
         acts = [s for s in self._spec.reflexes if s.id in self._runs]
         command_id = max((len(a.id) for a in self._spec.reflexes), default=0) + 2 + limits.origin_bytes_max
@@ -244,6 +254,7 @@ class _Generator:
             "GD_COMMAND_ID_BYTES": up(command_id, 4),
             "GD_REMEMBERED": limits.remembered_max,
             "GD_STACK_BYTES": limits.stack_bytes,
+            "GD_FRAME_BYTES": frame,
             "GD_IN_BYTES": up(max(frame, datagram + 8, 16 + limits.origin_bytes_max), 8),
             "GD_OUT_BYTES": up(max(out, report), 8),
         }

@@ -229,19 +229,19 @@ class StageWriter:
         lines = [
             "typedef struct {",
             "  gd_device device;",
-            f"  _Alignas({WORK_ALIGNMENT_BYTES}) uint8_t work[{max(work, 16)}];",
-            f"  _Alignas({WORK_ALIGNMENT_BYTES}) uint8_t input[{up(inputs, 16)}];",
+            f"  GD_ALIGNED({WORK_ALIGNMENT_BYTES}) uint8_t work[{max(work, 16)}];",
+            f"  GD_ALIGNED({WORK_ALIGNMENT_BYTES}) uint8_t input[{up(inputs, 16)}];",
         ]
         for stage in self._operators:
             layout = self._layouts[stage.id]
             if isinstance(stage, MapStage):
-                lines.append(f"  _Alignas(8) uint8_t row_{stage.id}[{layout.row_bytes}];")
+                lines.append(f"  GD_ALIGNED(8) uint8_t row_{stage.id}[{layout.row_bytes}];")
                 if size := self._emitted[stage.kernel.digest].state.itemsize:
-                    lines.append(f"  _Alignas(16) uint8_t state_{stage.id}[{size}];")
+                    lines.append(f"  GD_ALIGNED(16) uint8_t state_{stage.id}[{size}];")
             if isinstance(stage, AroundStage):
                 lines.append(f"  gd_ring ring_{stage.id};")
                 room = self.places(self._spec, stage) * (layout.stride + 8)
-                lines.append(f"  _Alignas(8) uint8_t kept_{stage.id}[{room}];")
+                lines.append(f"  GD_ALIGNED(8) uint8_t kept_{stage.id}[{room}];")
         return "\n".join([*lines, "} gd_flow;", "", *self._start(), ""])
 
     def _start(self) -> list[str]:
