@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import orjson
 import typer
 
-from ganglion.core.errors import DataError
+from ganglion.core.errors import DataError, HostError
 from ganglion.core.topology import Topology
 from ganglion.core.units import format_bytes, parse_size_bytes
 from ganglion.device.firmware.build import Image, build
 from ganglion.device.firmware.choice import limits_for
+from ganglion.device.firmware.rehearsal import count
+from ganglion.device.recording import Event, load_recording
 from ganglion.flow.assignment import Assignment, origin_name
 from ganglion.flow.load import load_flow
+from ganglion.host.system import SystemProcesses
 from ganglion.kernels.c.targets import TARGETS, Target
 from ganglion.placement import plan
 from ganglion.sim.run import load_topology
@@ -48,6 +52,12 @@ def build_command(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Where images go (default: build/firmware).")
     ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", metavar="DIR", help="Count instructions on these recordings too, not on waves."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
     """Link the device part of a flow's plan into one image per kind of device, and say what it needs."""
@@ -57,6 +67,7 @@ def build_command(
     flash_max, ram_max = _size(flash), _size(ram)
     directory = (out or Path("build/firmware")).resolve()
     assignments = plan(spec, topology).assignments()
+    events = None if data is None else load_recording(data, spec.sources[0].schema.fields[0].type)
     rows = []
     for paths, assignment in _distinct(topology, group, assignments):
         image = build(
@@ -71,7 +82,7 @@ def build_command(
         )
         file = directory / f"{spec.name}-{paths[0]}-{target.name}.bin"
         _keep(file, image.flash())
-        rows.append(_row(image, paths, file))
+        rows.append(_row(image, paths, file) | _instructions(image, directory / "emulator.txt", events))
     if as_json:
         sys.stdout.write(orjson.dumps(rows, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode())
     else:
@@ -145,6 +156,30 @@ def _row(image: Image, paths: list[str], file: Path) -> dict[str, Any]:
     }
 
 
+def _instructions(image: Image, log: Path, events: Sequence[Event] | None) -> dict[str, Any]:
+    """Per frame, or why they were not counted: there is no figure without an emulator."""
+    try:
+        counted = count(image, SystemProcesses(), log, events)
+    except HostError as error:
+        if error.code != "firmware.emulator":
+            raise
+        return {"instructions_per_frame": None, "instructions_not_counted": f"{error.why}; {error.next_step}"}
+    return {"instructions_per_frame": asdict(counted)}
+
+
+def _instructions_text(row: Mapping[str, Any]) -> str:
+    counted = row["instructions_per_frame"]
+    if counted is None:
+        return f"not counted: {row['instructions_not_counted']}"
+    kinds = ", ".join(
+        f"{kind} {middle:,} and {worst:,}" for kind, (middle, worst) in counted["kinds"].items()
+    )
+    return (
+        f"{counted['median']:,} instructions in the median of {counted['frames']}, {counted['worst']:,} at most "
+        f"({kinds}), on an emulated board"
+    )
+
+
 def _text(row: Mapping[str, Any]) -> str:
     return (
         f"{', '.join(row['devices'])} on {row['target']}\n"
@@ -153,5 +188,6 @@ def _text(row: Mapping[str, Any]) -> str:
         f"  flash   {format_bytes(row['flash_bytes'])}\n"
         f"  RAM     {format_bytes(row['ram_bytes'])}, of it stack {row['stack_bytes']} bytes at most: "
         f"{' > '.join(row['deepest_call'])}\n"
+        f"  a frame {_instructions_text(row)}\n"
         f"  image   {row['file']}\n"
     )

@@ -117,7 +117,16 @@ def test_other_questions(
 
 def test_the_largest_counts_fit_the_answer(hosted: HostedFirmware) -> None:
     """Every count as wide as it can be, and the longest token."""
-    names = "frames wakeups sent sent_bytes received received_bytes instructions cycles retransmitted".split()
-    names += "rows_stored rows_acknowledged rows_shed rows_refused".split()
+    names = [
+        "frames",
+        "wakeups",
+        "sent",
+        "sent_bytes",
+        "received",
+        "received_bytes",
+        "instructions",
+        "cycles",
+    ]
+    names += ["retransmitted", "rows_stored", "rows_acknowledged", "rows_shed", "rows_refused"]
     largest = 1 + sum(1 + len(n) + 9 for n in names) + 4 + 8 + 2 + 1
     assert largest <= hosted.firmware.sizes["GD_DATAGRAM_BYTES"]
