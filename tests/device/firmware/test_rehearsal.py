@@ -50,7 +50,7 @@ def test_instructions_per_frame_are_those_of_the_boards_calls(image: Image, tmp_
 @needs_compiler
 def test_counts_of_a_rehearsal_do_not_hang_on_who_runs_it(tmp_path) -> None:
     firmware = firmware_of(*stage("plant"))
-    frames = waves(firmware.measured.schema.fields[0].type)
+    frames = waves(firmware.measured.schema.fields[0].type) * 5
     hosted = HostedFirmware.build(firmware, compilers()[0], tmp_path)
     quick, slow = (rehearse(firmware, hosted.device(), frames, answer_ns=ns) for ns in (0, 1_000_000_000))
     for found in (quick, slow):
