@@ -1,12 +1,10 @@
-/* A device on a board of its own: it starts, does all that there is to do each time it wakes, and sleeps in between. */
-#include "device.h"
+/* A device on a board of its own: see loop.h. */
+#include "loop.h"
 
 /* Datagrams that are taken before the next frame is looked for: a flood must not stop the measuring. */
 #define GD_RECEIVE_MAX 8
 
-/* 1: started. `origin` names the device, `present` has a bit per actuator, `chance` is 32 random bits.
- * 0: a hook is missing, the name is empty or too long, or the starts cannot be counted: nothing may be sent then. */
-uint32_t gd_begin_firmware(gd_firmware *m, const gd_port *port, void *user, gd_text origin, const gd_peer *gateway,
+uint32_t gd_firmware_begin(gd_firmware *m, const gd_port *port, void *user, gd_text origin, const gd_peer *gateway,
                            uint32_t present, uint32_t chance) {
   gd_device *d = &m->flow.device;
   uint8_t *zero = (uint8_t *)m;
@@ -26,8 +24,7 @@ uint32_t gd_begin_firmware(gd_firmware *m, const gd_port *port, void *user, gd_t
   return 1;
 }
 
-/* All that there is to do now; when there will be more, if no frame and no datagram comes before. */
-int64_t gd_turn(gd_firmware *m) {
+int64_t gd_firmware_turn(gd_firmware *m) {
   gd_device *d = &m->flow.device;
   uint32_t began = d->port.cycles ? d->port.cycles(d->user) : 0, taken = 0, bytes;
   int64_t time_ns, next_ns;
@@ -43,7 +40,13 @@ int64_t gd_turn(gd_firmware *m) {
   return taken < GD_RECEIVE_MAX ? next_ns : gd_now(d);
 }
 
-/* Until `gd_close` was called and the gateway has everything. */
-void gd_run(gd_firmware *m) {
-  while (!gd_is_done(&m->flow.device)) m->flow.device.port.sleep_until(m->flow.device.user, gd_turn(m));
+void gd_firmware_close(gd_firmware *m) { gd_close(&m->flow.device); }
+
+uint32_t gd_firmware_is_done(const gd_firmware *m) { return gd_is_done(&m->flow.device); }
+
+void gd_firmware_run(gd_firmware *m) {
+  while (!gd_firmware_is_done(m)) {
+    int64_t next_ns = gd_firmware_turn(m);
+    if (!gd_firmware_is_done(m)) m->flow.device.port.sleep_until(m->flow.device.user, next_ns);
+  }
 }
