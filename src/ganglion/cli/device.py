@@ -16,6 +16,8 @@ from ganglion.core.topology import Topology
 from ganglion.core.units import format_bytes, parse_size_bytes
 from ganglion.device.firmware.build import Image, build
 from ganglion.device.firmware.choice import limits_for
+from ganglion.device.firmware.export import KINDS, WHAT, Kind, export
+from ganglion.device.firmware.generate import generate
 from ganglion.device.firmware.rehearsal import count
 from ganglion.device.recording import Event, load_recording
 from ganglion.flow.assignment import Assignment, origin_name
@@ -87,6 +89,52 @@ def build_command(
         sys.stdout.write(orjson.dumps(rows, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode())
     else:
         sys.stdout.write("\n".join(_text(row) for row in rows))
+
+
+@device.command("export")
+def export_command(
+    flow_dir: Annotated[
+        Path, typer.Argument(metavar="FLOW_DIR", help="A folder with flow.py and topology.yaml.")
+    ],
+    library: Annotated[bool, typer.Option("--library", help="A C library with CMake and make.")] = False,
+    zephyr: Annotated[bool, typer.Option("--zephyr", help="A Zephyr module with a sample.")] = False,
+    arduino: Annotated[bool, typer.Option("--arduino", help="An Arduino library with a sketch.")] = False,
+    device_class: Annotated[
+        str | None,
+        typer.Option(
+            "--class", metavar="NAME", help="A group of the topology's devices (default: the only one)."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Where it goes (default: build/export).")
+    ] = None,
+) -> None:
+    """Write the device part of a flow's plan as C for your own boards: a library, a module, or a sketch's library."""
+    kind = _kind({"library": library, "zephyr": zephyr, "arduino": arduino})
+    spec, topology = load_flow(flow_dir), load_topology(flow_dir)
+    group = _group(topology, device_class)
+    assignments = plan(spec, topology).assignments()
+    for paths, assignment in _distinct(topology, group, assignments):
+        origins = [origin_name(p.id, p.count - 1) for p in topology.paths() if p.id in paths]
+        firmware = generate(spec, assignment, path=paths[0], limits=limits_for(origins))
+        directory = (out or Path("build/export")) / f"{spec.name}-{paths[0]}-{kind}"
+        written = export(firmware, kind, directory, paths, origin_name(paths[0], 0))
+        sys.stdout.write(
+            f"{', '.join(paths)}: {WHAT[kind]} of {len(written)} files\n"
+            f"  {directory}\n  next: read {directory / 'README.md'}\n"
+        )
+
+
+def _kind(asked: Mapping[Kind, bool]) -> Kind:
+    chosen = [kind for kind in KINDS if asked[kind]]
+    if len(chosen) != 1:
+        raise DataError(
+            "cli.export",
+            f"{len(chosen)} kinds of export were asked for",
+            why="one is written at a time, for its own build system",
+            next_step="name one of --library, --zephyr, --arduino",
+        )
+    return chosen[0]
 
 
 def _group(topology: Topology, wanted: str | None) -> str:
