@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -11,6 +13,7 @@ from typing import Annotated, Any
 import orjson
 import typer
 
+from ganglion.connectors.serial import Bridge
 from ganglion.core.errors import DataError, HostError
 from ganglion.core.topology import Topology
 from ganglion.core.units import format_bytes, parse_size_bytes
@@ -22,6 +25,7 @@ from ganglion.device.firmware.rehearsal import count
 from ganglion.device.recording import Event, load_recording
 from ganglion.flow.assignment import Assignment, origin_name
 from ganglion.flow.load import load_flow
+from ganglion.host.line import SerialLine
 from ganglion.host.system import SystemProcesses
 from ganglion.kernels.c.targets import TARGETS, Target
 from ganglion.placement import plan
@@ -123,6 +127,41 @@ def export_command(
             f"{', '.join(paths)}: {WHAT[kind]} of {len(written)} files\n"
             f"  {directory}\n  next: read {directory / 'README.md'}\n"
         )
+
+
+@device.command("bridge")
+def bridge_command(
+    port: Annotated[str, typer.Argument(metavar="PORT", help="The serial port, /dev/ttyUSB0 for one.")],
+    gateway: Annotated[
+        str, typer.Option("--gateway", metavar="ADDRESS:PORT", help="The gateway's CoAP socket.")
+    ],
+    speed: Annotated[int, typer.Option("--speed", help="Bits per second.")] = 115200,
+) -> None:
+    """Carry a device's CoAP between a serial line (SLIP with a check) and a gateway, until the line ends or Ctrl-C."""
+    address, colon, number = gateway.rpartition(":")
+    if not (colon and number.isdigit() and 0 < int(number) < 65536):
+        raise DataError(
+            "cli.gateway",
+            f"--gateway {gateway!r} cannot be used",
+            why="it is not ADDRESS:PORT",
+            next_step="e.g. --gateway 192.0.2.1:5683",
+        )
+    asyncio.run(_bridge(port, speed, (address.strip("[]"), int(number))))
+
+
+async def _bridge(port: str, speed: int, gateway: tuple[str, int]) -> None:
+    bridge = await Bridge.open(SerialLine(port, speed), gateway)
+    loop, running = asyncio.get_running_loop(), asyncio.ensure_future(bridge.run())
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, running.cancel)
+    sys.stdout.write(f"{port} at {speed} bit/s is joined to {gateway[0]} port {gateway[1]}\n")
+    sys.stdout.flush()
+    await asyncio.gather(running, return_exceptions=True)
+    counts, line = bridge.counts, bridge.counts.line
+    sys.stdout.write(
+        f"{counts.to_gateway} datagrams to the gateway, {counts.to_device} to the device, {counts.unsent} could not be "
+        f"sent; broken on the line: {line.bad_check + line.bad_escape + line.too_long}\n"
+    )
 
 
 def _kind(asked: Mapping[Kind, bool]) -> Kind:
