@@ -85,7 +85,7 @@ def pty_line():
     return line, FarEnd(master)
 
 
-async def conversation(line, far, count: int) -> Bridge:
+async def conversation(line, far, *, count: int) -> Bridge:
     heard: list[bytes] = []
     peers: set[tuple[str, int]] = set()
 
@@ -141,6 +141,7 @@ def test_only_the_gateway_reaches_the_device() -> None:
         async with await Endpoint.open(handler=None, random=random.Random(1), settings=QUICK) as gateway:
             bridge = await Bridge.open(line, gateway.address)
             running = asyncio.ensure_future(bridge.run())
+            assert bridge._transport is not None
             here = bridge._transport.get_extra_info("sockname")
             other = await Endpoint.open(handler=None, random=random.Random(2), settings=QUICK)
             asking = asyncio.ensure_future(other.request(here[:2], Code.PUT, "a/breaker", b"mine"))

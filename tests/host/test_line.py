@@ -48,7 +48,7 @@ Pair = Callable[[], tuple[Line, Any]]
 
 @pytest.fixture(params=[pseudo_terminal, memory_line])
 def pair(request: pytest.FixtureRequest) -> Pair:
-    return request.param  # type: ignore[no-any-return]
+    return request.param
 
 
 async def exactly(line: Any, size: int) -> bytes:

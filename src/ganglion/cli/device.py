@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import sys
 from collections.abc import Mapping, Sequence
@@ -156,7 +157,8 @@ async def _bridge(port: str, speed: int, gateway: tuple[str, int]) -> None:
         loop.add_signal_handler(number, running.cancel)
     sys.stdout.write(f"{port} at {speed} bit/s is joined to {gateway[0]} port {gateway[1]}\n")
     sys.stdout.flush()
-    await asyncio.gather(running, return_exceptions=True)
+    with contextlib.suppress(asyncio.CancelledError):
+        await running
     counts, line = bridge.counts, bridge.counts.line
     sys.stdout.write(
         f"{counts.to_gateway} datagrams to the gateway, {counts.to_device} to the device, {counts.unsent} could not be "

@@ -44,8 +44,8 @@ class Counting(Answering):
 
 
 def get(core: Core, path: str, kind: MessageType = MessageType.CON, *more: tuple[int, bytes]) -> Message:
-    options = [*wire.request_options(path.split("/"), (), None, None), *more]
-    asked = Message(kind, Code.GET, 77, b"token", sorted(options), b"")
+    options: list[tuple[int, bytes]] = [*wire.request_options(path.split("/"), (), None, None), *more]
+    asked = Message(kind, Code.GET, 77, b"token", tuple(sorted(options)), b"")
     records = [r for r in core.receive(0, ("127.0.0.1", 40000), wire.encode(asked)) if isinstance(r, Sent)]
     answers = [wire.decode(r.datagram) for r in records if r.to[1] == 40000]
     assert len(answers) == 1 and answers[0].token == b"token"

@@ -1,5 +1,6 @@
 /* A device on Zephyr: UDP by its sockets, the count of starts in its settings, sleep by its poll. */
 #include <@prefix@.h>
+#include <errno.h>
 #include <string.h>
 #include <zephyr/kernel.h>
 #include <zephyr/net/sntp.h>
