@@ -218,6 +218,16 @@ class Core:
         )
 
 
-def counts_json(report: Report) -> dict[str, dict[str, int]]:
-    """Ledger and CoAP counts as plain numbers, for reports."""
-    return {"ledger": asdict(report.ledger), "coap": asdict(report.coap)}
+def ledger_json(report: Report) -> dict[str, int]:
+    """The energy ledger as `GET ledger` gives it: the same counts under the same names."""
+    uplinks = report.uplinks.values()
+    offered, acknowledged, shed, refused = (
+        sum(getattr(u, name) for u in uplinks) for name in ("offered", "acknowledged", "shed", "refused")
+    )
+    return asdict(report.ledger) | {
+        "retransmitted": report.coap.retransmitted,
+        "rows_stored": offered - acknowledged - shed - refused,
+        "rows_acknowledged": acknowledged,
+        "rows_shed": shed,
+        "rows_refused": refused,
+    }
