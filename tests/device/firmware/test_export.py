@@ -6,18 +6,18 @@ import importlib.util
 import json
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from ganglion.core.errors import DataError, FlowError
+from ganglion.cli.main import app
+from ganglion.core.errors import DataError, FlowError, GanglionError
 from ganglion.device.firmware.export import KINDS, MARK, export
 from ganglion.device.firmware.generate import Firmware
 from ganglion.kernels.c.targets import TARGETS
-from tests.device.firmware.benches import ORIGIN, PATH, firmware_of, plant
+from tests.device.firmware.benches import FEEDER, ORIGIN, PATH, firmware_of, plant
 from tests.device.firmware.exports import PREFIXES, STRICT, STUBS, exported, needs, run_in, sources, zig
 
 ROOT = Path(__file__).parents[3]
@@ -315,8 +315,13 @@ def test_devices_that_do_nothing_have_no_firmware(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_calls_say_what_is_wrong(tmp_path: Path, arguments: Sequence[str], code: str) -> None:
-    command = [sys.executable, "-m", "ganglion.cli", "device", "export", "examples/feeder", *arguments]
-    done = subprocess.run(
-        [*command, "--out", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2 and f"[{code}]" in done.stderr and not list(tmp_path.iterdir())
+    done = CliRunner().invoke(app, ["device", "export", str(FEEDER), *arguments, "--out", str(tmp_path)])
+    assert isinstance(done.exception, GanglionError) and done.exception.code == code
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_writes_and_says_what_to_read(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["device", "export", str(FEEDER), "--library", "--out", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    (folder,) = tmp_path.iterdir()
+    assert f"next: read {folder / 'README.md'}" in done.output and (folder / "README.md").is_file()

@@ -26,10 +26,8 @@ pytestmark = needs_compiler
 
 
 @pytest.fixture(scope="module")
-def hosted(tmp_path_factory):
-    return HostedFirmware.build(
-        firmware_of(*stage("plant")), compilers()[0], tmp_path_factory.mktemp("ledger")
-    )
+def hosted(folder):
+    return HostedFirmware.build(firmware_of(*stage("plant")), compilers()[0], folder)
 
 
 class Counting(Answering):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,9 +24,9 @@ needs_boards = pytest.mark.skipif(bool(NEEDED), reason=f"{', '.join(NEEDED)} is 
 
 
 @pytest.fixture(scope="module")
-def image(tmp_path_factory) -> Image:
+def image(folder: Path) -> Image:
     spec, part = stage("plant")
-    return build(spec, assigned(spec, part), TARGETS["cortex-m4f"], tmp_path_factory.mktemp("image"))
+    return build(spec, assigned(spec, part), TARGETS["cortex-m4f"], folder)
 
 
 @needs_boards
@@ -48,10 +49,10 @@ def test_instructions_per_frame_are_those_of_the_boards_calls(image: Image, tmp_
 
 
 @needs_compiler
-def test_counts_of_a_rehearsal_do_not_hang_on_who_runs_it(tmp_path) -> None:
+def test_counts_of_a_rehearsal_do_not_hang_on_who_runs_it(folder: Path) -> None:
     firmware = firmware_of(*stage("plant"))
     frames = waves(firmware.measured.schema.fields[0].type) * 5
-    hosted = HostedFirmware.build(firmware, compilers()[0], tmp_path)
+    hosted = HostedFirmware.build(firmware, compilers()[0], folder)
     quick, slow = (rehearse(firmware, hosted.device(), frames, answer_ns=ns) for ns in (0, 1_000_000_000))
     for found in (quick, slow):
         assert found.report.ledger.frames == len(frames) and set(found.frame_instructions) == {0}

@@ -6,7 +6,6 @@
 typedef uint8_t byte;
 unsigned long micros();
 void delay(unsigned long ms);
-long random(long from, long to);
 class IPAddress {
  public:
   IPAddress(uint8_t a, uint8_t b, uint8_t c, uint8_t d) : bytes{a, b, c, d} {}

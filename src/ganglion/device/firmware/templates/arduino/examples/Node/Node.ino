@@ -133,7 +133,9 @@ void setup() {
   port.next_boot = nodeNextBoot;
   makePeer(&peer, GATEWAY, GATEWAY_PORT);
   nextFrameNs = nodeNow(nullptr) + @PREFIX@_PERIOD_NS;
-  if (!@prefix@_firmware_begin(&firmware, &port, nullptr, origin, &peer, 0xffffffffu, static_cast<uint32_t>(random(1, 0x7fffffff)))) {
+  // Devices that are switched on together must not wait alike: what differs is the time to the microsecond, and the address.
+  uint32_t chance = static_cast<uint32_t>(epochNs / 1000) ^ micros() ^ static_cast<uint32_t>(mac[5]) << 24;
+  if (!@prefix@_firmware_begin(&firmware, &port, nullptr, origin, &peer, 0xffffffffu, chance)) {
     Serial.println("not started: the name is too long, or the starts cannot be counted in EEPROM");
     for (;;) delay(1000);
   }
