@@ -151,6 +151,9 @@ def test_the_example_obeys_commands_and_survives_a_deaf_gateway(
             for name in ("valve", "valve", "nobody")
         ]
         assert answers == [Code.CHANGED, Code.CHANGED, Code.NOT_FOUND]
+        large = pack({"verb": "close", "id": "x" * 2000, "seq": 1})
+        refused = await gateway.endpoint.request(gateway.peers[0], Code.PUT, "a/valve", large)
+        assert refused.code == Code.REQUEST_ENTITY_TOO_LARGE
         ledger = await gateway.endpoint.request(gateway.peers[0], Code.GET, "ledger")
         assert ledger.code == Code.CONTENT and ledger.content_format == 60
         out, _ = await child.communicate(frames[COUNT // 2 :].tobytes())

@@ -73,7 +73,7 @@ typedef struct {
   void (*acknowledged)(void *user, uint32_t stream, const uint8_t *rows, uint32_t rows_n);
   /* A counter of cycles that runs while the processor does and wraps at 32 bits, or 0 where there is none. */
   uint32_t (*cycles)(void *user);
-  /* The bytes of the next datagram that came in, 0 when there is none; what has no room is dropped. */
+  /* The bytes of the next datagram that came in, 0 when there is none; what has no room is cut or dropped. */
   uint32_t (*receive)(void *user, gd_peer *from, uint8_t *at, uint32_t room);
   /* 1: the next frame lies at `stored`, complete at `time_ns` (since 1970, UTC); 0: it is not complete yet. */
   uint32_t (*frame)(void *user, uint8_t *stored, int64_t *time_ns);

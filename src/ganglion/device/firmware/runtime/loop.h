@@ -7,7 +7,7 @@
 typedef struct {
   gd_flow flow;
   GD_ALIGNED(8) uint8_t frame[GD_FRAME_BYTES];
-  uint8_t received[GD_DATAGRAM_BYTES];
+  uint8_t received[GD_DATAGRAM_BYTES + 8]; /* more than it takes: what was cut is found too large, and answered so */
 } gd_firmware;
 
 #ifdef __cplusplus
