@@ -10,6 +10,7 @@ import pytest
 
 from ganglion.cli import main
 from ganglion.core.errors import GanglionError
+from ganglion.core.units import format_bytes
 
 FEEDER = Path(__file__).parents[2] / "examples" / "feeder"
 
@@ -66,6 +67,11 @@ def test_plan_says_where_why_and_what_it_costs(ganglion):
         (["device", "build", str(FEEDER), "--class", "moon"], "cli.device-class"),
         (["device", "build", str(FEEDER), "--board", "z80"], "cli.board"),
         (["device", "build", str(FEEDER), "--ram", "banana"], "unit.size"),
+        (["device", "build", str(FEEDER), "--data", "nowhere"], "recording.missing"),
+        (["device", "bridge", "/dev/null", "--gateway", "127.0.0.1"], "cli.gateway"),
+        (["device", "bridge", "/dev/null", "--gateway", "127.0.0.1:70000"], "cli.gateway"),
+        (["device", "bridge", "/dev/null", "--gateway", "127.0.0.1:5683"], "host.line"),
+        (["device", "bridge", "/dev/no-such-port", "--gateway", "127.0.0.1:5683"], "host.line"),
         (["device", "build", str(FEEDER), "--out", "/dev/null/x"], "kernel.directory"),
         (["run", "nowhere"], "flow.missing"),
         (["run", str(FEEDER), "--for", "banana"], "unit.duration"),
@@ -127,7 +133,9 @@ def test_device_build_says_what_an_image_needs_and_refuses_what_does_not_fit(gan
     assert Path(image["file"]).stat().st_size == image["flash_bytes"]
     assert {"features", "decide"} <= set(image["stages"])
     status, text, _ = ganglion("device", "build", str(FEEDER))
-    assert f"RAM     {image['ram_bytes'] / 1000:.1f} KB" in text
+    assert f"RAM     {format_bytes(image['ram_bytes'])}" in text
+    counted = image["instructions_per_frame"]
+    assert counted is None or f"{counted['median']:,} instructions in the median of" in text
     few = image["flash_bytes"] - 100
     status, _, err = ganglion("device", "build", str(FEEDER), "--flash", f"{few}B")
     assert status == 2

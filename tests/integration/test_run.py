@@ -70,6 +70,13 @@ def test_a_cut_in_the_middle_loses_nothing_and_stops_no_reflex(tmp_path: Path, r
     assert report["heal_to_drained_s"]["gw1"] is not None
     assert report["cuts"][0]["backlog"] > 0, "the cut must have had something to hold back"
     assert 0 < report["bytes"]["uplink"]["gw1>edge1"] < report["bytes"]["raw"] / 2
+    if report["devices_ran_as"]["firmware"]:
+        ledger = report["device_ledgers"]["classes"]["relay"]
+        assert ledger["sent_bytes"] > report["bytes"]["device_payload"], "CoAP's heads are bytes by radio too"
+        assert ledger["frames"] <= ledger["wakeups"] and ledger["energy"]["radio_j"] > 0
+        assert (
+            ledger["devices"] == report["devices"] and ledger["rows_stored"] == report["readings"]["unsent"]
+        )
     assert set(report["prediction"]) >= {"reaction_ms_p50", "bytes_per_day gw1>edge1"}
     assert remaining(run_dir) == []
 

@@ -85,6 +85,8 @@ class NodeClass(_Frozen):
     watts_idle: Amount = 0.0
     watts_busy: Amount = 0.0
     """With one processor fully busy."""
+    nj_per_instruction: Amount = 0.0
+    """Nanojoule per instruction of a device's processor, on top of ``watts_idle``; see `ganglion.core.energy`."""
     price_per_month: Amount = 0.0
     """Per node, whatever it does."""
     price_per_cpu_month: Amount = 0.0

@@ -14,6 +14,7 @@ from ganglion.core.batch import Batch
 from ganglion.core.errors import DataError, HostError
 from ganglion.device.emulated import EmulatedDevice
 from ganglion.device.firmware.boards import Boards
+from ganglion.device.firmware.box import ledger_json
 from ganglion.device.firmware.choice import Made, RunsAs, boards_for, firmware_for, limits_for
 from ganglion.device.firmware.device import FirmwareDevice
 from ganglion.device.firmware.hosted import HostedFirmware
@@ -250,6 +251,9 @@ class DeviceHost:
             "stages": stages,
             "kernels": self._ran_kernels(),
             "ran_as": self._ran_as(),
+            "ledgers": {
+                d.origin: ledger_json(d.report()) for d in self.devices if isinstance(d, FirmwareDevice)
+            },
         }
 
     def _ran_kernels(self) -> dict[str, list[str]]:

@@ -111,6 +111,19 @@ class Ports(Protocol):
         """True when somebody holds the port."""
 
 
+class Line(Protocol):
+    """Bytes both ways, a serial port for one. It may lose, alter and add bytes, and knows no ends of messages."""
+
+    async def read(self) -> bytes:
+        """What came in, at least one byte; nothing once the line has ended and all was read."""
+
+    def write(self, content: bytes) -> bool:
+        """Puts all of it on its way; False, and nothing of it, when the line has ended or holds too much already."""
+
+    def close(self) -> None:
+        """Ends the line; may be called again."""
+
+
 class Chance(Protocol):
     """A source of randomness: the part of `random.Random` in use."""
 

@@ -11,6 +11,7 @@ from ganglion.flow.spec import FlowSpec
 from ganglion.placement import Plan
 from ganglion.sim.check import Tally, detection, percentiles, tally
 from ganglion.sim.evidence import Command, Evidence
+from ganglion.sim.ledgers import ledgers
 from ganglion.sim.relay import LinkBytes
 from ganglion.sim.settings import Settings
 from ganglion.sim.world import CutRecord
@@ -66,6 +67,7 @@ def build(
         ],
         "restarts": dict(restarts),
         "prediction": _prediction(plan, evidence, links, raw, played_s),
+        "device_ledgers": ledgers(topology, evidence.device_hosts, played_s),
         "stages": _stages(evidence),
         "kernels_ran_as": _kernels(evidence),
         "devices_ran_as": {

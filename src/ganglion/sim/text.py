@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ganglion.core.units import format_bytes
+from ganglion.sim.ledgers import ledger_lines
 
 
 def text(report: Mapping[str, Any]) -> str:
@@ -32,6 +33,7 @@ def text(report: Mapping[str, Any]) -> str:
     )
     lines += ["", *_detection(report["detection"]), "", *_readings(report["readings"])]
     lines += ["", *_bytes(report["bytes"]), "", *_cuts(report), "", *_prediction(report)]
+    lines += ["", *ledger_lines(report["device_ledgers"], report["played_s"])]
     lines += ["", *_kernels(report["kernels_ran_as"])]
     lines += ["", "OK" if report["ok"] else "NOT OK: " + "; ".join(report["problems"])]
     return "\n".join(lines) + "\n"
