@@ -65,7 +65,8 @@ class Judge:
             case WhereStage():
                 return ins[0] * self.shares.get(stage, s.selectivity)
             case AroundStage():
-                return min(ins[0], ins[1] * ins[0] * (s.before_ns + s.after_ns) / 1e9)
+                near = sum(int(ns / 1e9 * ins[0] + 1e-6) for ns in (s.before_ns, s.after_ns))
+                return min(ins[0], ins[1] * (near + 1))
             case WindowStage():
                 return min(ins[0], 1e9 / s.width_ns)
         return ins[0]

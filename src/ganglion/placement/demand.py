@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 from ganglion.core.units import NS_PER_S
 from ganglion.flow.assignment import ALL
+from ganglion.flow.digests import work_digest
 from ganglion.flow.expression import Expression
 from ganglion.flow.spec import FlowSpec
 from ganglion.flow.stages import (
@@ -69,7 +71,9 @@ class Load:
     """What one stage asks for on one path, per member (origin, or 1 for the merged).
 
     ``calls`` and ``operations`` are per input row, see `ganglion.kernels.cost`. ``copies`` is 2 for a stage that a
-    reflex needs: a gateway runs it in memory for the reflex, and again from its journal.
+    reflex needs: a gateway runs it in memory for the reflex, and again from its journal. ``digest``: what it computes,
+    for figures that were measured. ``rows_per_call``: rows that come to it at once, by rank of its node, when its input
+    comes from below. ``uplink_row_bytes``: of one output row in an uplink's message, where that was measured.
     """
 
     stage: Stage
@@ -80,6 +84,9 @@ class Load:
     calls: float
     operations: float
     memory_bytes: int
+    digest: str = ""
+    rows_per_call: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
+    uplink_row_bytes: float | None = None
 
     @property
     def row_bytes(self) -> int:
@@ -89,6 +96,8 @@ class Load:
     @property
     def packed_row_bytes(self) -> float:
         """Bytes of one output row in an uplink's message."""
+        if self.uplink_row_bytes is not None:
+            return self.uplink_row_bytes
         frames = sum(
             f.type.size_bytes for f in self.stage.schema.fields if f.type.dtype == "i16" and f.type.shape
         )
@@ -126,12 +135,22 @@ def merged_stages(spec: FlowSpec) -> frozenset[str]:
     return frozenset(merged)
 
 
-def demand(spec: FlowSpec, origins: Mapping[str, int], selectivities: Mapping[str, float]) -> dict[Key, Load]:
-    """The load of every stage on every path, in flow order. ``origins``: path id -> origins on it."""
+def demand(
+    spec: FlowSpec,
+    origins: Mapping[str, int],
+    selectivities: Mapping[str, float],
+    uplink_row_bytes: Mapping[str, float] = MappingProxyType({}),
+) -> dict[Key, Load]:
+    """The load of every stage on every path, in flow order. ``origins``: path id -> origins on it.
+
+    ``uplink_row_bytes``: stage id -> what a row of its output takes in an uplink's message, where that was measured.
+    """
     merged = merged_stages(spec)
     twice = {name for act in spec.reflexes for name in spec.ancestors(act.id)}
+    leading = twice | {act.id for act in spec.reflexes}
     loads: dict[Key, Load] = {}
     for stage in spec.stages:
+        digest = work_digest(spec, stage.id)
         for path in (ALL,) if stage.id in merged else origins:
             inputs = [_rate(loads, name, path, origins) for name in stage.inputs]
             calls, operations = _computing(stage)
@@ -145,8 +164,28 @@ def demand(spec: FlowSpec, origins: Mapping[str, int], selectivities: Mapping[st
                 calls,
                 operations,
                 _memory_bytes(stage, rows_in, 1 if path != ALL else sum(origins.values())),
+                digest,
+                _rows_per_call(loads, stage, path, origins, urgent=stage.id in leading),
+                uplink_row_bytes.get(stage.id),
             )
     return loads
+
+
+def _rows_per_call(
+    loads: Mapping[Key, Load], stage: Stage, path: str, origins: Mapping[str, int], *, urgent: bool
+) -> tuple[float, ...]:
+    """As messages bring them: one by one on a device, gathered or urgent to a gateway, in batches further up."""
+    if not stage.inputs:
+        return (1.0, 1.0, 1.0, 1.0)
+    name = stage.inputs[0]
+    sources = [loads[name, p] for p in ((path,) if (name, path) in loads else origins)]
+    rows = math.fsum(s.rows_out_per_s for s in sources)
+
+    def per_call(how: Carriage) -> float:
+        messages = math.fsum(s.messages_per_s(how) for s in sources)
+        return max(1.0, rows / messages) if messages else 1.0
+
+    return 1.0, per_call("urgent" if urgent else "gathered"), per_call("batched"), per_call("batched")
 
 
 def _rate(loads: Mapping[Key, Load], name: str, path: str, origins: Mapping[str, int]) -> float:
@@ -163,13 +202,18 @@ def _rows_out(stage: Stage, rates: list[float], selectivities: Mapping[str, floa
         case WhereStage():
             return rates[0] * selectivities.get(stage.id, stage.selectivity)
         case AroundStage():
-            around_s = (stage.before_ns + stage.after_ns) / NS_PER_S
-            return min(rates[0], rates[1] * around_s * rates[0])
+            return min(rates[0], rates[1] * _rows_around(stage, rates[0]))
         case WindowStage():
             return min(rates[0], NS_PER_S / stage.width_ns)
         case _:
             # A kernel may emit fewer rows than it takes; nothing says how many, so all are counted.
             return rates[0]
+
+
+def _rows_around(stage: AroundStage, rows_per_s: float) -> int:
+    """The row of a trigger, and whole rows before and after it (a millionth of one is rounding)."""
+    before, after = (int(ns / NS_PER_S * rows_per_s + 1e-6) for ns in (stage.before_ns, stage.after_ns))
+    return before + 1 + after
 
 
 def _computing(stage: Stage) -> tuple[float, float]:
