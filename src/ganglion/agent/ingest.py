@@ -57,7 +57,7 @@ class IngestCounts:
 
 @dataclass(frozen=True, slots=True)
 class Reaction:
-    """When a gateway began with the message that made a command, and when the command had left; monotonic."""
+    """When a gateway began with the message that made a command, and when it handed over the command; monotonic."""
 
     command_id: str
     received_ns: int
@@ -182,6 +182,7 @@ class Ingest:
                 continue
             command_id = f"{act.id}:{emission.item.origin}:{seq}"
             payload = pack({"verb": act.verb, "id": command_id, "seq": seq})
+            commanded_ns = self._clock.monotonic_ns()  # before: the device may have it before the call returns
             try:
                 command = self._endpoint.begin(
                     (peer[0], peer[1]), Code.PUT, f"a/{act.actuator}", payload, 60, COMMAND_TIMEOUT_NS
@@ -189,7 +190,7 @@ class Ingest:
             except ConnectorError:
                 self.counts.commands_failed += 1
                 continue
-            self.reactions.append(Reaction(command_id, received_ns, self._clock.monotonic_ns()))
+            self.reactions.append(Reaction(command_id, received_ns, commanded_ns))
             self._commands.add(command)
             command.add_done_callback(self._commanded)
 

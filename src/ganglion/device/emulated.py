@@ -41,7 +41,7 @@ FRAMES_REMEMBERED_MAX = 256
 
 
 class FrameTimes:
-    """When a device began with each of its latest frames, and when its first message for it had left; monotonic."""
+    """When a device began with each of its latest frames, and when it handed over its first message for it; monotonic."""
 
     def __init__(self) -> None:
         self._times: dict[int, tuple[int, int]] = {}
@@ -61,7 +61,7 @@ class FrameTimes:
 class Command:
     """A command as it arrived at an actuator. ``frame_done_ns``: when the deciding frame was complete (monotonic).
 
-    ``woke_ns``, ``sent_ns``: when the device began with that frame, and when the first message for it had left;
+    ``woke_ns``, ``sent_ns``: when the device began with that frame, and when it handed over the first message for it;
     ``received_ns``: when the command's datagram was there. Each 0 where it is not known.
     """
 
@@ -196,8 +196,8 @@ class EmulatedDevice:
             if not isinstance(emission.item, Batch):
                 continue  # an uplink says itself that its stream has ended, when all of it was taken
             if emission.kind == "export":
-                self.uplinks[emission.stage].offer(emission.item)
                 self._sent_ns = self._sent_ns or self._clock.monotonic_ns()
+                self.uplinks[emission.stage].offer(emission.item)
             elif emission.kind == "act":
                 act = self._acts[emission.stage]
                 for seq in emission.item.seq.tolist():

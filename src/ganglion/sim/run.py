@@ -122,5 +122,6 @@ async def run(
         cuts=world.state.cuts,
         links={relay.name: relay.bytes for relay in world.relays.values()},
         played_s=played_s,
+        reports=world.state.reports,
         restarts={name: kept.restarts for name, kept in world.keeper.all.items() if kept.restarts},
     )

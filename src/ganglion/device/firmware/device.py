@@ -127,14 +127,15 @@ class FirmwareDevice(asyncio.DatagramProtocol):
             self.meter.end("device:poll", 1, began_ns)
 
     def _take(self, records: Iterable[Record], received_ns: int = 0) -> int:
-        """Does what the firmware wants done; when its first datagram had left, or 0."""
+        """Does what the firmware wants done; when it handed over the first datagram, or 0."""
         arrived_ns = self._clock.monotonic_ns()
         sent_ns = 0
         for record in records:
             if isinstance(record, Sent):
                 if self._transport is not None and not self._transport.is_closing():
-                    self._transport.sendto(record.datagram, record.to)
+                    # Before, not after: the receiver may run before the call returns.
                     sent_ns = sent_ns or self._clock.monotonic_ns()
+                    self._transport.sendto(record.datagram, record.to)
             elif isinstance(record, Obeyed):
                 self._commands.append(
                     Command(
