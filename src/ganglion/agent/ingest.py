@@ -182,7 +182,9 @@ class Ingest:
                 continue
             command_id = f"{act.id}:{emission.item.origin}:{seq}"
             payload = pack({"verb": act.verb, "id": command_id, "seq": seq})
-            commanded_ns = self._clock.monotonic_ns()  # before: the device may have it before the call returns
+            commanded_ns = (
+                self._clock.monotonic_ns()
+            )  # before: the device may have it before the call returns
             try:
                 command = self._endpoint.begin(
                     (peer[0], peer[1]), Code.PUT, f"a/{act.actuator}", payload, 60, COMMAND_TIMEOUT_NS

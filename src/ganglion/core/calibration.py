@@ -109,6 +109,8 @@ class StreamFigures(_Frozen):
 class Calibration(_Frozen):
     """The whole file. ``measured_at``: UTC, as ISO 8601; ``machine``: facts that the figures depend on."""
 
+    model_config = ConfigDict(populate_by_name=True)
+
     format: Annotated[Literal[1], Field(alias="calibration")]
     flow: Name
     measured_at: Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$")]
@@ -159,13 +161,21 @@ def calibrated(topology: Topology, calibration: Calibration) -> Topology:
             next_step="measure again: ganglion calibrate FLOW_DIR",
         )
     classes = {name: _with(kind, calibration.classes.get(name)) for name, kind in topology.classes.items()}
-    return topology.model_copy(update={"classes": classes})
+    copy = topology.model_copy(update={"classes": classes})
+    copy._streams = calibration.streams
+    return copy
 
 
 def _with(kind: NodeClass, figures: ClassFigures | None) -> NodeClass:
     copy = kind.model_copy()
     copy._figures = figures
     return copy
+
+
+def streams_of(topology: Topology) -> dict[str, StreamFigures]:
+    """What was measured of a flow's streams, of a calibrated topology; empty without."""
+    streams: dict[str, StreamFigures] = topology._streams or {}
+    return streams
 
 
 def figures_of(kind: NodeClass) -> ClassFigures | None:

@@ -187,6 +187,8 @@ class Topology(_Frozen):
     classes: Annotated[dict[Id, NodeClass], Field(min_length=1, max_length=CLASSES_MAX)]
     sites: Annotated[dict[Id, Site], Field(min_length=1, max_length=SITES_MAX)]
     devices: Annotated[dict[Id, DeviceGroup], Field(min_length=1, max_length=GROUPS_MAX)]
+    _streams: Any = PrivateAttr(default=None)
+    """What was measured of a flow's streams, as ``NodeClass._figures``."""
 
     @model_validator(mode="after")
     def _whole(self) -> Topology:

@@ -244,9 +244,7 @@ class DeviceHost:
         works: dict[str, Work] = {}
         for device in self.devices:
             for name, work in device.meter.works.items():
-                sums = works.setdefault(name, Work())
-                sums.calls, sums.rows = sums.calls + work.calls, sums.rows + work.rows
-                sums.cpu_ns += work.cpu_ns
+                works[name] = works.get(name, Work()).plus(work)
         return {
             "name": self._config.name,
             "works": {name: work.to_json() for name, work in works.items()},

@@ -41,7 +41,7 @@ FRAMES_REMEMBERED_MAX = 256
 
 
 class FrameTimes:
-    """When a device began with each of its latest frames, and when it handed over its first message for it; monotonic."""
+    """When a device began with each of its latest frames, and when it handed over its first message for each."""
 
     def __init__(self) -> None:
         self._times: dict[int, tuple[int, int]] = {}

@@ -68,8 +68,11 @@ def stage_cpus(load: Load, spot: Spot) -> float:
 
 
 def stage_memory_bytes(load: Load, spot: Spot) -> int:
-    """Memory of one node that the stage takes; for devices: of each."""
-    return load.memory_bytes * _instances(load, spot)
+    """Memory of one node that the stage takes; for devices: of each. With its working memory, where that is known."""
+    figures = figures_of(spot.node_class)
+    found = figures.stages.get(load.digest) if figures else None
+    working_bytes = (found.ram_bytes or 0) if found else 0
+    return load.memory_bytes * _instances(load, spot) + working_bytes
 
 
 def stage_money(load: Load, spot: Spot) -> float:

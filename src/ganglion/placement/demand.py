@@ -43,6 +43,8 @@ BATCH_BYTES = 64_000
 BATCH_OVERHEAD_BYTES = 250
 BATCH_FIELD_BYTES = 12
 """IPv4, TCP, NATS subject and headers, batch header: per batch; and each field's name and form in it."""
+BATCH_PAYLOAD_HEAD_BYTES = 55
+"""The batch header's part of it: the rest of a batch without its rows is around the payload."""
 INTEGER_FRAME_SHARE = 0.5
 """What an uplink's message makes of integer frames (`ganglion.core.wire`): 0.45 to 0.62 on feeder recordings."""
 UPLINK_IDLE_BYTES_PER_S = 150
@@ -74,6 +76,7 @@ class Load:
     reflex needs: a gateway runs it in memory for the reflex, and again from its journal. ``digest``: what it computes,
     for figures that were measured. ``rows_per_call``: rows that come to it at once, by rank of its node, when its input
     comes from below. ``uplink_row_bytes``: of one output row in an uplink's message, where that was measured.
+    ``bursts_per_s``: how often rows come, for rows that come only at times, each time for ``burst_s``.
     """
 
     stage: Stage
@@ -87,6 +90,8 @@ class Load:
     digest: str = ""
     rows_per_call: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
     uplink_row_bytes: float | None = None
+    bursts_per_s: float | None = None
+    burst_s: float = 0.0
 
     @property
     def row_bytes(self) -> int:
@@ -116,7 +121,10 @@ class Load:
             return self.rows_out_per_s
         limit, period_s = (BATCH_BYTES, BATCH_S) if how == "batched" else (GATHER_BYTES, GATHER_S)
         full = self.rows_out_per_s / max(1, limit // self.row_bytes)
-        return min(self.rows_out_per_s, max(1 / period_s, full))
+        periods = 1 / period_s
+        if self.bursts_per_s is not None:
+            periods = min(periods, self.bursts_per_s * (1 + self.burst_s / period_s))
+        return min(self.rows_out_per_s, max(periods, full))
 
     def bytes_per_s(self, how: Carriage) -> float:
         """Bytes of one member's output, with all headers."""
@@ -167,6 +175,7 @@ def demand(
                 digest,
                 _rows_per_call(loads, stage, path, origins, urgent=stage.id in leading),
                 uplink_row_bytes.get(stage.id),
+                *_bursts(stage, inputs),
             )
     return loads
 
@@ -208,6 +217,12 @@ def _rows_out(stage: Stage, rates: list[float], selectivities: Mapping[str, floa
         case _:
             # A kernel may emit fewer rows than it takes; nothing says how many, so all are counted.
             return rates[0]
+
+
+def _bursts(stage: Stage, rates: list[float]) -> tuple[float | None, float]:
+    if isinstance(stage, AroundStage):
+        return rates[1], (stage.before_ns + stage.after_ns) / NS_PER_S
+    return None, 0.0
 
 
 def _rows_around(stage: AroundStage, rows_per_s: float) -> int:

@@ -12,6 +12,7 @@ from typing import Literal
 
 from ganglion.core.calibration import figures_of
 from ganglion.core.topology import Topology
+from ganglion.core.units import NS_PER_S
 from ganglion.flow.spec import FlowSpec
 from ganglion.flow.stages import TIERS, SourceStage
 from ganglion.placement import cost, figures
@@ -64,12 +65,13 @@ class StreamBytes:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """Everything a run can be compared with. ``loops``: (act, path) -> its parts."""
+    """Everything a run can be compared with. ``loops``: (act, path) -> its parts; ``frames_per_s``: of one origin."""
 
     stages: tuple[StageCost, ...]
     nodes: tuple[NodeCost, ...]
     streams: tuple[StreamBytes, ...]
     loops: Mapping[Key, cost.LoopParts]
+    frames_per_s: float
 
 
 def predict(spec: FlowSpec, topology: Topology, plan: Plan) -> Prediction:
@@ -83,6 +85,7 @@ def predict(spec: FlowSpec, topology: Topology, plan: Plan) -> Prediction:
         _nodes(ground, ranks, stages),
         _streams(ground, ranks),
         {act: figures.loop_parts(ground, ranks, act) for act in acts},
+        math.fsum(NS_PER_S / s.every_ns for s in spec.sources),
     )
 
 
@@ -132,35 +135,5 @@ def _streams(ground: Ground, ranks: figures.Ranks) -> tuple[StreamBytes, ...]:
             wire.id,
             before.bytes_per_s + cost.wire_bytes_per_s(load, wire, urgent=urgent),
             before.messages_per_s + load.messages_per_s(cost.carriage(wire, urgent=urgent)) * load.members,
-        )
-    return tuple(found.values())
-
-
-@dataclass(frozen=True, slots=True)
-class ClassOrigins:
-    """For one node class: the stages whose figures are measured, counted, stale; of all others: declared.
-
-    ``hop``: the names of message figures that were measured. ``measured_on``: empty without a calibration.
-    """
-
-    name: str
-    measured_on: str
-    stages: Mapping[str, Origin]
-    hop: tuple[str, ...]
-
-
-def origins(spec: FlowSpec, topology: Topology) -> tuple[ClassOrigins, ...]:
-    """Which figures of the plan's costs are measured and which declared, per class that a node or device has."""
-    ground = lay_out(spec, topology, {})
-    found: dict[str, ClassOrigins] = {}
-    for spot in ground.spots().values():
-        if spot.class_name in found:
-            continue
-        known = figures_of(spot.node_class)
-        digests = {stage: load.digest for (stage, _), load in ground.loads.items()}
-        stages = {s: origin_of(d, s, spot) for s, d in digests.items() if spec[s].inputs}
-        hop = known.hop.model_dump(exclude_none=True) if known else {}
-        found[spot.class_name] = ClassOrigins(
-            spot.class_name, known.measured_on if known else "", stages, tuple(hop)
         )
     return tuple(found.values())

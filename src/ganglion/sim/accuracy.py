@@ -11,7 +11,7 @@ import numpy as np
 from ganglion.core.topology import Topology
 from ganglion.core.units import SECONDS_PER_DAY
 from ganglion.placement import Plan
-from ganglion.placement.prediction import Prediction
+from ganglion.placement.prediction import NodeCost, Prediction
 from ganglion.sim.check import percentiles
 from ganglion.sim.evidence import Command, Evidence
 from ganglion.sim.relay import LinkBytes
@@ -98,7 +98,8 @@ def loop(prediction: Prediction, measured: Mapping[str, Mapping[str, float | int
 def stages(prediction: Prediction, evidence: Evidence, played_s: float) -> list[dict[str, Any]]:
     """Every stage on every node: nanoseconds of a processor per row, and processors kept busy.
 
-    Stages of firmware run within one call, so only the whole of a device is measured, see `nodes`.
+    Stages of firmware run within one call, so only the whole of a device is measured, see `nodes`. Each stage's first
+    call on a node is apart: it loads what the others find loaded.
     """
     works = {node: report.get("works", {}) for node, report in evidence.nodes.items()}
     rows = []
@@ -112,6 +113,7 @@ def stages(prediction: Prediction, evidence: Evidence, played_s: float) -> list[
                 "node": stage.node,
                 "figures": stage.origin,
                 "rows": work["rows"] if work else None,
+                "first_call_ns": work["first_ns"] if work else None,
                 "rows_per_call": round(work["rows"] / work["calls"], 2) if work and work["calls"] else None,
                 "ns_per_row": pair(stage.row_ns, per_row),
                 "cpus": pair(stage.cpus, busy),
@@ -135,12 +137,20 @@ def nodes(
         rows.append(
             {
                 "node": node.node,
+                "stages_ns_per_frame": _short(_per_frame(node, prediction)),
                 "cpus": pair(node.cpus, measured.get("cpus")),
                 "predicted_parts": {k: _short(v) for k, v in parts.items()},
                 "measured_parts": {k: _short(v) for k, v in measured.items() if k != "cpus"},
             }
         )
     return rows
+
+
+def _per_frame(node: NodeCost, prediction: Prediction) -> float | None:
+    """Of a device: what its stages take of one frame together, as predicted."""
+    if not node.node.startswith("device:"):
+        return None
+    return node.stages_cpus * 1e9 / prediction.frames_per_s
 
 
 def _device(node: str, topology: Topology, evidence: Evidence, played_s: float) -> dict[str, float]:

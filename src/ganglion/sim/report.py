@@ -49,6 +49,7 @@ def build(
         "ok": not problems,
         "problems": problems,
         "flow": spec.name,
+        "flow_digest": spec.digest,
         "devices": sum(p.count for p in topology.paths()),
         "gateways": len({p.gateway for p in topology.paths()}),
         "played_s": round(played_s, 3),

@@ -141,7 +141,9 @@ class World:
     async def play(self, devices: Mapping[str, DeviceHostConfig]) -> None:
         """Runs the device hosts for the settings' time, with the cuts in it; then lets them end and send the rest."""
         self.state.phase = "playing"
+        await self._host.clock.sleep_ns(self._settings.rest_ns // 4)  # what starting takes is over then
         self.state.reports["up"] = self._reports()
+        await self._host.clock.sleep_ns(self._settings.rest_ns - self._settings.rest_ns // 4)
         for name, config in devices.items():
             directory = self.devices_directory(name)
             await self.keeper.start(name, directory, device_host_json(config), restart=False)
