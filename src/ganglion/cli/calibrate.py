@@ -14,7 +14,7 @@ import typer
 
 from ganglion.core.calibration import FILE, Calibration, ClassFigures, Spread
 from ganglion.core.errors import DataError
-from ganglion.core.units import NS_PER_S
+from ganglion.core.units import parse_duration_ns
 from ganglion.flow.load import load_flow
 from ganglion.host.system import system_host
 from ganglion.kernels.c.toolchain import compilers
@@ -22,8 +22,6 @@ from ganglion.sim.calibrate.hops import read_report
 from ganglion.sim.calibrate.whole import Asked, Outcome, calibrate, chosen_classes, merged
 from ganglion.sim.run import bare_topology, load_calibration
 from ganglion.sim.settings import Settings, check
-
-RUN_NS = 16 * NS_PER_S
 
 
 def calibrate_command(
@@ -52,6 +50,9 @@ def calibrate_command(
         Path | None,
         typer.Option("--data", metavar="DIR", help="Play these recordings instead of generated ones."),
     ] = None,
+    duration: Annotated[
+        str, typer.Option("--for", help="How long the flow runs to measure its messages.")
+    ] = "16s",
     seed: Annotated[int, typer.Option("--seed", help="What the flow's generator draws from.")] = 7,
     as_json: Annotated[bool, typer.Option("--json", help="Print the file's JSON instead of text.")] = False,
 ) -> None:
@@ -66,7 +67,9 @@ def calibrate_command(
     target = out or flow_dir / FILE
     before = load_calibration(target)
     with tempfile.TemporaryDirectory(prefix="ganglion-calibrate-") as room:
-        settings = Settings(flow_dir, Path(room) / "run", RUN_NS, data_dir=data, seed=seed)
+        settings = Settings(
+            flow_dir, Path(room) / "run", parse_duration_ns(duration), data_dir=data, seed=seed
+        )
         check(settings, topology)
         settings.run_dir.mkdir()
         host = system_host(settings.run_dir, seed)

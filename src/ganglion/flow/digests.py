@@ -11,11 +11,14 @@ from ganglion.flow.stages import MapStage, Stage
 
 
 def work_digest(spec: FlowSpec, stage_id: str) -> str:
-    """SHA-256 of all that decides how long a row takes: a kernel's digest, else kind, parameters and schemas."""
+    """SHA-256 of all that decides how long a row takes: a kernel's digest, else kind, parameters and schema.
+
+    What is not a kernel also takes its time by what runs before it, so that is in its digest too.
+    """
     stage = spec[stage_id]
     if isinstance(stage, MapStage):
         return stage.kernel.digest
-    return _hashed([_work(stage), [spec[name].schema.to_json() for name in stage.inputs]])
+    return _hashed([_work(stage), [_work(spec[name]) for name in stage.inputs]])
 
 
 def stream_digest(spec: FlowSpec, stage_id: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
@@ -56,16 +55,28 @@ def headline(
 
 
 def steps(evidence: Evidence) -> dict[str, dict[str, float | int]]:
-    """Per step of a reaction: ``p5 p50 p95`` in ms and ``count``, over the commands whose every step is known."""
-    known: dict[str, list[int]] = defaultdict(list)
-    for command in evidence.commands:
-        for name, took_ns in _steps(command, evidence).items():
-            known[name].append(took_ns)
-    found: dict[str, dict[str, float | int]] = {}
-    for name, values in known.items():
-        low, middle, high = (round(float(v) / 1e6, 4) for v in np.percentile(values, (5, 50, 95)))
-        found[name] = {"p5": low, "p50": middle, "p95": high, "count": len(values)}
-    return found
+    """Per step of a reaction, in ms: ``typical``, and ``p5 p95 count`` over the commands whose every step is known.
+
+    ``typical`` is the mean over the middle fifth of these commands by their reaction, so that the steps add up to about
+    the median reaction; their own medians would not, since one that takes long is seldom long in every step.
+    """
+    known = [found for command in evidence.commands if (found := _steps(command, evidence))]
+    if not known:
+        return {}
+    known.sort(key=lambda found: sum(found.values()))
+    edge = (len(known) - 1) * 2 // 5
+    middle = known[edge : len(known) - edge]
+    result: dict[str, dict[str, float | int]] = {}
+    for name in STEPS:
+        low, high = np.percentile([k[name] for k in known], (5, 95)) / 1e6
+        typical = sum(k[name] for k in middle) / len(middle) / 1e6
+        result[name] = {
+            "p5": round(min(float(low), typical), 4),
+            "typical": round(typical, 4),
+            "p95": round(max(float(high), typical), 4),
+            "count": len(known),
+        }
+    return result
 
 
 def _steps(command: Command, evidence: Evidence) -> dict[str, int]:
@@ -85,12 +96,14 @@ def _steps(command: Command, evidence: Evidence) -> dict[str, int]:
 
 
 def loop(prediction: Prediction, measured: Mapping[str, Mapping[str, float | int]]) -> dict[str, Any]:
-    """The parts of a reaction, in ms: predicted for the slowest path, measured as sums of the steps' medians."""
+    """The parts of a reaction, in ms: predicted for the slowest path, measured as sums of typical steps."""
     if not prediction.loops:
         return {}
     slowest = max(prediction.loops.values(), key=sum)
     return {
-        part: pair(getattr(slowest, part) / 1e6, sum(measured[n]["p50"] for n in names) if measured else None)
+        part: pair(
+            getattr(slowest, part) / 1e6, sum(measured[n]["typical"] for n in names) if measured else None
+        )
         for part, names in PARTS.items()
     }
 

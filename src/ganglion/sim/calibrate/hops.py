@@ -21,7 +21,7 @@ from ganglion.sim.report import FORMAT
 
 Report = Mapping[str, Any]
 SHARE_MIN = 1e-12
-CALLS_MIN = 4
+CALLS_MIN = 3
 """Fewer calls in a run say nothing."""
 
 
@@ -128,7 +128,7 @@ def _step(steps: Mapping[str, Any], name: str, less_ns: float = 0.0) -> Spread |
     step = steps.get(name)
     if step is None:
         return None
-    low, middle, high = (max(0.0, step[p] * 1e6 - less_ns) for p in ("p5", "p50", "p95"))
+    low, middle, high = (max(0.0, step[p] * 1e6 - less_ns) for p in ("p5", "typical", "p95"))
     return Spread(median=round(middle), low=round(low), high=round(high), count=step["count"])
 
 

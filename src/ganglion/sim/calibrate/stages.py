@@ -23,7 +23,7 @@ from ganglion.engine.sinks import SinkFile
 from ganglion.flow.assignment import Assignment
 from ganglion.flow.digests import work_digest
 from ganglion.flow.spec import FlowSpec
-from ganglion.flow.stages import ActStage, MapStage, SinkStage
+from ganglion.flow.stages import ActStage, AroundStage, MapStage, SinkStage, WhereStage
 from ganglion.host.ports import Clock, Disk
 from ganglion.kernels.c.library import Library
 
@@ -170,7 +170,7 @@ def time_kernels(
 ) -> dict[str, StageFigures]:
     """Digest -> what a row takes of the kernel itself, as in firmware, where a call is part of the frame's.
 
-    The other stages of firmware are part of it too: their figures are 0.
+    The other stages that firmware runs are part of it too: their figures are 0.
     """
     bounds = {}
     for stage in spec.stages:
@@ -186,10 +186,8 @@ def time_kernels(
     nothing = spread([0.0])
     figures = {}
     for stage in spec.stages:
-        if stage.inputs:
+        if stage.id in taken or isinstance(stage, WhereStage | AroundStage | ActStage):
             row_ns = spread(taken[stage.id]) if stage.id in taken else nothing
-            if isinstance(stage, MapStage) and stage.id not in taken:
-                continue
             figures[work_digest(spec, stage.id)] = StageFigures(
                 stage=stage.id, call_ns=nothing, row_ns=row_ns
             )
