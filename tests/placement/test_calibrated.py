@@ -62,7 +62,7 @@ def test_a_measured_stage_costs_what_was_measured_and_says_so():
     assert decide.origin == "measured"
     assert decide.rows_per_s == 2 * 50
     assert decide.cpus == pytest.approx(
-        2 * 50 * 2 * 8e-3
+        2 * 50 * 2 * 8e-4
     )  # two devices; for the reflex, and from the journal
     assert found["level", "device:gw1-relay"].origin == "declared"
     extra_ns = 800_000 - cost.compute_ns(*load_and_spot(small_topology(), "decide", "gw1-relay", 1))
@@ -207,7 +207,7 @@ def test_figures_equal_to_the_declared_ones_change_no_plan(seed):
     loads = {s: load for (s, _), load in lay_out(spec, topology, {}).loads.items()}
     classes = {}
     for name, kind in topology.classes.items():
-        stages = {}
+        stages: dict[str, StageFigures] = {}
         for one, load in loads.items():
             if load.stage.inputs:
                 took_ns = kind.compute_ns(load.calls, load.operations)
