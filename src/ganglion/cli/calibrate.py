@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -84,6 +85,7 @@ def facts() -> dict[str, str]:
     """What the figures depend on."""
     found = compilers()
     return {
+        "ganglion": version("ganglion"),
         "system": platform.system(),
         "machine": platform.machine(),
         "cpus": str(os.cpu_count() or 1),

@@ -248,8 +248,6 @@ class DeviceHost:
         return {
             "name": self._config.name,
             "works": {name: work.to_json() for name, work in works.items()},
-            "process_cpu_ns": self._host.clock.process_cpu_ns(),
-            "at_ns": self._host.clock.monotonic_ns(),
             "devices": len(self.devices),
             "frames": sum(d.frames for d in self.devices),
             "raw_bytes": sum(d.raw_bytes for d in self.devices),

@@ -26,6 +26,7 @@ from ganglion.flow.spec import FlowSpec
 from ganglion.flow.stages import ActStage, AroundStage, MapStage, SinkStage, WhereStage
 from ganglion.host.ports import Clock, Disk
 from ganglion.kernels.c.library import Library
+from ganglion.kernels.running import Libraries
 
 ROUNDS = 5
 SINGLE_CALLS = 80
@@ -59,7 +60,7 @@ class _Bench:
         self,
         spec: FlowSpec,
         events: Sequence[Event],
-        libraries: Mapping[str, Library],
+        libraries: Libraries,
         clock: Clock,
         disk: Disk,
         name: str,
@@ -111,7 +112,7 @@ class _Bench:
 
 
 async def time_stages(
-    spec: FlowSpec, events: Sequence[Event], libraries: Mapping[str, Library], clock: Clock, disk: Disk
+    spec: FlowSpec, events: Sequence[Event], libraries: Libraries, clock: Clock, disk: Disk
 ) -> dict[str, StageFigures]:
     """Digest of a stage's work -> its figures. Takes some ten seconds, most of it waiting.
 
@@ -166,7 +167,7 @@ def separated(single: Costs, many: Costs) -> tuple[float, float]:
 
 
 def time_kernels(
-    spec: FlowSpec, libraries: Mapping[str, Library], clock: Clock, rounds: int = ROUNDS
+    spec: FlowSpec, libraries: Libraries, clock: Clock, rounds: int = ROUNDS
 ) -> dict[str, StageFigures]:
     """Digest -> what a row takes of the kernel itself, as in firmware, where a call is part of the frame's.
 
@@ -174,8 +175,8 @@ def time_kernels(
     """
     bounds = {}
     for stage in spec.stages:
-        if isinstance(stage, MapStage) and stage.kernel.digest in libraries:
-            library = libraries[stage.kernel.digest]
+        library = libraries.get(stage.kernel.digest) if isinstance(stage, MapStage) else None
+        if isinstance(library, Library):
             bounds[stage.id] = (library.bind(1), library.bind(BOUND_ROWS))
     taken: dict[str, list[float]] = {name: [] for name in bounds}
     for turn in range(rounds + 1):

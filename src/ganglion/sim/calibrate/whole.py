@@ -21,7 +21,6 @@ from ganglion.device.recording import Event, load_recording
 from ganglion.flow.load import load_flow
 from ganglion.flow.spec import FlowSpec
 from ganglion.host.ports import Host
-from ganglion.kernels.c.library import Library
 from ganglion.kernels.loading import load
 from ganglion.sim import layout
 from ganglion.sim.calibrate.counts import Counted, count_class
@@ -126,8 +125,9 @@ class _Timed:
 async def _timed(
     settings: Settings, spec: FlowSpec, events: list[Event], host: Host, say: Callable[[str], None]
 ) -> _Timed:
-    kernels = spec.kernels({s.id for s in spec.stages})
-    libraries: dict[str, Library] = await asyncio.to_thread(load, kernels, layout.kernel_dir(settings))
+    stages = {s.id for s in spec.stages}
+    kernels = spec.kernels(stages)
+    libraries = await asyncio.to_thread(load, kernels, layout.kernel_dir(settings), spec.folds(stages))
     say("timing stages")
     engine = await time_stages(spec, events, libraries, host.clock, host.disk)
     whole = {k.digest for k in kernels} <= libraries.keys()
