@@ -179,7 +179,9 @@ def test_a_broken_calibration_stops_a_plan_and_says_what_to_do(ganglion, tmp_pat
         (("--from-report", "nowhere.json"), "calibrate.report"),
         (("--for", "soon"), "unit.duration"),
         (("--for", "0s"), "run.duration"),
-        (("--data", "nowhere"), "recording."),
+        (("--data", "nowhere"), "recording.missing"),
+        (("--out", "/proc/nowhere/c.json"), "cli.calibration"),
+        (("--out", "feeder/flow.py/c.json"), "cli.calibration"),
     ],
 )
 def test_what_cannot_be_calibrated_is_refused_before_anything_runs(ganglion, tmp_path, options, code):

@@ -1,4 +1,4 @@
-"""A calibration on this machine, planned with and run: no figure is judged here, only that each is there and used."""
+"""A calibration on this machine, and a plan with it: no figure is judged here, only that each is there and used."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def ganglion(*arguments: str) -> str:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="runs the feeder, which looks at /proc")
-def test_a_flow_is_calibrated_planned_and_compared(tmp_path: Path, recordings: Path) -> None:
+def test_a_flow_is_calibrated_and_planned_with_that(tmp_path: Path, recordings: Path) -> None:
     folder = tmp_path / "feeder"
     folder.mkdir()
     for name in ("flow.py", "detect.py", "topology.yaml"):
@@ -38,13 +38,3 @@ def test_a_flow_is_calibrated_planned_and_compared(tmp_path: Path, recordings: P
     classes = {c["name"]: c for c in plan["figures"]["classes"]}
     assert classes["cabinet"]["stages"]["minutes"] == "measured"
     assert classes["emulated"]["stages"]["features"] == "measured"
-
-    report_file = tmp_path / "report.json"
-    options = ["--data", str(recordings), "--for", "4s", "--run-dir", str(tmp_path / "run")]
-    ganglion("run", str(folder), *options, "--report", str(report_file))
-    accuracy = json.loads(report_file.read_text())["accuracy"]
-    assert all(part["measured"] > 0 for part in accuracy["loop_ms"].values())
-    minutes = next(s for s in accuracy["stages"] if (s["stage"], s["node"]) == ("minutes", "gw1"))
-    assert minutes["figures"] == "measured"
-    assert minutes["ns_per_row"]["measured"] > 0
-    assert all(n["cpus"]["measured"] > 0 for n in accuracy["nodes"])

@@ -94,6 +94,7 @@ def test_without_a_calibration_every_class_says_so():
     assert set(known.classes[0].stages.values()) == {"declared"}
 
 
+@settings(max_examples=25, deadline=None)
 @given(st.floats(1, 1e9), st.floats(0.1, 10), st.floats(0.5, 1000))
 def test_counted_instructions_become_time_by_the_clock(count, cycles, mhz):
     counted = StageFigures(stage="level", instructions=spread(count))

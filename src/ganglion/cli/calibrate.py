@@ -7,6 +7,7 @@ import os
 import platform
 import sys
 import tempfile
+from errno import EISDIR
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
@@ -67,6 +68,7 @@ def calibrate_command(
     report = None if from_report is None else read_report(from_report, spec)
     target = out or flow_dir / FILE
     before = load_calibration(target)
+    _writable(target)
     with tempfile.TemporaryDirectory(prefix="ganglion-calibrate-") as room:
         settings = Settings(
             flow_dir, Path(room) / "run", parse_duration_ns(duration), data_dir=data, seed=seed
@@ -102,19 +104,35 @@ def _quiet(_what: str) -> None:
     return
 
 
-def _write(path: Path, calibration: Calibration) -> None:
+def _writable(path: Path) -> None:
+    """Raises ``cli.calibration`` now, rather than after a minute of measuring."""
+    draft = path.with_name(path.name + ".new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(path.name + ".new")
+        draft.touch()
+        draft.unlink()
+        if path.is_dir():
+            raise IsADirectoryError(EISDIR, "it is a directory")
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def _write(path: Path, calibration: Calibration) -> None:
+    draft = path.with_name(path.name + ".new")
+    try:
         draft.write_text(calibration.dumps(), encoding="utf-8")
         draft.replace(path)
     except OSError as error:
-        raise DataError(
-            "cli.calibration",
-            f"{path} cannot be written",
-            why=error.strerror or str(error),
-            next_step="name another file with --out",
-        ) from error
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> DataError:
+    return DataError(
+        "cli.calibration",
+        f"{path} cannot be written",
+        why=error.strerror or str(error),
+        next_step="name another file with --out",
+    )
 
 
 def text(outcome: Outcome, whole: Calibration, target: Path) -> str:

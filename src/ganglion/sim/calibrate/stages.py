@@ -29,7 +29,7 @@ from ganglion.kernels.c.library import Library
 from ganglion.kernels.running import Libraries
 
 ROUNDS = 5
-SINGLE_CALLS = 80
+SINGLE_CALLS = 60
 """Calls of a round with one row."""
 MANY_CALLS = 12
 MANY_ROWS = 60

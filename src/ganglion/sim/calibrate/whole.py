@@ -23,7 +23,7 @@ from ganglion.flow.spec import FlowSpec
 from ganglion.host.ports import Host
 from ganglion.kernels.loading import load
 from ganglion.sim import layout
-from ganglion.sim.calibrate.counts import Counted, count_class
+from ganglion.sim.calibrate.counts import Counted, count_class, target_of
 from ganglion.sim.calibrate.hops import Report, hops, settled, streams
 from ganglion.sim.calibrate.stages import time_kernels, time_stages
 from ganglion.sim.recordings import provide
@@ -79,6 +79,8 @@ async def calibrate(
     directory = layout.kernel_dir(settings)
     classes: dict[str, ClassFigures] = {}
     left: dict[str, str] = {}
+    for name in boards:
+        target_of(name, topology.classes[name])  # refused before anything takes long
     events = await _events(settings, spec, host)
     for name in boards:
         say(f"counting instructions of {name}")
