@@ -67,8 +67,8 @@ def calibrate_command(
     chosen_classes(topology, tuple(classes or ()))
     report = None if from_report is None else read_report(from_report, spec)
     target = out or flow_dir / FILE
-    before = load_calibration(target)
     _writable(target)
+    before = load_calibration(target)
     with tempfile.TemporaryDirectory(prefix="ganglion-calibrate-") as room:
         settings = Settings(
             flow_dir, Path(room) / "run", parse_duration_ns(duration), data_dir=data, seed=seed
