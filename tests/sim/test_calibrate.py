@@ -156,6 +156,10 @@ def test_streams_come_from_the_data_and_shares_only_when_they_are_asked_for():
     head = 55 + 12 * 1  # of a batch, and of its one field
     assert found["incident"].row_bytes == pytest.approx((20_000 - 20 * head) / 200)
     assert set(streams(report(), SPEC, shares=False)) == {"incident"}
+    few = report()
+    for entry in few["accuracy"]["streams"]:
+        entry["rows"] = 20
+    assert streams(few, SPEC, shares=False) == {}, "so few rows say nothing of their bytes"
     silent = report(stages={"trips": {"rows": 1000, "out": 0}})
     share = streams(silent, SPEC, shares=True)["trips"].share
     assert share is not None and 0 < share < 1e-9, "no row in a run is not: never"

@@ -23,6 +23,8 @@ Report = Mapping[str, Any]
 SHARE_MIN = 1e-12
 CALLS_MIN = 3
 """Fewer calls in a run say nothing."""
+ROWS_MIN = 50
+"""Fewer rows say nothing of their bytes: marks of a stream's end are messages too."""
 
 
 def read_report(path: Path, spec: FlowSpec) -> Report:
@@ -63,7 +65,7 @@ def streams(report: Report, spec: FlowSpec, *, shares: bool) -> dict[str, Stream
     for stage in spec.stages:
         rows, messages, payload = sent[stage.id]
         head = BATCH_PAYLOAD_HEAD_BYTES + BATCH_FIELD_BYTES * len(stage.schema.fields)
-        row_bytes = (payload - messages * head) / rows if rows else 0.0
+        row_bytes = (payload - messages * head) / rows if rows >= ROWS_MIN else 0.0
         share = _share(report, stage) if shares and isinstance(stage, WhereStage) else None
         if row_bytes > 0 or share is not None:
             found[stage.id] = StreamFigures(
