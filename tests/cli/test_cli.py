@@ -140,3 +140,62 @@ def test_device_build_says_what_an_image_needs_and_refuses_what_does_not_fit(gan
     status, _, err = ganglion("device", "build", str(FEEDER), "--flash", f"{few}B")
     assert status == 2
     assert "100 too many" in err
+
+
+def feeder(folder: Path) -> Path:
+    """A copy of the feeder, so that a calibration beside it stays out of the example."""
+    folder.mkdir()
+    for name in ("flow.py", "detect.py", "topology.yaml"):
+        (folder / name).write_text((FEEDER / name).read_text())
+    return folder
+
+
+def test_a_plan_says_which_figures_were_measured(ganglion, tmp_path):
+    folder = feeder(tmp_path / "feeder")
+    _, text, _ = ganglion("plan", str(folder))
+    assert "cabinet: not calibrated, all from topology.yaml" in text
+    stage = {"stage": "decide", "call_ns": None, "row_ns": None}
+    figures = {"measured_on": "a bench", "stages": {"ab" * 32: stage}}
+    value = {
+        "calibration": 1,
+        "flow": "feeder-protection",
+        "measured_at": "2026-11-25T17:00:00Z",
+        "machine": {},
+    }
+    (folder / "calibration.json").write_text(json.dumps({**value, "classes": {"cabinet": figures}}))
+    _, text, _ = ganglion("plan", str(folder))
+    assert "cabinet: a bench" in text
+    assert "ignored, since the stage computes something else than when it was measured: decide" in text
+    _, content, _ = ganglion("plan", str(folder), "--json")
+    cabinet = next(c for c in json.loads(content)["figures"]["classes"] if c["name"] == "cabinet")
+    assert (cabinet["stages"]["decide"], cabinet["stages"]["trend"]) == ("stale", "declared")
+
+
+def test_a_broken_calibration_stops_a_plan_and_says_what_to_do(ganglion, tmp_path):
+    folder = feeder(tmp_path / "feeder")
+    (folder / "calibration.json").write_text("{")
+    status, _, error = ganglion("plan", str(folder))
+    assert status == 2
+    assert "topology.calibration" in error
+    assert "ganglion calibrate" in error
+
+
+@pytest.mark.parametrize(
+    "options,code",
+    [
+        (("--class", "cellar"), "topology.calibration-class"),
+        (("--from-report", "nowhere.json"), "calibrate.report"),
+        (("--for", "soon"), "unit.duration"),
+        (("--for", "0s"), "run.duration"),
+        (("--data", "nowhere"), "recording.missing"),
+        (("--out", "/proc/nowhere/c.json"), "cli.calibration"),
+        (("--out", "feeder/flow.py/c.json"), "cli.calibration"),
+    ],
+)
+def test_what_cannot_be_calibrated_is_refused_before_anything_runs(ganglion, tmp_path, options, code):
+    folder = feeder(tmp_path / "feeder")
+    status, out, error = ganglion("calibrate", str(folder), *options)
+    assert status == 2
+    assert code in error
+    assert out == ""
+    assert not (folder / "calibration.json").exists()

@@ -78,6 +78,11 @@ def test_a_cut_in_the_middle_loses_nothing_and_stops_no_reflex(tmp_path: Path, r
             ledger["devices"] == report["devices"] and ledger["rows_stored"] == report["readings"]["unsent"]
         )
     assert set(report["prediction"]) >= {"reaction_ms_p50", "bytes_per_day gw1>edge1"}
+    accuracy = report["accuracy"]
+    assert all(part["measured"] > 0 for part in accuracy["loop_ms"].values())
+    minutes = next(s for s in accuracy["stages"] if (s["stage"], s["node"]) == ("minutes", "gw1"))
+    assert minutes["ns_per_row"]["measured"] > 0
+    assert all(n["cpus"]["measured"] > 0 for n in accuracy["nodes"])
     assert remaining(run_dir) == []
 
 

@@ -19,6 +19,7 @@ from ganglion.core.errors import FlowError, HostError, MessagingError
 from ganglion.core.wire import Item
 from ganglion.engine.durable import Durable
 from ganglion.engine.graph import Graph
+from ganglion.engine.meter import Meter
 from ganglion.flow.load import load_flow
 from ganglion.flow.spec import FlowSpec
 from ganglion.host.ports import Host
@@ -31,6 +32,7 @@ from ganglion.messaging.provision import Caps, provision
 from ganglion.messaging.server import ServerSettings, SiteServer
 
 REPORT = "report.json"
+REACTIONS = "reactions.json"
 STORE_RESERVE_BYTES = 256 << 20
 
 
@@ -58,6 +60,7 @@ class Node:
         self._parts: Subsystems | None = None
         self._checkpoint_seq = 0
         self._libraries: Libraries = {}
+        self._meter = Meter(host.clock.cpu_ns)
         self._spec = self._load()
 
     def _load(self) -> FlowSpec:
@@ -151,6 +154,7 @@ class Node:
             gather=bool(config.coap_port),
             on_checkpoint=checkpointed,
             libraries=self._libraries,
+            meter=self._meter,
         )
         return Subsystems(server, bus, engine, outbox, janitor, self._ingest(bus, engine))
 
@@ -169,11 +173,12 @@ class Node:
         return Ingest(
             self._spec,
             above,
-            Graph(self._spec, above, "reflex", self._libraries),
+            Graph(self._spec, above, "reflex", self._libraries, self._meter),
             append,
             streams=frozenset(wanted),
             paths=frozenset(config.paths),
             last_seq=engine.progress.last_seq,
+            clock=self._host.clock,
         )
 
     async def _accept(self, ingest: Ingest, engine: Durable) -> None:
@@ -203,6 +208,9 @@ class Node:
         await parts.engine.checkpoint()
         self._phase = "stopped"
         await self._write_report(parts)
+        if parts.ingest is not None:
+            reactions = orjson.dumps([asdict(r) for r in parts.ingest.reactions])
+            await asyncio.to_thread(self._host.disk.replace, REACTIONS, reactions)
         await parts.bus.close()
 
     async def _report(self) -> None:
@@ -257,4 +265,7 @@ class Node:
             "trouble": [t for t in self._trouble(parts) if t],
             "stages": {s: c.to_json() for s, c in engine.counts().items()},
             "ingest": asdict(parts.ingest.counts) if parts.ingest else None,
+            "exported": {s: asdict(e) for s, e in progress.exported.items()},
+            "works": self._meter.to_json(),
+            "process_cpu_ns": self._host.clock.process_cpu_ns(),
         }

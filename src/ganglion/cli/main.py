@@ -13,6 +13,7 @@ import orjson
 import typer
 from rich.console import Console
 
+from ganglion.cli.calibrate import calibrate_command
 from ganglion.cli.device import device
 from ganglion.cli.live import watching
 from ganglion.core.errors import GanglionError, RunError
@@ -25,6 +26,8 @@ from ganglion.host.system import system_host
 from ganglion.placement import plan as make_plan
 from ganglion.placement import report as plan_text
 from ganglion.placement import why, why_text
+from ganglion.placement.measured import shares
+from ganglion.placement.origins import origins
 from ganglion.sim.run import Job, load_topology, prepare
 from ganglion.sim.run import run as run_world
 from ganglion.sim.rundir import make_run_dir
@@ -43,6 +46,7 @@ app = typer.Typer(
 )
 
 app.add_typer(device, name="device")
+app.command("calibrate")(calibrate_command)
 
 FlowDir = Annotated[Path, typer.Argument(metavar="FLOW_DIR", help="A folder with flow.py and topology.yaml.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
@@ -74,12 +78,16 @@ def plan(
 ) -> None:
     """Print where each stage runs, the predicted loop latency, bytes per day and money per month."""
     spec, topology = _given(flow_dir, devices)
-    chosen = make_plan(spec, topology, pins=_pins(pin))
+    chosen = make_plan(spec, topology, pins=_pins(pin), selectivities=shares(spec, topology))
     if why_stage is not None:
         reasons = why(spec, topology, chosen, why_stage)
         sys.stdout.write(_json(reasons.to_json()) if as_json else why_text(reasons))
         return
-    sys.stdout.write(_json(chosen.to_json()) if as_json else plan_text(chosen, spec))
+    known = origins(spec, topology)
+    if as_json:
+        sys.stdout.write(_json(chosen.to_json() | {"figures": known.to_json()}))
+    else:
+        sys.stdout.write(plan_text(chosen, spec) + "\n" + known.text())
 
 
 @app.command()

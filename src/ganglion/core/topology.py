@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 from ganglion.core.errors import GanglionError, TopologyError
 from ganglion.core.units import parse_duration_ns, parse_rate_bit_per_s, parse_size_bytes
@@ -93,6 +93,13 @@ class NodeClass(_Frozen):
     """Per processor kept busy for a month."""
     cannot_run: Annotated[tuple[StageKind, ...], Field(max_length=len(KINDS))] = ()
     """Kinds of stage that do not run on this class."""
+    core: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,30}$")] | None = None
+    """The processor of a microcontroller, as `ganglion.kernels.c.targets` calls it."""
+    clock_mhz: Annotated[float, Field(strict=True, gt=0, le=100_000, allow_inf_nan=False)] | None = None
+    cycles_per_instruction: Annotated[float, Field(strict=True, gt=0, le=100, allow_inf_nan=False)] = 1.0
+    """On average; with ``clock_mhz`` it makes times of counted instructions."""
+    _figures: Any = PrivateAttr(default=None)
+    """What was measured of the class; `ganglion.core.calibration` puts it there and reads it."""
 
     @model_validator(mode="after")
     def _power(self) -> NodeClass:
@@ -182,6 +189,8 @@ class Topology(_Frozen):
     classes: Annotated[dict[Id, NodeClass], Field(min_length=1, max_length=CLASSES_MAX)]
     sites: Annotated[dict[Id, Site], Field(min_length=1, max_length=SITES_MAX)]
     devices: Annotated[dict[Id, DeviceGroup], Field(min_length=1, max_length=GROUPS_MAX)]
+    _streams: Any = PrivateAttr(default=None)
+    """What was measured of a flow's streams, as ``NodeClass._figures``."""
 
     @model_validator(mode="after")
     def _whole(self) -> Topology:

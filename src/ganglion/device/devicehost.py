@@ -20,6 +20,7 @@ from ganglion.device.firmware.device import FirmwareDevice
 from ganglion.device.firmware.hosted import HostedFirmware
 from ganglion.device.player import Player
 from ganglion.device.recording import load_recording
+from ganglion.engine.meter import Work
 from ganglion.flow.assignment import Assignment, path_of
 from ganglion.flow.load import load_flow
 from ganglion.host.ports import Host
@@ -241,8 +242,13 @@ class DeviceHost:
                 total = stages.setdefault(stage, dict.fromkeys(counts.to_json(), 0))
                 for name, value in counts.to_json().items():
                     total[name] += value
+        works: dict[str, Work] = {}
+        for device in self.devices:
+            for name, work in device.meter.works.items():
+                works[name] = works.get(name, Work()).plus(work)
         return {
             "name": self._config.name,
+            "works": {name: work.to_json() for name, work in works.items()},
             "devices": len(self.devices),
             "frames": sum(d.frames for d in self.devices),
             "raw_bytes": sum(d.raw_bytes for d in self.devices),

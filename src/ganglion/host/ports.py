@@ -16,6 +16,12 @@ class Clock(Protocol):
     def monotonic_ns(self) -> int:
         """Nanoseconds since an arbitrary start; never goes back; the same for all processes of a host."""
 
+    def cpu_ns(self) -> int:
+        """Nanoseconds of a processor that the calling thread has taken."""
+
+    def process_cpu_ns(self) -> int:
+        """The same for all threads of this process together, ended ones included."""
+
     async def sleep_until_ns(self, monotonic_ns: int) -> None:
         """Returns as soon as the monotonic clock has reached the given value."""
 

@@ -32,6 +32,12 @@ class SystemClock:
     def monotonic_ns(self) -> int:
         return time.monotonic_ns()
 
+    def cpu_ns(self) -> int:
+        return time.thread_time_ns()
+
+    def process_cpu_ns(self) -> int:
+        return time.process_time_ns()
+
     async def sleep_until_ns(self, monotonic_ns: int) -> None:
         # At least once, so that a caller who is behind lets others run; a timer may fire a little early.
         await self.sleep_ns(monotonic_ns - time.monotonic_ns())

@@ -12,6 +12,7 @@ from ganglion.placement import figures
 from ganglion.placement.demand import Key, demand
 from ganglion.placement.figures import Ground
 from ganglion.placement.formulation import Formulation, Terms, build
+from ganglion.placement.measured import uplink_row_bytes
 from ganglion.placement.plan import Placement, Plan
 from ganglion.placement.routes import routes
 from ganglion.placement.rules import KINDS, Rule
@@ -73,7 +74,8 @@ def lay_out(spec: FlowSpec, topology: Topology, selectivities: Mapping[str, floa
             why="a flow begins at devices",
             next_step="add a device group to the topology",
         )
-    return Ground(spec, topology, ways, demand(spec, origins, selectivities))
+    loads = demand(spec, origins, selectivities, uplink_row_bytes(spec, topology))
+    return Ground(spec, topology, ways, loads)
 
 
 def clash(formulation: Formulation, *, keep: Iterable[Rule] = ()) -> tuple[Rule, ...]:

@@ -93,6 +93,11 @@ def period_frames(settings: Settings, spec: FlowSpec, events: Sequence[Event], d
     return max(shot_frames_min(events), wanted_ns // every_ns)
 
 
+def lead_frames(index: int, devices: int, period: int) -> int:
+    """Frames that a device is steady before its first shot, so that devices' events come in turn."""
+    return index * period // devices
+
+
 def device_hosts(
     settings: Settings,
     topology: Topology,
@@ -117,9 +122,9 @@ def device_hosts(
             # Devices do not measure in step, and their events do not come all at once. Multiples of the golden
             # ratio lie evenly apart in any part of the devices, so also in those that one process emulates.
             origin, assignment = origin_name(path.id, number), assignments[f"device:{path.id}"]
-            lead_frames, phase_ns = index * period // total, int(index * GOLDEN % 1 * every_ns)
+            lead, phase_ns = lead_frames(index, total, period), int(index * GOLDEN % 1 * every_ns)
             hosts.setdefault(path.gateway, []).append(
-                Emulation(origin, assignment, index, total, lead_frames, phase_ns)
+                Emulation(origin, assignment, index, total, lead, phase_ns)
             )
             index += 1
     return {

@@ -30,7 +30,7 @@ class Cut:
 class Settings:
     """One run. ``data_dir`` None: the flow's own generator makes the recordings, from ``seed``.
 
-    ``devices_as``: what emulated devices run, see `DeviceHostConfig`.
+    ``devices_as``: what emulated devices run, see `DeviceHostConfig`. ``rest_ns``: how long the sites idle first.
     """
 
     flow_dir: Path
@@ -42,6 +42,7 @@ class Settings:
     pins: Mapping[str, str] = field(default_factory=dict)
     seed: int = 7
     devices_as: RunsAs = "firmware"
+    rest_ns: int = 0
 
 
 def parse_cut(text: str) -> Cut:

@@ -85,11 +85,24 @@ def _cuts(report: Mapping[str, Any]) -> list[str]:
 
 
 def _prediction(report: Mapping[str, Any]) -> list[str]:
-    lines = ["predicted and measured"]
-    for name, pair in report["prediction"].items():
-        measured = "-" if pair["measured"] is None else f"{pair['measured']:g}"
-        lines.append(f"  {name:28}{pair['predicted']:>16g}{measured:>16}")
+    found = report["accuracy"]
+    lines = [f"{'predicted and measured':44}{'predicted':>12}{'measured':>12}{'off by':>9}"]
+    lines += [_row(name, pair) for name, pair in report["prediction"].items()]
+    lines += [_row(f"  {part} ms", pair) for part, pair in found["loop_ms"].items()]
+    for stage in found["stages"]:
+        if stage["ns_per_row"]["measured"] is not None:
+            note = "" if stage["figures"] in ("measured", "counted") else f" ({stage['figures']})"
+            lines.append(_row(f"cpu ns/row {stage['stage']} at {stage['node']}{note}", stage["ns_per_row"]))
+    lines += [_row(f"cpus of {n['node']}", n["cpus"]) for n in found["nodes"]]
     return lines
+
+
+def _row(name: str, pair: Mapping[str, float | None]) -> str:
+    predicted, measured = (
+        "-" if pair[k] is None else format(pair[k], ".4g") for k in ("predicted", "measured")
+    )
+    error = "-" if pair["error"] is None else f"{pair['error']:+.1%}"
+    return f"  {name:42}{predicted:>12}{measured:>12}{error:>9}"
 
 
 def _kernels(ran_as: Mapping[str, list[str]]) -> list[str]:

@@ -10,11 +10,12 @@ from typing import Any, cast
 
 from ganglion.core.batch import Batch, sequence
 from ganglion.core.errors import HostError
-from ganglion.device.emulated import Command
+from ganglion.device.emulated import Command, FrameTimes
 from ganglion.device.firmware.box import Address, Core, Memory, Obeyed, Record, Report, Sent
 from ganglion.device.firmware.generate import Firmware
 from ganglion.device.player import Player
 from ganglion.device.uplink import UplinkCounts
+from ganglion.engine.meter import Meter
 from ganglion.engine.operators import Counts
 from ganglion.host.ports import Clock
 
@@ -61,6 +62,8 @@ class FirmwareDevice(asyncio.DatagramProtocol):
         self._boot = boot
         self._clock = clock
         self._on_acknowledged = on_acknowledged
+        self.meter = Meter(clock.cpu_ns)
+        self._times = FrameTimes()
         self._commands: list[Command] = []
         self._started_ns = 0
         self._wake = asyncio.Event()
@@ -101,10 +104,13 @@ class FirmwareDevice(asyncio.DatagramProtocol):
             await asyncio.gather(pump, return_exceptions=True)
 
     def _measure(self, number: int, time_ns: int) -> None:
+        woke_ns, began_ns = self._clock.monotonic_ns(), self.meter.begin()
         frame = self.player.next_frame()
         self.frames += 1
         self.raw_bytes += frame.nbytes
-        self._take(self.core.frame(self._clock.monotonic_ns(), number, time_ns, frame.tobytes()))
+        sent_ns = self._take(self.core.frame(woke_ns, number, time_ns, frame.tobytes()))
+        self._times.put(self.frame_seq(number), woke_ns, sent_ns)
+        self.meter.end("device:sent" if sent_ns else "device:frame", 1, began_ns)
 
     async def _pump(self) -> None:
         """Lets the firmware look at its clock when it asked for it, until it is done."""
@@ -116,13 +122,19 @@ class FirmwareDevice(asyncio.DatagramProtocol):
                     async with asyncio.timeout(None if self.core.next_ns == NEVER_NS else left_ns / 1e9):
                         await self._wake.wait()
                         continue
+            began_ns = self.meter.begin()
             self._take(self.core.poll(self._clock.monotonic_ns()))
+            self.meter.end("device:poll", 1, began_ns)
 
-    def _take(self, records: Iterable[Record]) -> None:
+    def _take(self, records: Iterable[Record], received_ns: int = 0) -> int:
+        """Does what the firmware wants done; when it handed over the first datagram, or 0."""
         arrived_ns = self._clock.monotonic_ns()
+        sent_ns = 0
         for record in records:
             if isinstance(record, Sent):
                 if self._transport is not None and not self._transport.is_closing():
+                    # Before, not after: the receiver may run before the call returns.
+                    sent_ns = sent_ns or self._clock.monotonic_ns()
                     self._transport.sendto(record.datagram, record.to)
             elif isinstance(record, Obeyed):
                 self._commands.append(
@@ -135,11 +147,14 @@ class FirmwareDevice(asyncio.DatagramProtocol):
                         self.frame_done_ns(record.seq),
                         arrived_ns,
                         record.repeated,
+                        *self._times.of(record.seq),
+                        received_ns,
                     )
                 )
             else:
                 self._on_acknowledged(record)
         self._wake.set()
+        return sent_ns
 
     # --- what a device host asks ---
 
@@ -212,7 +227,9 @@ class FirmwareDevice(asyncio.DatagramProtocol):
 
     def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
         """Called by asyncio for every datagram."""
-        self._take(self.core.receive(self._clock.monotonic_ns(), (str(addr[0]), int(addr[1])), data))
+        received_ns, began_ns = self._clock.monotonic_ns(), self.meter.begin()
+        self._take(self.core.receive(received_ns, (str(addr[0]), int(addr[1])), data), received_ns)
+        self.meter.end("device:received", 1, began_ns)
 
     def error_received(self, exc: Exception) -> None:
         """Called by asyncio when a datagram could not be sent; the firmware sends it again in its time."""
