@@ -105,13 +105,14 @@ def run(
         typer.Option("--run-dir", metavar="DIR", help="Where all state goes (default: runs/FLOW-TIME)."),
     ] = None,
     devices_as: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--devices-as",
-            help="What devices run: firmware (the flow's C, compiled for this machine), python (the engine), board "
-            "(the image on emulated Cortex-M4F, a few devices at most; reaction times then hold the emulation).",
+            help="What devices run: board (the flow's image on emulated Cortex-M4F), firmware (its C, compiled for this "
+            "machine), python (the engine). Default: board where the extra 'emulator' is installed and the frames are "
+            "few enough, else firmware; the report says which.",
         ),
-    ] = "firmware",
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a flow on this machine as real processes, and report what was measured.
@@ -145,9 +146,9 @@ def run(
         raise typer.Exit(EXIT_UNSOUND)
 
 
-def _devices_as(text: str) -> RunsAs:
-    if text in get_args(RunsAs):
-        return cast("RunsAs", text)
+def _devices_as(text: str | None) -> RunsAs | None:
+    if text is None or text in get_args(RunsAs):
+        return cast("RunsAs | None", text)
     raise RunError(
         "cli.devices-as",
         f"devices cannot run as {text!r}",

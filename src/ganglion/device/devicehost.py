@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,11 @@ from ganglion.device.firmware.boards import Boards
 from ganglion.device.firmware.choice import Made, RunsAs, boards_for, firmware_for, limits_for
 from ganglion.device.firmware.device import FirmwareDevice
 from ganglion.device.firmware.hosted import HostedFirmware
-from ganglion.device.player import Player
-from ganglion.device.recording import load_recording
+from ganglion.device.firmware.warming import FRAMES_MAX, walk_through
+from ganglion.device.player import Player, shot_frames_min
+from ganglion.device.recording import Event, load_recording
+from ganglion.device.uplink import UplinkCounts
+from ganglion.engine.operators import Counts
 from ganglion.flow.assignment import Assignment, path_of
 from ganglion.flow.load import load_flow
 from ganglion.host.ports import Host
@@ -30,6 +34,9 @@ DEVICES_MAX = 1000
 LOG_EVERY_NS = 500_000_000
 BOOTS_MAX = 1 << 20
 DRAIN_NS_MAX = 60_000_000_000
+
+_Streams = Mapping[str, UplinkCounts]
+_Stages = Mapping[str, Counts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +92,7 @@ class DeviceHost:
         self._kernels = self._spec.ran_as(runs, libraries)
         self._made = self._firmware()
         self.devices: list[EmulatedDevice | FirmwareDevice] = []
+        self._warm(events)
         for d in config.devices:
             player = Player(
                 events,
@@ -109,6 +117,14 @@ class DeviceHost:
         if config.runs_as == "firmware":
             return firmware_for(self._spec, assignments, limits, config.kernel_dir)
         return {}
+
+    def _warm(self, events: Sequence[Event]) -> None:
+        """Walks a board of each image through the first events: nobody's reflex waits for code to be translated."""
+        for made in self._made.values():
+            if isinstance(made, Boards):
+                player = Player(events, index=0, stride=1, period_frames=shot_frames_min(events))
+                frames = (player.next_frame() for _ in range(FRAMES_MAX))
+                walk_through(made.firmware, made.device(), frames)
 
     def _in_c(self, emulation: Emulation, player: Player, made: Made) -> FirmwareDevice:
         return FirmwareDevice(
@@ -206,13 +222,14 @@ class DeviceHost:
         commands = [c for device in self.devices for c in device.take_commands()]
         self._commands += len(commands)
         shots = [_shot(device, s) for device in self.devices for s in device.player.take_finished()]
+        report = await self._look()
         files = {
             "acked.jsonl": lines,
             "commands.jsonl": [orjson.dumps(asdict(c)) for c in commands],
             "shots.jsonl": [orjson.dumps(s) for s in shots],
         }
         try:
-            await to_its_end(self._append, files, orjson.dumps(self.report()))
+            await to_its_end(self._append, files, orjson.dumps(report))
         except asyncio.CancelledError as cancelled:
             if isinstance(cancelled.__cause__, HostError):
                 raise cancelled.__cause__ from None  # these lines are lost, and nobody else would say so
@@ -224,22 +241,26 @@ class DeviceHost:
                 self._host.disk.append(name, b"\n".join(content) + b"\n")
         self._host.disk.replace("report.json", report)
 
+    async def _look(self) -> dict[str, Any]:
+        """The report; between devices others have their turn, since a board's counts take a tenth of a millisecond."""
+        parts = []
+        for device in self.devices:
+            parts.append(_counts(device))
+            await asyncio.sleep(0)
+        return self._report(parts)
+
     def report(self) -> dict[str, Any]:
         """Totals over the host's devices; after `run` the last ones."""
         if self._last_report is not None:
             return self._last_report
+        return self._report([_counts(d) for d in self.devices])
+
+    def _report(self, parts: Sequence[tuple[_Streams, _Stages]]) -> dict[str, Any]:
         streams: dict[str, dict[str, int]] = {}
-        for device in self.devices:
-            for stream, uplink in device.uplinks.items():
-                total = streams.setdefault(stream, dict.fromkeys(asdict(uplink.counts), 0))
-                for name, value in asdict(uplink.counts).items():
-                    total[name] += value
         stages: dict[str, dict[str, int]] = {}
-        for device in self.devices:
-            for stage, counts in device.graph.counts.items():
-                total = stages.setdefault(stage, dict.fromkeys(counts.to_json(), 0))
-                for name, value in counts.to_json().items():
-                    total[name] += value
+        for of_streams, of_stages in parts:
+            _add(streams, {s: asdict(counts) for s, counts in of_streams.items()})
+            _add(stages, {s: counts.to_json() for s, counts in of_stages.items()})
         return {
             "name": self._config.name,
             "devices": len(self.devices),
@@ -266,6 +287,19 @@ class DeviceHost:
         boards = sum(isinstance(k, Boards) for k in kinds)
         hosted = sum(isinstance(k, HostedFirmware) for k in kinds)
         return {"board": boards, "firmware": hosted, "python": len(kinds) - boards - hosted}
+
+
+def _counts(device: EmulatedDevice | FirmwareDevice) -> tuple[_Streams, _Stages]:
+    if isinstance(device, FirmwareDevice):
+        return device.tallies()
+    return {s: u.counts for s, u in device.uplinks.items()}, device.graph.counts
+
+
+def _add(total: dict[str, dict[str, int]], more: Mapping[str, Mapping[str, int]]) -> None:
+    for name, counts in more.items():
+        sums = total.setdefault(name, dict.fromkeys(counts, 0))
+        for key, value in counts.items():
+            sums[key] += value
 
 
 def _shot(device: EmulatedDevice | FirmwareDevice, shot: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from ganglion.agent.config import NodeConfig
 from ganglion.core.topology import Topology
 from ganglion.device.devicehost import DeviceHostConfig, Emulation
+from ganglion.device.firmware.choice import Chosen, RunsAs, choose, limits_for
 from ganglion.device.player import shot_frames_min
 from ganglion.device.recording import Event
 from ganglion.flow.assignment import origin_name
@@ -101,6 +102,7 @@ def device_hosts(
     data_dir: Path,
     events: Sequence[Event],
     coap_ports: dict[str, int],
+    runs_as: RunsAs,
 ) -> dict[str, DeviceHostConfig]:
     """One device host per gateway: ``devices-<gateway>`` -> its configuration. Origins share out the events."""
     paths = topology.paths()
@@ -131,8 +133,22 @@ def device_hosts(
             gateway=("127.0.0.1", coap_ports[gateway]),
             actuators=frozenset(actuators[gateway]),
             period_frames=period,
-            runs_as=settings.devices_as,
+            runs_as=runs_as,
             devices=tuple(devices),
         )
         for gateway, devices in hosts.items()
     }
+
+
+def chosen_devices(settings: Settings, topology: Topology, spec: FlowSpec, plan: Plan) -> Chosen:
+    """What the devices of a run are. Blocks for seconds where it builds their images."""
+    paths, every_ns = topology.paths(), spec.sources[0].every_ns
+    assignments = plan.assignments()
+    return choose(
+        settings.devices_as,
+        sum(p.count for p in paths) * 1e9 / every_ns,
+        spec,
+        {p.id: assignments[f"device:{p.id}"] for p in paths},
+        limits_for([origin_name(p.id, p.count - 1) for p in paths]),
+        kernel_dir(settings),
+    )

@@ -28,6 +28,7 @@ def build(
     cuts: list[CutRecord],
     links: Mapping[str, LinkBytes],
     played_s: float,
+    devices_why: str,
     restarts: Mapping[str, int],
 ) -> dict[str, Any]:
     """The report of a stopped run; see docs/reference/report.md for every field."""
@@ -72,6 +73,7 @@ def build(
             kind: sum(d["ran_as"][kind] for d in evidence.device_hosts)
             for kind in ("board", "firmware", "python")
         },
+        "devices_not_boards_because": devices_why,
     }
 
 

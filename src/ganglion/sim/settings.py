@@ -30,7 +30,7 @@ class Cut:
 class Settings:
     """One run. ``data_dir`` None: the flow's own generator makes the recordings, from ``seed``.
 
-    ``devices_as``: what emulated devices run, see `DeviceHostConfig`.
+    ``devices_as``: what emulated devices run, see `DeviceHostConfig`; None: boards where they can be emulated in time.
     """
 
     flow_dir: Path
@@ -41,7 +41,7 @@ class Settings:
     data_dir: Path | None = None
     pins: Mapping[str, str] = field(default_factory=dict)
     seed: int = 7
-    devices_as: RunsAs = "firmware"
+    devices_as: RunsAs | None = None
 
 
 def parse_cut(text: str) -> Cut:

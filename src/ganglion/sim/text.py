@@ -33,6 +33,8 @@ def text(report: Mapping[str, Any]) -> str:
     lines += ["", *_detection(report["detection"]), "", *_readings(report["readings"])]
     lines += ["", *_bytes(report["bytes"]), "", *_cuts(report), "", *_prediction(report)]
     lines += ["", *_kernels(report["kernels_ran_as"])]
+    if why := report["devices_not_boards_because"]:
+        lines.append(f"devices: not on emulated boards: {why}")
     lines += ["", "OK" if report["ok"] else "NOT OK: " + "; ".join(report["problems"])]
     return "\n".join(lines) + "\n"
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ganglion.core.errors import FlowError, KernelError
-from ganglion.device.firmware.boards import BOARD, Boards
+from ganglion.core.errors import FlowError, HostError, KernelError
+from ganglion.device.firmware.boards import BOARD, Boards, lacks_emulator
 from ganglion.device.firmware.build import build
 from ganglion.device.firmware.generate import generate
 from ganglion.device.firmware.hosted import HostedFirmware
@@ -21,6 +22,46 @@ from ganglion.kernels.c.toolchain import compilers
 RunsAs = Literal["board", "firmware", "python"]
 """What devices run."""
 Made = HostedFirmware | Boards
+BOARD_FRAMES_PER_S_MAX = 1200
+"""Frames of all devices of a run that are measured on boards when nobody says what devices run. A frame takes about
+0.25 ms there, so this is a third of a processor; hosted firmware takes a fiftieth of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What devices run, and ``why`` it is not boards ("" when it is, or when it was asked for)."""
+
+    runs_as: RunsAs
+    why: str = ""
+
+
+def choose(
+    asked: RunsAs | None,
+    frames_per_s: float,
+    spec: FlowSpec,
+    assignments: Mapping[str, Assignment],
+    limits: Limits,
+    directory: Path,
+) -> Chosen:
+    """What devices of a run are to be: what was asked for, else boards where they can be emulated in time.
+
+    Blocks for seconds: images are built into ``directory``, where device hosts find them.
+    """
+    if asked is not None:
+        return Chosen(asked)
+    if (lacking := lacks_emulator()) is not None:
+        return Chosen("firmware", lacking)
+    if frames_per_s > BOARD_FRAMES_PER_S_MAX:
+        return Chosen(
+            "firmware",
+            f"{frames_per_s:.0f} frames a second, unasked at most {BOARD_FRAMES_PER_S_MAX} are emulated",
+        )
+    try:
+        for path, assignment in assignments.items():
+            build(spec, assignment, TARGETS[BOARD], directory, path=path, limits=limits)
+    except (FlowError, HostError, KernelError) as error:
+        return Chosen("firmware", f"{error.what}: {error.why}")
+    return Chosen("board")
 
 
 def boards_for(

@@ -146,7 +146,7 @@ class FirmwareDevice(asyncio.DatagramProtocol):
     @property
     def uplinks(self) -> dict[str, FirmwareUplink]:
         """What became of each exported stream's rows until now."""
-        counts = self.core.report().uplinks
+        counts, _ = self.tallies()
         return {
             e.stage.id: FirmwareUplink(e.stage.id, e.urgent, counts[e.stage.id])
             for e in self.core.firmware.streams
@@ -155,8 +155,13 @@ class FirmwareDevice(asyncio.DatagramProtocol):
     @property
     def graph(self) -> FirmwareStages:
         """The counts of the stages, and of the frames that came in."""
+        return FirmwareStages(self.tallies()[1])
+
+    def tallies(self) -> tuple[Mapping[str, UplinkCounts], Mapping[str, Counts]]:
+        """What became of each exported stream's rows, and the counts of the stages, in one look."""
+        report = self.core.report()
         seen = {f"in:{self.core.firmware.measured.id}": Counts(rows=self.frames)}
-        return FirmwareStages(dict(self.core.report().stages) | seen)
+        return report.uplinks, dict(report.stages) | seen
 
     @property
     def commands_unknown(self) -> int:
