@@ -13,6 +13,7 @@ import orjson
 import typer
 from rich.console import Console
 
+from ganglion.cli.compare import compare_command
 from ganglion.cli.device import device
 from ganglion.cli.live import watching
 from ganglion.core.errors import GanglionError, RunError
@@ -43,6 +44,7 @@ app = typer.Typer(
 )
 
 app.add_typer(device, name="device")
+app.command("compare")(compare_command)
 
 FlowDir = Annotated[Path, typer.Argument(metavar="FLOW_DIR", help="A folder with flow.py and topology.yaml.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]

@@ -265,6 +265,7 @@ class DeviceHost:
             "name": self._config.name,
             "devices": len(self.devices),
             "frames": sum(d.frames for d in self.devices),
+            "frames_of": {d.origin: d.frames for d in self.devices},
             "raw_bytes": sum(d.raw_bytes for d in self.devices),
             "commands": self._commands,
             "streams": streams,
