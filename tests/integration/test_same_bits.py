@@ -91,7 +91,7 @@ def flip(file: Path, column: str, row: int) -> tuple[str, int]:
 
 def test_one_flipped_bit_is_found(runs: dict[str, Path], tmp_path: Path) -> None:
     planted = tmp_path / "planted"
-    shutil.copytree(runs["cloud"], planted, ignore=shutil.ignore_patterns("messaging", "kernels"))
+    shutil.copytree(runs["cloud"], planted, ignore=shutil.ignore_patterns("messaging"))
     (file,) = planted.glob("nodes/*/sinks/kept_decisions.arrows")
     origin, seq = flip(file, "residual", 40)
     status, result = compared(runs["device"], planted)

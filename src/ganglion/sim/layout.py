@@ -16,6 +16,7 @@ from ganglion.flow.assignment import origin_name
 from ganglion.flow.spec import FlowSpec
 from ganglion.host.ports import Ports
 from ganglion.placement import Plan
+from ganglion.sim.rundir import KERNELS
 from ganglion.sim.settings import Settings
 
 PERIOD_NS_MAX = 5_000_000_000
@@ -80,8 +81,8 @@ def node_config(
 
 
 def kernel_dir(settings: Settings) -> Path:
-    """Where a run keeps what it compiles; its processes find it there."""
-    return (settings.run_dir / "kernels").resolve()
+    """Where runs beside each other keep what they compile; files are named by content, so they may share them."""
+    return (settings.run_dir.parent / KERNELS).resolve()
 
 
 def period_frames(settings: Settings, spec: FlowSpec, events: Sequence[Event], devices: int) -> int:
