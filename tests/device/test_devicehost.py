@@ -360,6 +360,6 @@ def test_firmware_has_room_for_the_longest_name_a_topology_can_give(tmp_path: Pa
             assignment=replace(here.assignment, runs=stages, exports=exports),
         )
         yard.host = yard.make(devices=(device,))
-        assert yard.host.report()["ran_as"] == {"board": 0, "firmware": 1, "python": 0}
+        assert yard.host.report()["ran_as"] == {"board": 0, "qemu": 0, "firmware": 1, "python": 0}
 
     scenario(Yard(tmp_path, runs_as="firmware"), story)

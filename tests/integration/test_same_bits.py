@@ -59,7 +59,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, recordings: Path) -> dict[str
         assert out, (tier, err)
         report = json.loads(out)
         assert (status, report["ok"]) == (0, True), (tier, report["problems"])
-        assert report["devices_ran_as"] == {"board": 2, "firmware": 0, "python": 0}
+        assert report["devices_ran_as"] == {"board": 2, "qemu": 0, "firmware": 0, "python": 0}
         assert remaining(folder / tier) == []
     return {tier: folder / tier for tier in TIERS}
 

@@ -15,10 +15,20 @@ from ganglion.core.batch import Batch
 from ganglion.core.errors import DataError, HostError
 from ganglion.device.emulated import EmulatedDevice
 from ganglion.device.firmware.boards import Boards
-from ganglion.device.firmware.choice import Made, RunsAs, boards_for, firmware_for, limits_for
+from ganglion.device.firmware.box import Core
+from ganglion.device.firmware.choice import (
+    Made,
+    RunsAs,
+    boards_for,
+    firmware_for,
+    limits_for,
+    qemu_for,
+)
 from ganglion.device.firmware.device import FirmwareDevice
 from ganglion.device.firmware.hosted import HostedFirmware
+from ganglion.device.firmware.qemu import QemuBoards
 from ganglion.device.firmware.warming import FRAMES_MAX, walk_through
+from ganglion.device.firmware.wired import QemuDevice
 from ganglion.device.player import Player, shot_frames_min
 from ganglion.device.recording import Event, load_recording
 from ganglion.device.uplink import UplinkCounts
@@ -58,7 +68,7 @@ class Emulation:
 class DeviceHostConfig:
     """Everything a device host is told. ``gateway`` is its CoAP address (numeric host, port).
 
-    ``runs_as``: ``board``: the flow's image on emulated Cortex-M; ``firmware``: its C, compiled for this machine;
+    ``runs_as``: ``board``: the flow's image on emulated Cortex-M; ``qemu``: its image for QEMU's board; ``firmware``: its C, compiled for this machine;
     ``python``: the engine. Where there is no compiler, and for stages that a device cannot run in C, the last.
     """
 
@@ -114,6 +124,9 @@ class DeviceHost:
         if config.runs_as == "board":
             log = self._host.disk.root / "boards.txt"
             return boards_for(self._spec, assignments, limits, config.kernel_dir, self._host.processes, log)
+        if config.runs_as == "qemu":
+            log = self._host.disk.root / "qemu.txt"
+            return qemu_for(self._spec, assignments, limits, config.kernel_dir, log, len(config.devices))
         if config.runs_as == "firmware":
             return firmware_for(self._spec, assignments, limits, config.kernel_dir)
         return {}
@@ -127,15 +140,20 @@ class DeviceHost:
                 walk_through(made.firmware, made.device(), frames)
 
     def _in_c(self, emulation: Emulation, player: Player, made: Made) -> FirmwareDevice:
+        origin, actuators = emulation.origin, self._config.actuators
+        if isinstance(made, QemuBoards):
+            return QemuDevice(
+                origin,
+                made,
+                player,
+                boot=self._boot,
+                host=self._host,
+                actuators=actuators,
+                on_acknowledged=self._acknowledged,
+            )
+        core = Core(made.firmware, made.device(), origin, actuators)
         return FirmwareDevice(
-            emulation.origin,
-            made.firmware,
-            made.device(),
-            player,
-            boot=self._boot,
-            clock=self._host.clock,
-            actuators=self._config.actuators,
-            on_acknowledged=self._acknowledged,
+            origin, core, player, boot=self._boot, clock=self._host.clock, on_acknowledged=self._acknowledged
         )
 
     def _in_python(self, emulation: Emulation, player: Player, libraries: Libraries) -> EmulatedDevice:
@@ -277,7 +295,8 @@ class DeviceHost:
     def _ran_kernels(self) -> dict[str, list[str]]:
         """Per map stage: ``compiled`` (a build that was proven), ``board`` (an image that was not), ``numpy``."""
         ran = {kind for kind, count in self._ran_as().items() if count}
-        ways = {s: {k if k == "board" else "compiled" for k in ran - {"python"}} for s in self._kernels}
+        images = {"board": "board", "qemu": "board", "firmware": "compiled"}
+        ways = {s: {images[k] for k in ran - {"python"}} for s in self._kernels}
         if "python" in ran:
             for stage, way in self._kernels.items():
                 ways[stage].add(way)
@@ -285,9 +304,11 @@ class DeviceHost:
 
     def _ran_as(self) -> dict[str, int]:
         kinds = [self._made.get(path_of(d.origin)) for d in self.devices]
-        boards = sum(isinstance(k, Boards) for k in kinds)
-        hosted = sum(isinstance(k, HostedFirmware) for k in kinds)
-        return {"board": boards, "firmware": hosted, "python": len(kinds) - boards - hosted}
+        found = {
+            name: sum(isinstance(k, kind) for k in kinds)
+            for name, kind in (("board", Boards), ("qemu", QemuBoards), ("firmware", HostedFirmware))
+        }
+        return found | {"python": len(kinds) - sum(found.values())}
 
 
 def _counts(device: EmulatedDevice | FirmwareDevice) -> tuple[_Streams, _Stages]:

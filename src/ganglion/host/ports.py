@@ -79,7 +79,8 @@ class Conversation(Protocol):
 
     def read(self, size: int) -> bytes:
         """Exactly ``size`` bytes. Raises ``host.process`` when the child ends before, or is silent for too long,
-        after which it is ended."""
+        after which it is ended.
+        """
 
     def close(self) -> None:
         """Ends the child."""

@@ -71,7 +71,7 @@ def build(
         "kernels_ran_as": _kernels(evidence),
         "devices_ran_as": {
             kind: sum(d["ran_as"][kind] for d in evidence.device_hosts)
-            for kind in ("board", "firmware", "python")
+            for kind in ("board", "qemu", "firmware", "python")
         },
         "devices_not_boards_because": devices_why,
     }

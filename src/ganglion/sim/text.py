@@ -108,6 +108,7 @@ def _kernels(ran_as: Mapping[str, list[str]]) -> list[str]:
 def _headline(report: Mapping[str, Any]) -> str:
     kinds = {
         "board": "on emulated Cortex-M",
+        "qemu": "on Cortex-M boards in QEMU",
         "firmware": "running the flow's firmware",
         "python": "in Python",
     }

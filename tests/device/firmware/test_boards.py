@@ -18,7 +18,7 @@ from ganglion.core.batch import Batch
 from ganglion.core.errors import FlowError, HostError
 from ganglion.device.firmware import build as building
 from ganglion.device.firmware.boards import Boards
-from ganglion.device.firmware.box import Op
+from ganglion.device.firmware.box import Core, Op
 from ganglion.device.firmware.build import ENTRY, INTERRUPT_BYTES, PORT, Image, build
 from ganglion.device.firmware.device import FirmwareDevice
 from ganglion.device.firmware.hosted import HostedFirmware
@@ -93,12 +93,10 @@ def test_a_board_reaches_its_gateway_by_udp(folder: Path, tmp_path: Path) -> Non
         acknowledged: list[Batch] = []
         device = FirmwareDevice(
             bays.ORIGIN,
-            firmware,
-            boards.device(),
+            Core(firmware, boards.device(), bays.ORIGIN, frozenset({"breaker"})),
             player(events),
             boot=bays.BOOT,
             clock=bays.SteadyClock(),
-            actuators=frozenset({"breaker"}),
             on_acknowledged=acknowledged.append,
         )
         await device.open(gateway.address, random.Random(4))

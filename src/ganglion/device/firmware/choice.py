@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -13,15 +13,16 @@ from ganglion.device.firmware.build import build
 from ganglion.device.firmware.generate import generate
 from ganglion.device.firmware.hosted import HostedFirmware
 from ganglion.device.firmware.layout import Limits
+from ganglion.device.firmware.qemu import DEVICES_MAX, MESSAGE_BYTES, QemuBoards, qemu_boards
 from ganglion.flow.assignment import Assignment
 from ganglion.flow.spec import FlowSpec
 from ganglion.host.ports import Processes
 from ganglion.kernels.c.targets import TARGETS
 from ganglion.kernels.c.toolchain import compilers
 
-RunsAs = Literal["board", "firmware", "python"]
+RunsAs = Literal["board", "qemu", "firmware", "python"]
 """What devices run."""
-Made = HostedFirmware | Boards
+Made = HostedFirmware | Boards | QemuBoards
 BOARD_FRAMES_PER_S_MAX = 1200
 """Frames of all devices of a run that are measured on boards when nobody says what devices run. A frame takes about
 0.25 ms there, so this is a third of a processor; hosted firmware takes a fiftieth of it."""
@@ -81,6 +82,32 @@ def boards_for(
         for path, assignment in assignments.items()
     }
     return {path: Boards(image, processes, log) for path, image in images.items()}
+
+
+def qemu_for(
+    spec: FlowSpec,
+    assignments: Mapping[str, Assignment],
+    limits: Limits,
+    directory: Path,
+    log: Path,
+    devices: int,
+) -> dict[str, Made]:
+    """Boards in QEMU for each path, at most `DEVICES_MAX` devices. Blocks for seconds.
+
+    Raises ``firmware.qemu`` when there are more, and as `qemu_boards` does.
+    """
+    if devices > DEVICES_MAX:
+        raise HostError(
+            "firmware.qemu",
+            f"{devices} boards are too many for QEMU",
+            why=f"each is a process; a device host starts {DEVICES_MAX} at most",
+            next_step="run fewer --devices, or --devices-as board",
+        )
+    smaller = replace(limits, message_bytes=MESSAGE_BYTES)
+    return {
+        path: qemu_boards(spec, assignment, directory, log, path=path, limits=smaller)
+        for path, assignment in assignments.items()
+    }
 
 
 def firmware_for(

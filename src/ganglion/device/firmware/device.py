@@ -11,8 +11,7 @@ from typing import Any, cast
 from ganglion.core.batch import Batch, sequence
 from ganglion.core.errors import HostError
 from ganglion.device.emulated import Command
-from ganglion.device.firmware.box import Address, Core, Memory, Obeyed, Record, Report, Sent
-from ganglion.device.firmware.generate import Firmware
+from ganglion.device.firmware.box import Address, Core, Obeyed, Record, Report, Sent
 from ganglion.device.player import Player
 from ganglion.device.uplink import UplinkCounts
 from ganglion.engine.operators import Counts
@@ -38,26 +37,24 @@ class FirmwareStages:
 
 
 class FirmwareDevice(asyncio.DatagramProtocol):
-    """Runs until its player is told to stop. ``memory`` is a loaded library's or an emulated processor's."""
+    """Runs until its player is told to stop. ``core``'s memory is a loaded library's or an emulated processor's."""
 
     def __init__(
         self,
         origin: str,
-        firmware: Firmware,
-        memory: Memory,
+        core: Core,
         player: Player,
         *,
         boot: int,
         clock: Clock,
-        actuators: frozenset[str],
         on_acknowledged: Callable[[Batch], None],
     ) -> None:
         self.origin = origin
         self.player = player
         self.frames = 0
         self.raw_bytes = 0
-        self.core = Core(firmware, memory, origin, actuators)
-        self._every_ns = firmware.measured.every_ns
+        self.core = core
+        self._every_ns = core.firmware.measured.every_ns
         self._boot = boot
         self._clock = clock
         self._on_acknowledged = on_acknowledged
