@@ -110,9 +110,9 @@ def run(
         str | None,
         typer.Option(
             "--devices-as",
-            help="What devices run: board (the flow's image on emulated Cortex-M4F), firmware (its C, compiled for this "
-            "machine), python (the engine). Default: board where the extra 'emulator' is installed and the frames are "
-            "few enough, else firmware; the report says which.",
+            help="What devices run: board (the flow's image on emulated Cortex-M4F), qemu or qemu-serial (its image on "
+            "boards in QEMU, at Ethernet or a serial line), firmware (its C, compiled for this machine), python (the "
+            "engine). Default: board where the extra 'emulator' is installed and frames are few enough, else firmware.",
         ),
     ] = None,
     as_json: AsJson = False,

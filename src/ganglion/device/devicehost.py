@@ -26,7 +26,7 @@ from ganglion.device.firmware.choice import (
 )
 from ganglion.device.firmware.device import FirmwareDevice
 from ganglion.device.firmware.hosted import HostedFirmware
-from ganglion.device.firmware.qemu import QemuBoards
+from ganglion.device.firmware.qemu import Link, QemuBoards
 from ganglion.device.firmware.warming import FRAMES_MAX, walk_through
 from ganglion.device.firmware.wired import QemuDevice
 from ganglion.device.player import Player, shot_frames_min
@@ -68,8 +68,9 @@ class Emulation:
 class DeviceHostConfig:
     """Everything a device host is told. ``gateway`` is its CoAP address (numeric host, port).
 
-    ``runs_as``: ``board``: the flow's image on emulated Cortex-M; ``qemu``: its image for QEMU's board; ``firmware``: its C, compiled for this machine;
-    ``python``: the engine. Where there is no compiler, and for stages that a device cannot run in C, the last.
+    ``runs_as``: ``board``: the flow's image on emulated Cortex-M; ``qemu``, ``qemu-serial``: its image for QEMU's
+    board, at Ethernet or at a serial line; ``firmware``: its C, compiled for this machine; ``python``: the engine.
+    Where there is no compiler, and for stages that a device cannot run in C, ``firmware`` is ``python``.
     """
 
     name: str
@@ -124,9 +125,12 @@ class DeviceHost:
         if config.runs_as == "board":
             log = self._host.disk.root / "boards.txt"
             return boards_for(self._spec, assignments, limits, config.kernel_dir, self._host.processes, log)
-        if config.runs_as == "qemu":
+        if config.runs_as in ("qemu", "qemu-serial"):
+            link: Link = "serial" if config.runs_as == "qemu-serial" else "ethernet"
             log = self._host.disk.root / "qemu.txt"
-            return qemu_for(self._spec, assignments, limits, config.kernel_dir, log, len(config.devices))
+            return qemu_for(
+                self._spec, assignments, limits, config.kernel_dir, log, len(config.devices), link
+            )
         if config.runs_as == "firmware":
             return firmware_for(self._spec, assignments, limits, config.kernel_dir)
         return {}

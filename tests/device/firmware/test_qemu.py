@@ -12,9 +12,10 @@ import pytest
 
 from ganglion.core.batch import Batch
 from ganglion.core.errors import FlowError, HostError
-from ganglion.device.firmware import choice, qemu
+from ganglion.device.firmware import qemu
 from ganglion.device.firmware.boards import Boards
-from ganglion.device.firmware.box import Core
+from ganglion.device.firmware.box import Core, Memory
+from ganglion.device.firmware.build import build
 from ganglion.device.firmware.device import FirmwareDevice
 from ganglion.device.firmware.hosted import HostedFirmware
 from ganglion.device.firmware.layout import Limits
@@ -42,10 +43,10 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("images")
 
 
-@pytest.fixture(scope="module")
-def boards(folder: Path) -> QemuBoards:
-    assignment = bays.assigned(bays.DECIDES)
-    return qemu_boards(bays.SPEC, assignment, folder, folder / "qemu.txt", path=bays.PATH, limits=LIMITS)
+@pytest.fixture(scope="module", params=["ethernet", "serial"])
+def boards(folder: Path, request: pytest.FixtureRequest) -> QemuBoards:
+    assignment, log = bays.assigned(bays.DECIDES), folder / "qemu.txt"
+    return qemu_boards(bays.SPEC, assignment, folder, log, path=bays.PATH, limits=LIMITS, link=request.param)
 
 
 def host(folder: Path) -> Host:
@@ -94,9 +95,11 @@ class Played:
         return found
 
 
-def test_qemu_unicorn_and_the_library_decide_the_same(boards: QemuBoards, folder: Path, tmp_path: Path) -> None:
+def test_qemu_unicorn_and_the_library_decide_the_same(
+    boards: QemuBoards, folder: Path, tmp_path: Path
+) -> None:
     events = recording(tmp_path / "recording")
-    image = choice.build(bays.SPEC, bays.assigned(bays.DECIDES), TARGETS["cortex-m4f"], folder, limits=LIMITS)
+    image = build(bays.SPEC, bays.assigned(bays.DECIDES), TARGETS["cortex-m4f"], folder, limits=LIMITS)
     emulated = Boards(image, SystemProcesses(), folder / "boards.txt")
     hosted = HostedFirmware.build(image.firmware, compilers()[0], folder)
     present = frozenset({"breaker"})
@@ -113,7 +116,8 @@ def test_qemu_unicorn_and_the_library_decide_the_same(boards: QemuBoards, folder
             on_acknowledged=seen[0].acknowledged.append,
         )
         await seen[0].play(in_qemu)
-        for played, memory in zip(seen[1:], (emulated.device(), hosted.device()), strict=True):
+        others: list[Memory] = [emulated.device(), hosted.device()]
+        for played, memory in zip(seen[1:], others, strict=True):
             core = Core(image.firmware, memory, bays.ORIGIN, present)
             device = FirmwareDevice(
                 bays.ORIGIN,
@@ -176,7 +180,9 @@ def test_without_qemu_it_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) 
         qemu_boards(
             bays.SPEC, bays.assigned(bays.DECIDES), folder, folder / "q", path=bays.PATH, limits=LIMITS
         )
-    assert caught.value.code == "firmware.qemu" and "qemu-system-nowhere is not installed" in str(caught.value)
+    assert caught.value.code == "firmware.qemu" and "qemu-system-nowhere is not installed" in str(
+        caught.value
+    )
 
 
 def test_what_has_no_room_in_a_packet_is_refused(folder: Path) -> None:

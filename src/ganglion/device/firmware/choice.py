@@ -13,14 +13,14 @@ from ganglion.device.firmware.build import build
 from ganglion.device.firmware.generate import generate
 from ganglion.device.firmware.hosted import HostedFirmware
 from ganglion.device.firmware.layout import Limits
-from ganglion.device.firmware.qemu import DEVICES_MAX, MESSAGE_BYTES, QemuBoards, qemu_boards
+from ganglion.device.firmware.qemu import DEVICES_MAX, MESSAGE_BYTES, Link, QemuBoards, qemu_boards
 from ganglion.flow.assignment import Assignment
 from ganglion.flow.spec import FlowSpec
 from ganglion.host.ports import Processes
 from ganglion.kernels.c.targets import TARGETS
 from ganglion.kernels.c.toolchain import compilers
 
-RunsAs = Literal["board", "qemu", "firmware", "python"]
+RunsAs = Literal["board", "qemu", "qemu-serial", "firmware", "python"]
 """What devices run."""
 Made = HostedFirmware | Boards | QemuBoards
 BOARD_FRAMES_PER_S_MAX = 1200
@@ -91,6 +91,7 @@ def qemu_for(
     directory: Path,
     log: Path,
     devices: int,
+    link: Link,
 ) -> dict[str, Made]:
     """Boards in QEMU for each path, at most `DEVICES_MAX` devices. Blocks for seconds.
 
@@ -105,7 +106,7 @@ def qemu_for(
         )
     smaller = replace(limits, message_bytes=MESSAGE_BYTES)
     return {
-        path: qemu_boards(spec, assignment, directory, log, path=path, limits=smaller)
+        path: qemu_boards(spec, assignment, directory, log, path=path, limits=smaller, link=link)
         for path, assignment in assignments.items()
     }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from ganglion.core.errors import FlowError, HostError
 from ganglion.device.firmware.build import Image, Support, build
@@ -19,6 +20,8 @@ from ganglion.flow.assignment import Assignment
 from ganglion.flow.spec import FlowSpec
 from ganglion.kernels.c.targets import TARGETS
 
+Link = Literal["ethernet", "serial"]
+"""How a board is reached: UDP over its LAN9118, or SLIP with a check over its UART, some hundred times slower."""
 PROGRAM = "qemu-system-arm"
 MACHINE = "mps2-an386"
 MESSAGE_BYTES = 640
@@ -35,25 +38,20 @@ class QemuBoards:
     firmware: Firmware
     image: Image
     log: Path
+    link: Link
 
     def command(self, own_port: int, board_port: int) -> list[str]:
-        """Starts one: it sends Ethernet frames to ``own_port`` of this machine, and gets those sent to ``board_port``."""
-        ends = f"udp=127.0.0.1:{own_port},localaddr=127.0.0.1:{board_port}"
-        return [
-            *(
-                PROGRAM,
-                "-M",
-                MACHINE,
-                "-nodefaults",
-                "-display",
-                "none",
-                "-monitor",
-                "none",
-                "-serial",
-                "none",
-            ),
-            *("-nic", f"socket,{ends},model=lan9118", "-kernel", str(self.image.elf)),
-        ]
+        """Starts one at the end of a wire: Ethernet frames go to UDP ``own_port`` of this machine and are taken at
+        ``board_port``; a serial line is a TCP connection to ``own_port``.
+        """
+        words = [PROGRAM, "-M", MACHINE, "-nodefaults", "-display", "none", "-monitor", "none"]
+        if self.link == "serial":
+            line = f"socket,id=line,host=127.0.0.1,port={own_port},nodelay=on"
+            words += ["-chardev", line, "-serial", "chardev:line"]
+        else:
+            ends = f"udp=127.0.0.1:{own_port},localaddr=127.0.0.1:{board_port}"
+            words += ["-serial", "none", "-nic", f"socket,{ends},model=lan9118"]
+        return [*words, "-kernel", str(self.image.elf)]
 
 
 def lacks_qemu() -> str | None:
@@ -62,7 +60,14 @@ def lacks_qemu() -> str | None:
 
 
 def qemu_boards(
-    spec: FlowSpec, assignment: Assignment, directory: Path, log: Path, *, path: str, limits: Limits
+    spec: FlowSpec,
+    assignment: Assignment,
+    directory: Path,
+    log: Path,
+    *,
+    path: str,
+    limits: Limits,
+    link: Link = "ethernet",
 ) -> QemuBoards:
     """The image of a device class for QEMU's board. Blocks for seconds.
 
@@ -76,12 +81,13 @@ def qemu_boards(
             why=lacking,
             next_step="apt-get install qemu-system-arm, or run devices as board",
         )
-    parts = ("mps2.h", "mps2_lan9118.c", "mps2.c")
+    drivers = {"ethernet": ("mps2_lan9118.c",), "serial": ("slip.h", "slip.c", "mps2_uart.c")}
+    parts = ("mps2.h", *drivers[link], "mps2.c")
     source = "".join(
         line
         for part in parts
         for line in resource(part).splitlines(keepends=True)
-        if not line.startswith('#include "mps2.h"')
+        if not line.startswith(('#include "mps2.h"', '#include "slip.h"'))
     )
     image = build(
         spec,
@@ -103,4 +109,4 @@ def qemu_boards(
             why=f"the board's Ethernet carries {CARRIED_BYTES_MAX} bytes of a datagram, and cuts none in pieces",
             next_step="choose a smaller frame, run the stages that make it smaller there, or run devices as board",
         )
-    return QemuBoards(firmware, image, log)
+    return QemuBoards(firmware, image, log, link)

@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol, cast
 
+from ganglion.connectors.serial.slip import Frames, encode
 from ganglion.core.batch import Batch
 from ganglion.core.errors import HostError
-from ganglion.device.firmware.box import HEAD, RECORD, Address, Core, Op, Record, Sent
+from ganglion.device.firmware.box import (
+    HEAD,
+    RECORD,
+    Address,
+    Core,
+    Op,
+    Record,
+    Sent,
+    peer_address,
+    peer_bytes,
+)
 from ganglion.device.firmware.device import NEVER_NS, FirmwareDevice
-from ganglion.device.firmware.generate import Firmware
 from ganglion.device.firmware.packets import (
     BOARD_IP,
     BUS_PORT,
+    CARRIED_BYTES_MAX,
     COAP_PORT,
     HOST_IP,
     Packet,
@@ -32,38 +43,50 @@ BOOT_NS_MAX = 30_000_000_000
 _STATUS, _REPORT = 5, 4
 
 
-class Wire(asyncio.DatagramProtocol):
-    """The other end of a board's Ethernet."""
+Received = Callable[[Packet], None]
 
-    def __init__(self, received: Callable[[Packet], None]) -> None:
+
+class Wire(Protocol):
+    """The other end of what a board hangs on."""
+
+    async def open(self, board_port: int) -> int:
+        """Listens; returns its own port. Raises `HostError` ``host.network``."""
+
+    def send(self, source_port: int, target_port: int, carried: bytes) -> None:
+        """A datagram to the board."""
+
+    def close(self) -> None:
+        """Closes it."""
+
+
+class EthernetWire(asyncio.DatagramProtocol):
+    """A board's Ethernet: each frame is a UDP datagram of this machine."""
+
+    def __init__(self, received: Received) -> None:
         self._received = received
         self._transport: asyncio.DatagramTransport | None = None
         self._board: Address | None = None
 
     async def open(self, board_port: int) -> int:
-        """Listens; returns its own port. Raises `HostError` ``host.network``."""
+        """See `Wire`."""
         loop = asyncio.get_running_loop()
         try:
             transport, _ = await loop.create_datagram_endpoint(lambda: self, local_addr=("127.0.0.1", 0))
         except OSError as error:
-            raise HostError(
-                "host.network",
-                "no UDP port can be opened",
-                why=str(error),
-                next_step="check the machine's network",
-            ) from error
+            raise _no_port(error) from error
         self._transport = transport
         self._board = ("127.0.0.1", board_port)
         return int(transport.get_extra_info("sockname")[1])
 
     def send(self, source_port: int, target_port: int, carried: bytes) -> None:
-        """UDP to the board."""
-        if self._transport is not None and not self._transport.is_closing():
-            packet = Packet((HOST_IP, source_port), (BOARD_IP, target_port), carried)
-            self._transport.sendto(wrap(packet), self._board)
+        """See `Wire`; what is larger than a packet is dropped, as Ethernet drops it."""
+        if self._transport is None or self._transport.is_closing() or len(carried) > CARRIED_BYTES_MAX:
+            return
+        packet = Packet((HOST_IP, source_port), (BOARD_IP, target_port), carried)
+        self._transport.sendto(wrap(packet), self._board)
 
     def close(self) -> None:
-        """Closes it."""
+        """See `Wire`."""
         if self._transport is not None:
             self._transport.close()
 
@@ -77,14 +100,63 @@ class Wire(asyncio.DatagramProtocol):
         """Called by asyncio when a frame found nobody: the board is not there yet, or no longer."""
 
 
+class SerialWire(asyncio.Protocol):
+    """A board's serial line: a TCP connection of this machine, with SLIP on it."""
+
+    def __init__(self, received: Received) -> None:
+        self._received = received
+        self._frames = Frames()
+        self._server: asyncio.Server | None = None
+        self._transport: asyncio.Transport | None = None
+
+    async def open(self, board_port: int) -> int:
+        """See `Wire`; ``board_port`` is nobody's."""
+        try:
+            self._server = await asyncio.get_running_loop().create_server(lambda: self, "127.0.0.1", 0)
+        except OSError as error:
+            raise _no_port(error) from error
+        return int(self._server.sockets[0].getsockname()[1])
+
+    def send(self, source_port: int, target_port: int, carried: bytes) -> None:
+        """See `Wire`."""
+        if self._transport is not None and not self._transport.is_closing():
+            peer = b"" if target_port == BUS_PORT else peer_bytes((HOST_IP, source_port))
+            self._transport.write(encode(bytes([len(peer)]) + peer + carried))
+
+    def close(self) -> None:
+        """See `Wire`."""
+        if self._transport is not None:
+            self._transport.close()
+        if self._server is not None:
+            self._server.close()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Called by asyncio when the board is there."""
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Called by asyncio for whatever came."""
+        for datagram in self._frames.take(data):
+            size = datagram[0]
+            peer, carried = datagram[1 : 1 + size], datagram[1 + size :]
+            if size in (0, len(peer_bytes((HOST_IP, 0)))) and carried:
+                port = COAP_PORT if peer else BUS_PORT
+                target = peer_address(peer) if peer else (HOST_IP, BUS_PORT)
+                self._received(Packet((BOARD_IP, port), target, carried))
+
+
+def _no_port(error: OSError) -> HostError:
+    return HostError(
+        "host.network", "no port can be opened", why=str(error), next_step="check the machine's network"
+    )
+
+
 class _Counted:
     """What the board last said it counted, where a `Core` reads its counts; its memory is its own."""
 
     instructions = 0
 
-    def __init__(self, firmware: Firmware) -> None:
-        numbers = 7 * len(firmware.streams) + 3 * len(firmware.stages) + 14
-        self.record = bytes(RECORD.size + 8 * numbers)
+    record = b""
 
     def run(self, head: bytes, content: bytes) -> tuple[bytes, bytes]:
         assert head[0] == Op.REPORT, "the board runs by itself"
@@ -98,7 +170,7 @@ class WiredCore(Core):
     """A `Core` whose device runs by itself: what is asked goes down the wire, what it did comes up when it comes."""
 
     def __init__(self, boards: QemuBoards, origin: str, present: frozenset[str], wire: Wire) -> None:
-        self._counted = _Counted(boards.firmware)
+        self._counted = _Counted()
         super().__init__(boards.firmware, self._counted, origin, present)
         self.next_ns = NEVER_NS
         self.started = False
@@ -120,7 +192,7 @@ class WiredCore(Core):
         return []
 
     def ask(self) -> None:
-        """Asks for the counts, of which `report` gives the latest; START and CLOSE are said again until they are known."""
+        """Asks for the counts, of which `report` gives the latest; says START and CLOSE again until they are known."""
         if not self.started:
             self._wire.send(BUS_PORT, BUS_PORT, self._repeated[Op.START])
         elif Op.CLOSE in self._repeated and not self.done:
@@ -167,7 +239,7 @@ class QemuDevice(FirmwareDevice):
         actuators: frozenset[str],
         on_acknowledged: Callable[[Batch], None],
     ) -> None:
-        wire = Wire(self._came)
+        wire: Wire = (SerialWire if boards.link == "serial" else EthernetWire)(self._came)
         core = WiredCore(boards, origin, actuators, wire)
         super().__init__(origin, core, player, boot=boot, clock=host.clock, on_acknowledged=on_acknowledged)
         self._boards = boards
@@ -189,7 +261,7 @@ class QemuDevice(FirmwareDevice):
         self._process = await self._host.processes.start(command, log=self._boards.log)
         await super().open(gateway, random)
         deadline_ns = self._clock.monotonic_ns() + BOOT_NS_MAX
-        while not self.core.started:
+        while not self.core.reports:
             self._check(deadline_ns)
             await self._clock.sleep_ns(KNOCK_NS)
             self.core.ask()

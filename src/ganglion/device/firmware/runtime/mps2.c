@@ -97,18 +97,24 @@ static void board_poll(void) {
   board_turn();
 }
 
-/* Interrupts end the sleep and have no handlers: they stay masked, and whoever wakes looks at everything. */
+static void board_quiet(void) {
+  MPS2_REGISTER(TIMER_WAKE) = 0;
+  MPS2_REGISTER(TIMER_WAKE + 12) = 1;
+}
+
+/* Interrupts end the sleep also while they are masked, as they are here: nothing comes between looking and sleeping. */
 static void board_sleep(void) {
+  uint32_t masked;
   int64_t left = board_started ? board_box.next_ns - board_clock() : SLEEP_NS_MAX;
   if (left <= 0) return;
   if (left > SLEEP_NS_MAX) left = SLEEP_NS_MAX;
-  MPS2_REGISTER(TIMER_WAKE + 4) = (uint32_t)left / TICK_NS + 1;
-  MPS2_REGISTER(TIMER_WAKE + 8) = 0;
+  MPS2_REGISTER(TIMER_WAKE + 8) = MPS2_REGISTER(TIMER_WAKE + 4) = (uint32_t)left / TICK_NS + 1;
   MPS2_REGISTER(TIMER_WAKE) = 9; /* runs, with its interrupt */
-  __asm__ volatile("dsb\n wfi" ::: "memory");
-  MPS2_REGISTER(TIMER_WAKE) = 0;
-  MPS2_REGISTER(TIMER_WAKE + 12) = 1;
+  __asm__ volatile("mrs %0, primask\n cpsid i" : "=r"(masked)::"memory");
+  if (!mps2_link_waits()) __asm__ volatile("dsb\n wfi" ::: "memory");
+  board_quiet();
   MPS2_REGISTER(0xE000E280u) = 0xFFFFFFFFu; /* what is still there will be pending again */
+  __asm__ volatile("msr primask, %0" ::"r"(masked) : "memory");
 }
 
 void Reset(void) {
@@ -141,6 +147,8 @@ static void Halt(void) {
   for (;;) __asm__ volatile("wfi" ::: "memory");
 }
 
-__attribute__((section(".vectors"), used)) const void *const board_vectors[16] = {
+__attribute__((section(".vectors"), used)) const void *const board_vectors[32] = {
     (uint8_t *)board_stack + GD_STACK_BYTES, (void *)Reset, (void *)Halt, (void *)Halt, (void *)Halt, (void *)Halt, (void *)Halt, 0,
-    0, 0, 0, (void *)Halt, (void *)Halt, 0, (void *)Halt, (void *)Halt};
+    0, 0, 0, (void *)Halt, (void *)Halt, 0, (void *)Halt, (void *)Halt,
+    (void *)mps2_link_interrupt, (void *)Halt, (void *)Halt, (void *)Halt, (void *)Halt, (void *)Halt, (void *)Halt, (void *)Halt,
+    (void *)Halt, (void *)board_quiet, (void *)Halt, (void *)Halt, (void *)Halt, (void *)Halt, (void *)Halt, (void *)Halt};

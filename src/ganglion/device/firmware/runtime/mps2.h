@@ -12,6 +12,10 @@
 #define MPS2_PACKET_BYTES 1514u
 
 void mps2_link_start(void);
+/* Whether something came: asked with interrupts masked, before a sleep that it would end. */
+uint32_t mps2_link_waits(void);
+/* The handler of interrupt 0, for a link that takes interrupts; others leave them masked. */
+void mps2_link_interrupt(void);
 /* The bytes of what came, 0 when nothing did; `from->bytes` is 0 for the bus. What has no room is dropped. */
 uint32_t mps2_link_receive(gd_peer *from, uint8_t *at, uint32_t room);
 /* `to` is 0 for the bus. */
