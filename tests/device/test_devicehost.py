@@ -18,6 +18,7 @@ from ganglion.core.batch import BOOT_BITS, sequence
 from ganglion.core.errors import DataError, FlowError, GanglionError, HostError
 from ganglion.core.packing import pack
 from ganglion.device import devicehost
+from ganglion.device.firmware.boards import Boards
 from ganglion.device.firmware.choice import RunsAs
 from ganglion.flow.assignment import origin_name
 from ganglion.kernels.c.toolchain import compilers
@@ -327,6 +328,21 @@ def test_a_device_that_fails_ends_the_host_with_its_error(
         assert operating(caught.value) == ["coap.size"]
 
     scenario(Yard(tmp_path), story)
+
+
+@pytest.mark.skipif(bool(BOARDS), reason=f"{', '.join(BOARDS)} is not installed")
+def test_an_emulator_that_ends_ends_the_host_with_one_error(tmp_path: Path) -> None:
+    async def story(yard: Yard) -> None:
+        await yard.start()
+        await yard.frames(10)
+        for made in yard.host._made.values():
+            assert isinstance(made, Boards)
+            made._child.close()
+        with pytest.raises(ExceptionGroup) as caught:
+            await yard.running
+        assert set(operating(caught.value)) == {"firmware.board"}
+
+    scenario(Yard(tmp_path, runs_as="board"), story)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The same frames, computed on emulated boards, on gateways and in the cloud: every feature and decision bit for bit."""
+"""The same frames, computed on emulated boards, on gateways and in the cloud: features and decisions bit for bit."""
 
 from __future__ import annotations
 
@@ -99,3 +99,21 @@ def test_one_flipped_bit_is_found(runs: dict[str, Path], tmp_path: Path) -> None
     (found,) = result["deviations"]
     assert found["what"].startswith("1 of ") and found["what"].endswith(" bits differ")
     assert (found["use"], found["origin"], found["seq"]) == ("sink kept_decisions", origin, seq)
+
+
+def test_what_cannot_be_compared_is_said(runs: dict[str, Path], tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(runs["device"], other, ignore=shutil.ignore_patterns("messaging"))
+    for file in other.glob("devices/*/config.json"):
+        config = json.loads(file.read_text())
+        config["period_frames"] += 1
+        file.write_text(json.dumps(config))
+    for words, code, why in (
+        ([runs["device"]], "compare.runs", "needs two"),
+        ([runs["device"], tmp_path], "compare.directory", "config.json"),
+        ([runs["device"], other], "compare.runs", "period frames"),
+    ):
+        process = ganglion("compare", *words)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == 2
+        assert f"[{code}]" in err and why in err

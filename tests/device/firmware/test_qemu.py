@@ -38,11 +38,6 @@ LIMITS = Limits(message_bytes=MESSAGE_BYTES)
 FRAMES_N = 90
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("images")
-
-
 @pytest.fixture(scope="module", params=["ethernet", "serial"])
 def boards(folder: Path, request: pytest.FixtureRequest) -> QemuBoards:
     assignment, log = bays.assigned(bays.DECIDES), folder / "qemu.txt"

@@ -61,6 +61,7 @@ class FirmwareDevice(asyncio.DatagramProtocol):
         self._commands: list[Command] = []
         self._started_ns = 0
         self._wake = asyncio.Event()
+        self._failed: HostError | None = None
         self._transport: asyncio.DatagramTransport | None = None
         self._lost = asyncio.Event()
 
@@ -106,6 +107,8 @@ class FirmwareDevice(asyncio.DatagramProtocol):
     async def _pump(self) -> None:
         """Lets the firmware look at its clock when it asked for it, until it is done."""
         while not self.core.done:
+            if self._failed is not None:
+                raise self._failed
             self._wake.clear()
             left_ns = self.core.next_ns - self._clock.monotonic_ns()
             if left_ns > 0:
@@ -214,7 +217,11 @@ class FirmwareDevice(asyncio.DatagramProtocol):
 
     def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
         """Called by asyncio for every datagram."""
-        self._take(self.core.receive(self._clock.monotonic_ns(), (str(addr[0]), int(addr[1])), data))
+        try:
+            self._take(self.core.receive(self._clock.monotonic_ns(), (str(addr[0]), int(addr[1])), data))
+        except HostError as error:  # asyncio would only log it
+            self._failed = error
+            self._wake.set()
 
     def error_received(self, exc: Exception) -> None:
         """Called by asyncio when a datagram could not be sent; the firmware sends it again in its time."""

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Literal
 
 from ganglion.core.errors import FlowError, HostError
+from ganglion.device.firmware.box import RECORD
 from ganglion.device.firmware.build import Image, Support, build
-from ganglion.device.firmware.generate import Firmware, resource
+from ganglion.device.firmware.generate import Firmware, generate, resource
 from ganglion.device.firmware.layout import Limits
 from ganglion.device.firmware.packets import CARRIED_BYTES_MAX
 from ganglion.flow.assignment import Assignment
@@ -28,7 +29,7 @@ MESSAGE_BYTES = 640
 """Rows of one message: with their numbers, times and names they have to fit a packet."""
 DEVICES_MAX = 20
 """A process, 20 MB and a share of a processor each."""
-_RECORD_BYTES = 24
+FLASH_AT = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,19 +90,8 @@ def qemu_boards(
         for line in resource(part).splitlines(keepends=True)
         if not line.startswith(('#include "mps2.h"', '#include "slip.h"'))
     )
-    image = build(
-        spec,
-        assignment,
-        TARGETS["cortex-m4f"],
-        directory,
-        path=path,
-        limits=limits,
-        support=Support(source, 0),
-    )
-    firmware = image.firmware
-    largest = max(
-        [firmware.sizes["GD_DATAGRAM_BYTES"], *(_RECORD_BYTES + e.layout.stride for e in firmware.streams)]
-    )
+    draft = generate(spec, assignment, path=path, limits=limits)
+    largest = max([draft.sizes["GD_DATAGRAM_BYTES"], *(RECORD.size + e.layout.stride for e in draft.streams)])
     if largest > CARRIED_BYTES_MAX:
         raise FlowError(
             "firmware.packet",
@@ -109,4 +99,6 @@ def qemu_boards(
             why=f"the board's Ethernet carries {CARRIED_BYTES_MAX} bytes of a datagram, and cuts none in pieces",
             next_step="choose a smaller frame, run the stages that make it smaller there, or run devices as board",
         )
-    return QemuBoards(firmware, image, log, link)
+    target, support = TARGETS["cortex-m4f"], Support(source, FLASH_AT)
+    image = build(spec, assignment, target, directory, path=path, limits=limits, support=support)
+    return QemuBoards(image.firmware, image, log, link)
