@@ -137,12 +137,14 @@ async def a_thousand(room: Path, seconds: float, devices: int = 1000) -> dict[st
     state.mkdir()
     (state / "config.json").write_text(json.dumps(device_host_json(config)))
     with (state / "log.txt").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "ganglion.agent", str(state / "config.json")], stderr=log
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "ganglion.agent", str(state / "config.json"), stderr=log
         )
+    report = state / "report.json"
     try:
-        report = state / "report.json"
-        while not report.exists() and process.poll() is None:
+        for _ in range(600):
+            if report.exists():
+                break
             await asyncio.sleep(0.1)
         await asyncio.sleep(2)  # the first second's frames and what is only done once
         before, began = _processor_s(process.pid), _counted(report)
@@ -150,11 +152,11 @@ async def a_thousand(room: Path, seconds: float, devices: int = 1000) -> dict[st
         used, ended = _processor_s(process.pid) - before, _counted(report)
         took = ended[1] - began[1]
         process.send_signal(signal.SIGTERM)
-        while process.poll() is None:
-            await asyncio.sleep(0.1)
+        await asyncio.wait_for(process.wait(), 120)
     finally:
-        process.kill()
-        process.wait()
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
         await gateway.close()
     last = json.loads(report.read_text())
     return {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ganglion.core.errors import HostError
+from ganglion.core.errors import FlowError, HostError
 from ganglion.device.firmware import build as building
 from ganglion.device.firmware import choice
 from ganglion.device.firmware.choice import BOARD_FRAMES_PER_S_MAX, Chosen, choose, qemu_for
@@ -59,3 +59,9 @@ def test_qemu_takes_so_many_devices_and_no_more(folder: Path) -> None:
     with pytest.raises(HostError) as caught:
         qemu_for(bays.SPEC, ASSIGNMENTS, Limits(), folder, folder / "q", DEVICES_MAX + 1, "ethernet")
     assert caught.value.code == "firmware.qemu" and str(DEVICES_MAX + 1) in str(caught.value)
+
+
+def test_a_line_that_is_too_slow_for_the_frames_is_refused(folder: Path) -> None:
+    with pytest.raises(FlowError) as caught:
+        qemu_for(bays.SPEC, ASSIGNMENTS, Limits(), folder, folder / "q", 1, "serial")
+    assert caught.value.code == "firmware.line" and "115,200 baud" in str(caught.value)

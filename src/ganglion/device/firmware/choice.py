@@ -9,6 +9,7 @@ from typing import Literal
 
 from ganglion.core.errors import FlowError, HostError, KernelError
 from ganglion.device.firmware.boards import BOARD, Boards, lacks_emulator
+from ganglion.device.firmware.box import HEAD
 from ganglion.device.firmware.build import build
 from ganglion.device.firmware.generate import generate
 from ganglion.device.firmware.hosted import HostedFirmware
@@ -26,6 +27,10 @@ Made = HostedFirmware | Boards | QemuBoards
 BOARD_FRAMES_PER_S_MAX = 1200
 """Frames of all devices of a run that are measured on boards when nobody says what devices run. A frame takes about
 0.25 ms there, so this is a third of a processor; hosted firmware takes a fiftieth of it."""
+
+
+LINE_BYTES_PER_S = 11_520
+"""115,200 baud with a start and a stop bit. QEMU's line is not slower than that, and not much faster."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +100,8 @@ def qemu_for(
 ) -> dict[str, Made]:
     """Boards in QEMU for each path, at most `DEVICES_MAX` devices. Blocks for seconds.
 
-    Raises ``firmware.qemu`` when there are more, and as `qemu_boards` does.
+    Raises ``firmware.qemu`` when there are more, ``firmware.line`` when a serial line is too slow for the frames, and as
+    `qemu_boards` does.
     """
     if devices > DEVICES_MAX:
         raise HostError(
@@ -103,6 +109,15 @@ def qemu_for(
             f"{devices} boards are too many for QEMU",
             why=f"each is a process; a device host starts {DEVICES_MAX} at most",
             next_step="run fewer --devices, or --devices-as board",
+        )
+    source = spec.sources[0]
+    needed = (source.schema.row_bytes + HEAD.size) * 1e9 / source.every_ns
+    if link == "serial" and needed > LINE_BYTES_PER_S:
+        raise FlowError(
+            "firmware.line",
+            f"{spec.name} measures {needed:,.0f} bytes a second",
+            why=f"a serial line of 115,200 baud brings {LINE_BYTES_PER_S:,} to the board",
+            next_step="--devices-as qemu has Ethernet; or measure smaller frames, or fewer",
         )
     smaller = replace(limits, message_bytes=MESSAGE_BYTES)
     return {

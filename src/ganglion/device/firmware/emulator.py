@@ -10,8 +10,8 @@ once for all of them (milliseconds per path through it), and a board takes the m
 """
 
 import ctypes
+import io
 import mmap
-import os
 import struct
 import sys
 from pathlib import Path
@@ -158,7 +158,7 @@ class Board:
 class Requests:
     """Whole requests from a pipe, read in as few calls as they came in."""
 
-    def __init__(self, pipe: int) -> None:
+    def __init__(self, pipe: io.FileIO) -> None:
         self._pipe = pipe
         self._held = b""
 
@@ -170,7 +170,7 @@ class Requests:
                 size = 8 + int.from_bytes(self._held[4:8], "little")
             if len(self._held) >= size:
                 break
-            more = os.read(self._pipe, REQUEST_BYTES_MAX)
+            more = self._pipe.read(REQUEST_BYTES_MAX)
             if not more:
                 return None
             self._held += more
@@ -182,7 +182,9 @@ def main(image: str, target: str, in_bytes: str, counting: str) -> int:
     """Answers until its input ends; 1 when a board did what no board may, with one line that says what."""
     machine = Machine(image, target, int(in_bytes), counting=counting == "count")
     boards: dict[int, Board] = {}
-    requests = Requests(sys.stdin.fileno())
+    # Unbuffered: a request comes whole or in a few pieces, and an answer goes at once.
+    requests = Requests(io.FileIO(sys.stdin.fileno(), closefd=False))
+    answers = io.FileIO(sys.stdout.fileno(), "w", closefd=False)
     while (request := requests.next()) is not None:
         number, content = request
         try:
@@ -203,7 +205,7 @@ def main(image: str, target: str, in_bytes: str, counting: str) -> int:
             return 1
         at = 0
         while at < len(answer):
-            at += os.write(sys.stdout.fileno(), answer[at:])
+            at += answers.write(answer[at:])
     return 0
 
 
