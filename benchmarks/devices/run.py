@@ -3,8 +3,9 @@
 python benchmarks/devices/run.py [--quick] [--json FILE]
 
 First the time of one frame of the feeder's firmware, by turns in one loop: compiled for this machine, on one of four
-emulated Cortex-M4F boards, on one of two hundred. Then a device host with a thousand devices that run the firmware
-compiled for this machine, a frame a second each, against a gateway that answers: what part of a processor it takes.
+emulated Cortex-M4F boards, on one of two hundred. Then device hosts with a thousand devices that run the firmware
+compiled for this machine, and with two hundred boards, a frame a second each, against a gateway that answers: what part
+of a processor they take, the emulator's included.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from ganglion.device.devicehost import DeviceHostConfig, Emulation  # noqa: E402
 from ganglion.device.firmware.boards import Boards, lacks_emulator  # noqa: E402 # see above
 from ganglion.device.firmware.box import Core  # noqa: E402 # see above
 from ganglion.device.firmware.build import build  # noqa: E402 # see above
+from ganglion.device.firmware.choice import RunsAs  # noqa: E402 # see above
 from ganglion.device.firmware.hosted import HostedFirmware  # noqa: E402 # see above
 from ganglion.device.firmware.warming import walk_through  # noqa: E402 # see above
 from ganglion.device.player import shot_frames_min  # noqa: E402 # see above
@@ -101,11 +103,11 @@ def recordings(target: Path) -> Path:
     return target
 
 
-async def a_thousand(room: Path, seconds: float, devices: int = 1000) -> dict[str, Any]:
+async def many(room: Path, seconds: float, devices: int, runs_as: RunsAs) -> dict[str, Any]:
     """A device host in a process of its own, its gateway here."""
     flow_dir = Path(__file__).parent / "slow"
     spec = load_flow(flow_dir)
-    data = recordings(room / "data")
+    data = room / "data"
     events = load_recording(data, spec.sources[0].schema.fields[0].type)
     heard = 0
 
@@ -120,20 +122,20 @@ async def a_thousand(room: Path, seconds: float, devices: int = 1000) -> dict[st
     exports = dict.fromkeys(("decide", "trips"), here)
     assignment = Assignment("n", "gw1", "device", spec.digest, dict.fromkeys(runs, here), exports)
     config = DeviceHostConfig(
-        name="thousand",
+        name="many",
         flow_dir=flow_dir,
         data_dir=data,
         kernel_dir=room / "kernels",
         gateway=gateway.address,
         actuators=frozenset({"breaker"}),
         period_frames=shot_frames_min(events),
-        runs_as="firmware",
+        runs_as=runs_as,
         devices=tuple(
             Emulation(origin_name(PATH, n), assignment, n, devices, n % 60, n * 10**9 // devices)
             for n in range(devices)
         ),
     )
-    state = room / "host"
+    state = room / runs_as
     state.mkdir()
     (state / "config.json").write_text(json.dumps(device_host_json(config)))
     with (state / "log.txt").open("wb") as log:
@@ -160,7 +162,7 @@ async def a_thousand(room: Path, seconds: float, devices: int = 1000) -> dict[st
         await gateway.close()
     last = json.loads(report.read_text())
     return {
-        "devices": f"{devices} of firmware in one host",
+        "devices": f"{devices} in one host, {runs_as}",
         "ran_as": last["ran_as"],
         "frames_per_s": (ended[0] - began[0]) / took,
         "processors": used / took,
@@ -176,8 +178,10 @@ def _counted(report: Path) -> tuple[int, float]:
 
 
 def _processor_s(pid: int) -> float:
+    """What a process and its children have used."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / 100
+    return (int(fields[11]) + int(fields[12])) / 100 + sum(_processor_s(int(child)) for child in children)
 
 
 def main() -> None:
@@ -198,12 +202,16 @@ def main() -> None:
                 f"99 % {line['p99_us']:7.1f} us, {line['ratio']:6.1f} times"
             )
             lines.append(line)
-        found = asyncio.run(a_thousand(room, 5 if arguments.quick else 20))
-        print(
-            f"{found['devices']}: {found['frames_per_s']:.0f} frames a second, {found['processors']:.2f} processors, "
-            f"{found['messages']} messages, {found['shed']} rows shed, {found['unacknowledged']} unacknowledged"
-        )
-        lines.append(found)
+        recordings(room / "data")
+        kinds: tuple[tuple[int, RunsAs], ...] = ((1000, "firmware"), (200, "board"))
+        for count, runs_as in kinds:
+            found = asyncio.run(many(room, 5 if arguments.quick else 20, count, runs_as))
+            print(
+                f"{found['devices']}: {found['frames_per_s']:.0f} frames a second, {found['processors']:.2f} "
+                f"processors, {found['messages']} messages, {found['shed']} rows shed, "
+                f"{found['unacknowledged']} unacknowledged"
+            )
+            lines.append(found)
     if arguments.json:
         stamp = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "machine": platform.machine()}
         with Path(arguments.json).open("a", encoding="utf-8") as file:

@@ -100,8 +100,8 @@ def qemu_for(
 ) -> dict[str, Made]:
     """Boards in QEMU for each path, at most `DEVICES_MAX` devices. Blocks for seconds.
 
-    Raises ``firmware.qemu`` when there are more, ``firmware.line`` when a serial line is too slow for the frames, and as
-    `qemu_boards` does.
+    Raises ``firmware.qemu`` when there are more, ``firmware.line`` when a serial line is too slow for the frames, and
+    as `qemu_boards` does.
     """
     if devices > DEVICES_MAX:
         raise HostError(
