@@ -10,6 +10,7 @@ import pytest
 
 from ganglion.cli import main
 from ganglion.core.errors import GanglionError
+from ganglion.core.units import format_bytes
 
 FEEDER = Path(__file__).parents[2] / "examples" / "feeder"
 
@@ -127,7 +128,7 @@ def test_device_build_says_what_an_image_needs_and_refuses_what_does_not_fit(gan
     assert Path(image["file"]).stat().st_size == image["flash_bytes"]
     assert {"features", "decide"} <= set(image["stages"])
     status, text, _ = ganglion("device", "build", str(FEEDER))
-    assert f"RAM     {image['ram_bytes'] / 1000:.1f} KB" in text
+    assert f"RAM     {format_bytes(image['ram_bytes'])}" in text
     few = image["flash_bytes"] - 100
     status, _, err = ganglion("device", "build", str(FEEDER), "--flash", f"{few}B")
     assert status == 2
