@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from ganglion.device.firmware.boards import lacks_emulator
 from tests.integration.conftest import FEEDER, REPOSITORY
 from tests.integration.processes import agent_pid, remaining, server_pid, wait_for
 
@@ -71,6 +72,10 @@ def test_a_cut_in_the_middle_loses_nothing_and_stops_no_reflex(tmp_path: Path, r
     assert report["cuts"][0]["backlog"] > 0, "the cut must have had something to hold back"
     assert 0 < report["bytes"]["uplink"]["gw1>edge1"] < report["bytes"]["raw"] / 2
     assert set(report["prediction"]) >= {"reaction_ms_p50", "bytes_per_day gw1>edge1"}
+    kinds = {kind for kind, count in report["devices_ran_as"].items() if count}
+    assert kinds == ({"board"} if not lacks_emulator() else {"firmware"}), report[
+        "devices_not_boards_because"
+    ]
     assert remaining(run_dir) == []
 
 
