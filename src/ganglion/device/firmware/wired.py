@@ -40,6 +40,8 @@ SILENCE_NS_MAX = 20_000_000_000
 ASK_NS = 2_000_000_000
 KNOCK_NS = 100_000_000
 BOOT_NS_MAX = 30_000_000_000
+WAITING_BYTES_MAX = 1 << 18
+"""Bytes that wait for a serial line, some twenty seconds of it."""
 _STATUS, _REPORT = 5, 4
 
 
@@ -118,8 +120,10 @@ class SerialWire(asyncio.Protocol):
         return int(self._server.sockets[0].getsockname()[1])
 
     def send(self, source_port: int, target_port: int, carried: bytes) -> None:
-        """See `Wire`."""
-        if self._transport is not None and not self._transport.is_closing():
+        """See `Wire`; what the line is too far behind with to take is dropped, and CoAP sends it again."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        if self._transport.get_write_buffer_size() <= WAITING_BYTES_MAX:
             peer = b"" if target_port == BUS_PORT else peer_bytes((HOST_IP, source_port))
             self._transport.write(encode(bytes([len(peer)]) + peer + carried))
 
