@@ -39,7 +39,7 @@ flow = gg.Flow("feeder-decisions")
 cycle = flow.source(
     "cycle",
     gg.Frame(6, 64, dtype="i16", unit=("V", "V", "V", "A", "A", "A"), scale=(0.25, 0.25, 0.25, 1, 1, 1)),
-    every="40ms",  # slower than the line's cycle: every frame is sent here, and none may be shed for want of time
+    every="80ms",  # slower than the line's cycle: every frame is sent here, and none may be shed for want of time
     labels=gg.Labels(origin="DE", categories={"critical-infrastructure"}),
     keep_in=("EU",),
 )
