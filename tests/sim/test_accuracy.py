@@ -146,8 +146,8 @@ def test_a_nodes_messages_are_what_neither_its_stages_nor_its_idling_took():
 def host(**works: Any) -> dict[str, Any]:
     names = ("offered", "acknowledged", "shed", "retries", "refused", "payload_bytes")
     sent = {**dict.fromkeys(names, 0), "messages": 10}
-    counts = {"devices": 2, "frames": 1000, "raw_bytes": 0, "commands": 0}
-    ran_as = {"board": 0, "firmware": 2, "python": 0}
+    counts = {"devices": 2, "frames": 1000, "frames_of": {}, "raw_bytes": 0, "commands": 0}
+    ran_as = {"board": 0, "qemu": 0, "firmware": 2, "python": 0}
     return {"name": "devices-gw1", **counts, "stages": {}, "kernels": {}, "ran_as": ran_as, "ledgers": {},
             "works": works, "streams": {"trips": sent}}  # fmt: skip
 
@@ -185,6 +185,7 @@ def test_the_report_and_its_text_hold_it_all(tmp_path):
         links={},
         played_s=10.0,
         restarts={},
+        devices_why="",
     )
     assert report["flow_digest"] == SPEC.digest
     assert report["prediction"]["reaction_ms_p50"]["measured"] == 21

@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 
 from ganglion.cli.calibrate import calibrate_command
+from ganglion.cli.compare import compare_command
 from ganglion.cli.device import device
 from ganglion.cli.live import watching
 from ganglion.core.errors import GanglionError, RunError
@@ -47,6 +48,7 @@ app = typer.Typer(
 
 app.add_typer(device, name="device")
 app.command("calibrate")(calibrate_command)
+app.command("compare")(compare_command)
 
 FlowDir = Annotated[Path, typer.Argument(metavar="FLOW_DIR", help="A folder with flow.py and topology.yaml.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
@@ -113,13 +115,14 @@ def run(
         typer.Option("--run-dir", metavar="DIR", help="Where all state goes (default: runs/FLOW-TIME)."),
     ] = None,
     devices_as: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--devices-as",
-            help="What devices run: firmware (the flow's C, compiled for this machine), python (the engine), board "
-            "(the image on emulated Cortex-M4F, a few devices at most; reaction times then hold the emulation).",
+            help="What devices run: board (the flow's image on emulated Cortex-M4F), qemu or qemu-serial (its image on "
+            "boards in QEMU, at Ethernet or a serial line), firmware (its C, compiled for this machine), python (the "
+            "engine). Default: board where the extra 'emulator' is installed and frames are few enough, else firmware.",
         ),
-    ] = "firmware",
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a flow on this machine as real processes, and report what was measured.
@@ -153,9 +156,9 @@ def run(
         raise typer.Exit(EXIT_UNSOUND)
 
 
-def _devices_as(text: str) -> RunsAs:
-    if text in get_args(RunsAs):
-        return cast("RunsAs", text)
+def _devices_as(text: str | None) -> RunsAs | None:
+    if text is None or text in get_args(RunsAs):
+        return cast("RunsAs | None", text)
     raise RunError(
         "cli.devices-as",
         f"devices cannot run as {text!r}",

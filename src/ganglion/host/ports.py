@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+ANSWER_NS_MAX = 20_000_000_000
+"""How long a child that is talked to may be silent, if nobody says otherwise."""
+
 
 class Clock(Protocol):
     """Two clocks: the wall (only for event time and people) and a monotonic one (for intervals)."""
@@ -81,7 +84,9 @@ class Conversation(Protocol):
         """Sends all of it. Raises ``host.process`` when the child has ended."""
 
     def read(self, size: int) -> bytes:
-        """Exactly ``size`` bytes. Raises ``host.process`` when the child ends before."""
+        """Exactly ``size`` bytes. Raises ``host.process`` when the child ends before, or is silent for too long,
+        after which it is ended.
+        """
 
     def close(self) -> None:
         """Ends the child."""
@@ -90,8 +95,13 @@ class Conversation(Protocol):
 class Processes(Protocol):
     """Starts children that never outlive this process, however it ends."""
 
-    def converse(self, command: Sequence[str], *, log: Path) -> Conversation:
-        """Starts ``command`` to talk to, with its error output appended to ``log``; raises ``host.process``."""
+    def converse(
+        self, command: Sequence[str], *, log: Path, answer_ns_max: int = ANSWER_NS_MAX
+    ) -> Conversation:
+        """Starts ``command`` to talk to, with its error output appended to ``log``; raises ``host.process``.
+
+        ``answer_ns_max``: how long it may be silent when it is read from.
+        """
 
     async def start(
         self,

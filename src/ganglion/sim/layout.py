@@ -9,12 +9,14 @@ from pathlib import Path
 from ganglion.agent.config import NodeConfig
 from ganglion.core.topology import Topology
 from ganglion.device.devicehost import DeviceHostConfig, Emulation
+from ganglion.device.firmware.choice import Chosen, RunsAs, choose, limits_for
 from ganglion.device.player import shot_frames_min
 from ganglion.device.recording import Event
 from ganglion.flow.assignment import origin_name
 from ganglion.flow.spec import FlowSpec
 from ganglion.host.ports import Ports
 from ganglion.placement import Plan
+from ganglion.sim.rundir import KERNELS
 from ganglion.sim.settings import Settings
 
 PERIOD_NS_MAX = 5_000_000_000
@@ -79,8 +81,8 @@ def node_config(
 
 
 def kernel_dir(settings: Settings) -> Path:
-    """Where a run keeps what it compiles; its processes find it there."""
-    return (settings.run_dir / "kernels").resolve()
+    """Where runs beside each other keep what they compile; files are named by content, so they may share them."""
+    return (settings.run_dir.parent / KERNELS).resolve()
 
 
 def period_frames(settings: Settings, spec: FlowSpec, events: Sequence[Event], devices: int) -> int:
@@ -106,6 +108,7 @@ def device_hosts(
     data_dir: Path,
     events: Sequence[Event],
     coap_ports: dict[str, int],
+    runs_as: RunsAs,
 ) -> dict[str, DeviceHostConfig]:
     """One device host per gateway: ``devices-<gateway>`` -> its configuration. Origins share out the events."""
     paths = topology.paths()
@@ -136,8 +139,22 @@ def device_hosts(
             gateway=("127.0.0.1", coap_ports[gateway]),
             actuators=frozenset(actuators[gateway]),
             period_frames=period,
-            runs_as=settings.devices_as,
+            runs_as=runs_as,
             devices=tuple(devices),
         )
         for gateway, devices in hosts.items()
     }
+
+
+def chosen_devices(settings: Settings, topology: Topology, spec: FlowSpec, plan: Plan) -> Chosen:
+    """What the devices of a run are. Blocks for seconds where it builds their images."""
+    paths, every_ns = topology.paths(), spec.sources[0].every_ns
+    assignments = plan.assignments()
+    return choose(
+        settings.devices_as,
+        sum(p.count for p in paths) * 1e9 / every_ns,
+        spec,
+        {p.id: assignments[f"device:{p.id}"] for p in paths},
+        limits_for([origin_name(p.id, p.count - 1) for p in paths]),
+        kernel_dir(settings),
+    )

@@ -32,6 +32,7 @@ def build(
     cuts: list[CutRecord],
     links: Mapping[str, LinkBytes],
     played_s: float,
+    devices_why: str,
     restarts: Mapping[str, int],
     reports: Reports = MappingProxyType({}),
 ) -> dict[str, Any]:
@@ -78,8 +79,9 @@ def build(
         "kernels_ran_as": _kernels(evidence),
         "devices_ran_as": {
             kind: sum(d["ran_as"][kind] for d in evidence.device_hosts)
-            for kind in ("board", "firmware", "python")
+            for kind in ("board", "qemu", "firmware", "python")
         },
+        "devices_not_boards_because": devices_why,
     }
 
 

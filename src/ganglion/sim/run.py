@@ -137,11 +137,14 @@ async def run(
     selectivities = shares(spec, topology) | played_selectivities(spec, settings, events, count)
     chosen = plan(spec, topology, pins=settings.pins, selectivities=selectivities)
     await asyncio.to_thread(load, spec.kernels({s.id for s in spec.stages}), layout.kernel_dir(settings))
+    devices_as = await asyncio.to_thread(layout.chosen_devices, settings, topology, spec, chosen)
     world = World(settings, host, spec, topology, chosen)
     watch(world, chosen)
     try:
         await world.start()
-        devices = layout.device_hosts(settings, topology, spec, chosen, data_dir, events, world.coap_ports)
+        devices = layout.device_hosts(
+            settings, topology, spec, chosen, data_dir, events, world.coap_ports, devices_as.runs_as
+        )
         await world.play(devices)
         played_s = (host.clock.monotonic_ns() - world.state.play_started_ns) / 1e9
         await world.settle()
@@ -164,5 +167,6 @@ async def run(
         links={relay.name: relay.bytes for relay in world.relays.values()},
         played_s=played_s,
         reports=world.state.reports,
+        devices_why=devices_as.why,
         restarts={name: kept.restarts for name, kept in world.keeper.all.items() if kept.restarts},
     )

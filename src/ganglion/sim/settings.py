@@ -30,7 +30,8 @@ class Cut:
 class Settings:
     """One run. ``data_dir`` None: the flow's own generator makes the recordings, from ``seed``.
 
-    ``devices_as``: what emulated devices run, see `DeviceHostConfig`. ``rest_ns``: how long the sites idle first.
+    ``devices_as``: what emulated devices run, see `DeviceHostConfig`; None: boards where they can be emulated in time.
+    ``rest_ns``: how long the sites idle first.
     """
 
     flow_dir: Path
@@ -41,7 +42,7 @@ class Settings:
     data_dir: Path | None = None
     pins: Mapping[str, str] = field(default_factory=dict)
     seed: int = 7
-    devices_as: RunsAs = "firmware"
+    devices_as: RunsAs | None = None
     rest_ns: int = 0
 
 

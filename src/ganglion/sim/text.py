@@ -35,6 +35,8 @@ def text(report: Mapping[str, Any]) -> str:
     lines += ["", *_bytes(report["bytes"]), "", *_cuts(report), "", *_prediction(report)]
     lines += ["", *ledger_lines(report["device_ledgers"], report["played_s"])]
     lines += ["", *_kernels(report["kernels_ran_as"])]
+    if why := report["devices_not_boards_because"]:
+        lines.append(f"devices: not on emulated boards: {why}")
     lines += ["", "OK" if report["ok"] else "NOT OK: " + "; ".join(report["problems"])]
     return "\n".join(lines) + "\n"
 
@@ -121,6 +123,7 @@ def _kernels(ran_as: Mapping[str, list[str]]) -> list[str]:
 def _headline(report: Mapping[str, Any]) -> str:
     kinds = {
         "board": "on emulated Cortex-M",
+        "qemu": "on Cortex-M boards in QEMU",
         "firmware": "running the flow's firmware",
         "python": "in Python",
     }

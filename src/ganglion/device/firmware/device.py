@@ -11,8 +11,7 @@ from typing import Any, cast
 from ganglion.core.batch import Batch, sequence
 from ganglion.core.errors import HostError
 from ganglion.device.emulated import Command, FrameTimes
-from ganglion.device.firmware.box import Address, Core, Memory, Obeyed, Record, Report, Sent
-from ganglion.device.firmware.generate import Firmware
+from ganglion.device.firmware.box import Address, Core, Obeyed, Record, Report, Sent
 from ganglion.device.player import Player
 from ganglion.device.uplink import UplinkCounts
 from ganglion.engine.meter import Meter
@@ -39,26 +38,24 @@ class FirmwareStages:
 
 
 class FirmwareDevice(asyncio.DatagramProtocol):
-    """Runs until its player is told to stop. ``memory`` is a loaded library's or an emulated processor's."""
+    """Runs until its player is told to stop. ``core``'s memory is a loaded library's or an emulated processor's."""
 
     def __init__(
         self,
         origin: str,
-        firmware: Firmware,
-        memory: Memory,
+        core: Core,
         player: Player,
         *,
         boot: int,
         clock: Clock,
-        actuators: frozenset[str],
         on_acknowledged: Callable[[Batch], None],
     ) -> None:
         self.origin = origin
         self.player = player
         self.frames = 0
         self.raw_bytes = 0
-        self.core = Core(firmware, memory, origin, actuators)
-        self._every_ns = firmware.measured.every_ns
+        self.core = core
+        self._every_ns = core.firmware.measured.every_ns
         self._boot = boot
         self._clock = clock
         self._on_acknowledged = on_acknowledged
@@ -67,6 +64,7 @@ class FirmwareDevice(asyncio.DatagramProtocol):
         self._commands: list[Command] = []
         self._started_ns = 0
         self._wake = asyncio.Event()
+        self._failed: HostError | None = None
         self._transport: asyncio.DatagramTransport | None = None
         self._lost = asyncio.Event()
 
@@ -115,6 +113,8 @@ class FirmwareDevice(asyncio.DatagramProtocol):
     async def _pump(self) -> None:
         """Lets the firmware look at its clock when it asked for it, until it is done."""
         while not self.core.done:
+            if self._failed is not None:
+                raise self._failed
             self._wake.clear()
             left_ns = self.core.next_ns - self._clock.monotonic_ns()
             if left_ns > 0:
@@ -161,7 +161,7 @@ class FirmwareDevice(asyncio.DatagramProtocol):
     @property
     def uplinks(self) -> dict[str, FirmwareUplink]:
         """What became of each exported stream's rows until now."""
-        counts = self.core.report().uplinks
+        counts, _ = self.tallies(self.report())
         return {
             e.stage.id: FirmwareUplink(e.stage.id, e.urgent, counts[e.stage.id])
             for e in self.core.firmware.streams
@@ -170,8 +170,12 @@ class FirmwareDevice(asyncio.DatagramProtocol):
     @property
     def graph(self) -> FirmwareStages:
         """The counts of the stages, and of the frames that came in."""
+        return FirmwareStages(self.tallies(self.report())[1])
+
+    def tallies(self, report: Report) -> tuple[Mapping[str, UplinkCounts], Mapping[str, Counts]]:
+        """What became of each exported stream's rows, and the counts of the stages, as ``report`` says."""
         seen = {f"in:{self.core.firmware.measured.id}": Counts(rows=self.frames)}
-        return FirmwareStages(dict(self.core.report().stages) | seen)
+        return report.uplinks, dict(report.stages) | seen
 
     @property
     def commands_unknown(self) -> int:
@@ -228,7 +232,11 @@ class FirmwareDevice(asyncio.DatagramProtocol):
     def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
         """Called by asyncio for every datagram."""
         received_ns, began_ns = self._clock.monotonic_ns(), self.meter.begin()
-        self._take(self.core.receive(received_ns, (str(addr[0]), int(addr[1])), data), received_ns)
+        try:
+            self._take(self.core.receive(received_ns, (str(addr[0]), int(addr[1])), data), received_ns)
+        except HostError as error:  # asyncio would only log it
+            self._failed = error
+            self._wake.set()
         self.meter.end("device:received", 1, began_ns)
 
     def error_received(self, exc: Exception) -> None:
