@@ -8,12 +8,14 @@ impedance fault arcing on sandy soil in 15 kV distribution feeders", IEEE Trans.
 sources back to back behind diodes; here both and the resistance change from half wave to half wave). Others: load steps
 with more unbalance, loads of one phase or between two, capacitors, starting motors (locked-rotor current at a low power
 factor), transformers that are switched on (flux with an offset beyond a knee, decaying), drives (fifth and seventh
-harmonic). On top of all: noise up to 1.5 %, harmonics of the load and its flicker.
+harmonic). On top of all: noise up to 1.5 %, harmonics of the load and its flicker. Substation, load and its unbalance
+differ from event to event.
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,9 @@ RESISTANCE_OHM = (10.0, 300.0)
 OTHERS = ("LOAD_STEP", "LOAD_1PH", "MOTOR_START", "INRUSH", "DRIVE_ON", "CAP_ON", "CAP_OFF")
 NOISE = (0.004, 0.015)
 """Standard deviation of white noise, as a share of the amplitude before the event."""
+SOURCE, LOADS = (0.003, 2.0), (0.5, 4.0)
+"""Source impedance and load, as shares of the benchmark's; drawn evenly in the logarithm."""
+TRANSFORMER_KVA = (50, 500)
 T = np.arange(g.SAMPLES) / g.SAMPLES_PER_SECOND
 
 
@@ -37,14 +42,6 @@ def _smooth(wave: np.ndarray, after: int) -> np.ndarray:
     basis = np.exp(-1j * g.OMEGA * T)
     phasor = 2 * (wave[..., :cycles] * basis[:cycles]).mean(-1)
     return np.real(np.multiply.outer(phasor, np.conj(basis)))
-
-
-def _drop(place: g.Place, amps: np.ndarray) -> np.ndarray:
-    """What currents (3, n) take from the voltage at the feeder head: R i + L di/dt in phase coordinates."""
-    head = g.solve().heads[place.head]
-    z = g.phase_impedance(head.z1_ohm, head.z0_ohm)
-    slope = np.gradient(amps, 1 / g.SAMPLES_PER_SECOND, axis=1)
-    return np.asarray(z.real @ amps + z.imag / g.OMEGA @ slope)
 
 
 def arc(volt: np.ndarray, ohm: float, rng: np.random.Generator) -> np.ndarray:
@@ -83,16 +80,45 @@ def inrush(volt: np.ndarray, start: int, kva: float, rng: np.random.Generator) -
     return since * slope * (np.maximum(flux - knee, 0) - np.maximum(-flux - knee, 0))
 
 
-def _quiet(place: g.Place, load_mult: float, rng: np.random.Generator) -> g.Event:
-    _, v_pre, i_pre, _ = g._before(place, load_mult, rng)
-    return g.Event(v_pre, i_pre, np.zeros(3, complex), np.zeros(3, complex), 0.0)
+@dataclass(frozen=True)
+class Feeder:
+    """A feeder head before an event: impedance behind it (3, 3), phasors (3) of voltage and load current.
+
+    ``volt`` is phase A's voltage at the place where something happens.
+    """
+
+    place: g.Place
+    z_ohm: np.ndarray
+    v_pre: np.ndarray
+    i_pre: np.ndarray
+    volt: complex
+
+    @property
+    def load_a(self) -> float:
+        """Mean of the three load currents, A RMS."""
+        return float(np.abs(self.i_pre).mean())
 
 
-def _step(place: g.Place, load_mult: float, amps: Any, tau_s: float, rng: np.random.Generator) -> g.Event:
-    """Phasors (3) of a current that is added, counted from the head's voltages; the load draws as before."""
-    head, v_pre, i_pre, _ = g._before(place, load_mult, rng)
-    v_step = -g.phase_impedance(head.z1_ohm, head.z0_ohm) @ amps
-    return g.Event(v_pre, i_pre, v_step, amps, tau_s, ring_share=rng.uniform(0.1, 0.5))
+def feeder(place: g.Place, load_mult: float, rng: np.random.Generator) -> Feeder:
+    """The benchmark's feeder with another substation and other loads: what is learned must not be its impedance.
+
+    Source impedance 0.003 to 2 times the benchmark's, load 0.5 to 4 times, unbalance of 15 %, angle of 6 degrees.
+    """
+    head = g.solve().heads[place.head]
+    _, v_pre, i_pre, volt = g._before(place, load_mult, rng)
+    source = float(np.exp(rng.uniform(*np.log(SOURCE))))
+    shares = np.clip(rng.normal(1, 0.15, 3), 0.6, 1.4)
+    tilt = np.exp(1j * np.deg2rad(rng.normal(0, 6))) * np.exp(rng.uniform(*np.log(LOADS)))
+    z = g.phase_impedance(head.z1_ohm * source, head.z0_ohm * source)
+    even = np.abs(i_pre).mean() * i_pre / np.abs(i_pre)
+    return Feeder(place, z, v_pre, even * shares * tilt, volt)
+
+
+def _step(f: Feeder, amps: Any, tau_s: float, rng: np.random.Generator, **more: Any) -> g.Event:
+    """Phasors (3) of a current that is added; the load draws less while the voltage is low."""
+    v_step = -f.z_ohm @ amps
+    ring = {"ring_share": rng.uniform(0.1, 0.5)} | more
+    return g.Event(f.v_pre, f.i_pre, v_step, amps + f.i_pre * v_step / f.v_pre, tau_s, **ring)
 
 
 def _single(rng: np.random.Generator, load_a: float) -> np.ndarray:
@@ -109,44 +135,47 @@ def _single(rng: np.random.Generator, load_a: float) -> np.ndarray:
     return amps
 
 
-def _phasors(
-    place: g.Place, kind: str, ohm: float, load_mult: float, rng: np.random.Generator
-) -> g.Event:
+def _capacitor(f: Feeder, kind: str, load_mult: float, rng: np.random.Generator) -> g.Event:
+    event = g._other(f.place, kind, load_mult, rng)
+    before = f.i_pre - event.i_step if kind == "CAP_OFF" else f.i_pre
+    return replace(event, v_pre=f.v_pre, i_pre=before, v_step=-f.z_ohm @ event.i_step)
+
+
+def _phasors(f: Feeder, kind: str, ohm: float, load_mult: float, rng: np.random.Generator) -> g.Event:
     """The part of an event that phasors describe; arcs, inrush and harmonics come on top."""
     if kind in ("CAP_ON", "CAP_OFF"):
-        return g._other(place, kind, load_mult, rng)
+        return _capacitor(f, kind, load_mult, rng)
     if kind in g.KINDS and ohm > 0:
-        return g._fault(place, kind, ohm, load_mult, rng)
-    quiet = _quiet(place, load_mult, rng)
-    load_a = float(np.abs(quiet.i_pre).mean())
+        amps = g.fault_current(f.place, kind, ohm, f.volt)
+        return _step(f, amps, g.loop_tau_s(f.place, kind, ohm), rng)
     if kind == "LOAD_STEP":
         size = rng.uniform(0.05, 0.5) * rng.choice([-1, 1])
         tilt = np.exp(1j * np.deg2rad(rng.normal(0, 5)))
-        return _step(place, load_mult, quiet.i_pre * size * tilt * rng.normal(1, 0.03, 3), 1e-3, rng)
+        return _step(f, f.i_pre * size * tilt * rng.normal(1, 0.03, 3), 1e-3, rng)
     if kind == "LOAD_1PH":
-        return _step(place, load_mult, _single(rng, load_a), 1e-3, rng)
+        return _step(f, _single(rng, f.load_a), 1e-3, rng)
     if kind == "MOTOR_START":
         rated_a = rng.uniform(30, 300) / (np.sqrt(3) * g.NOMINAL_KV * 0.8)
         angle = np.arccos(rng.uniform(0.15, 0.35))
         amps = rated_a * rng.uniform(5, 7) * np.exp(-1j * angle) * g.BALANCED * rng.normal(1, 0.01, 3)
-        return _step(place, load_mult, amps, float(np.tan(angle)) / g.OMEGA, rng)
+        return _step(f, amps, float(np.tan(angle)) / g.OMEGA, rng)
     if kind == "DRIVE_ON":
-        amps = load_a * rng.uniform(0.05, 0.3) * g.BALANCED * rng.normal(1, 0.01, 3)
-        return _step(place, load_mult, amps, 1e-4, rng)
-    return quiet
+        amps = f.load_a * rng.uniform(0.05, 0.3) * g.BALANCED * rng.normal(1, 0.01, 3)
+        return _step(f, amps, 1e-4, rng)
+    none = np.zeros(3, complex)
+    return g.Event(f.v_pre, f.i_pre, none, none, 0.0)
 
 
 def _extra(
-    place: g.Place, kind: str, ohm: float, volts: np.ndarray, start: int, event: g.Event, rng: np.random.Generator
+    f: Feeder, kind: str, ohm: float, volts: np.ndarray, start: int, event: g.Event, rng: np.random.Generator
 ) -> np.ndarray:
     """Currents (3, n) that phasors do not describe; ``ohm`` is negative for an arc."""
     amps, since = np.zeros((3, g.SAMPLES)), np.arange(g.SAMPLES) >= start
     if kind in g.KINDS and ohm < 0:
         phase = "ABC".index(kind[0])
-        share = abs(place.volt.mean()) / abs(g.solve().heads[place.head].volt.mean())
-        amps[phase] = arc(volts[phase] * share, -ohm, rng) * since
+        amps[phase] = arc(volts[phase] * abs(f.volt / f.v_pre[0]), -ohm, rng) * since
     elif kind == "INRUSH":
-        amps = inrush(volts, start, float(np.exp(rng.uniform(*np.log((50, 500))))), rng)
+        amps = inrush(volts, start, float(np.exp(rng.uniform(*np.log(TRANSFORMER_KVA)))), rng)
     elif kind == "DRIVE_ON":
         size = np.sqrt(2) * abs(event.i_step[0])
         for order, share in ((5, rng.uniform(0.2, 0.4)), (7, rng.uniform(0.08, 0.15))):
@@ -173,12 +202,13 @@ def wave_of(
     place: g.Place, kind: str, ohm: float, load_mult: float, start: int, rng: np.random.Generator
 ) -> np.ndarray:
     """Float (6, 768) in V and A; a negative resistance is that of an arc."""
-    event = _phasors(place, kind, ohm, load_mult, rng)
+    f = feeder(place, load_mult, rng)
+    event = _phasors(f, kind, ohm, load_mult, rng)
     wave = g.waveform(event, start, rng)
-    volts = _smooth(wave[:3], start)
-    amps = _extra(place, kind, ohm, volts, start, event, rng)
+    amps = _extra(f, kind, ohm, _smooth(wave[:3], start), start, event, rng)
+    slope = np.gradient(amps, 1 / g.SAMPLES_PER_SECOND, axis=1)
+    wave[:3] -= f.z_ohm.real @ amps + f.z_ohm.imag / g.OMEGA @ slope
     wave[3:] += amps
-    wave[:3] -= _drop(place, amps)
     return np.asarray(wave + _background(event, rng))
 
 
