@@ -213,9 +213,18 @@ def wave_of(
 
 
 def generate(
-    out_dir: Path | str, *, seed: int, faults: int = 300, others: int = 300, part: str = "dev"
+    out_dir: Path | str,
+    *,
+    seed: int,
+    faults: int = 300,
+    others: int = 300,
+    part: str = "dev",
+    ohm_range: tuple[float, float] = RESISTANCE_OHM,
 ) -> Path:
-    """As `generate.generate`, which says what is written and what is refused; an arc's kind is that of its phase."""
+    """As `generate.generate`, which says what is written and what is refused; an arc's kind is that of its phase.
+
+    Resistances are drawn evenly in the logarithm from `ohm_range`; arcs are drawn above 10 ohm only.
+    """
     if faults < 0 or others < 0 or not 0 < faults + others <= g.EVENTS_MAX:
         raise ValueError(f"faults={faults}, others={others}: give counts with a sum of 1 to {g.EVENTS_MAX}")
     places = g.places_of(part)
@@ -226,8 +235,8 @@ def generate(
         kind, place = kinds[pick], places[rng.integers(len(places))]
         is_fault = kind in g.KINDS
         load_mult = round(float(rng.uniform(g.LOAD_LEVELS[0], g.LOAD_LEVELS[-1])), 3)
-        ohm = round(float(np.exp(rng.uniform(*np.log(RESISTANCE_OHM)))), 4) if is_fault else 0.0
-        arcing = kind in ("AG", "BG", "CG") and rng.random() < 0.5
+        ohm = round(float(np.exp(rng.uniform(*np.log(ohm_range)))), 4) if is_fault else 0.0
+        arcing = kind in ("AG", "BG", "CG") and rng.random() < 0.5 and ohm > RESISTANCE_OHM[0]
         start = int(rng.integers(3 * g.CYCLE, 6 * g.CYCLE))
         waves.append(g.to_counts(wave_of(place, kind, -ohm if arcing else ohm, load_mult, start, rng)))
         bus = place.name if is_fault else "-"
