@@ -232,6 +232,7 @@ def judge(f: Any, s: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     signals = {
         "armed": armed,
         "fast": fast,
+        "above": above,
         "slow": picked >= CONFIRM_FRAMES,
         "residual": residual,
         "rise": rise,

@@ -17,7 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from examples.feeder import detect
+if __package__:
+    from examples.feeder import detect
+else:  # imported by a file beside it
+    import detect  # type: ignore[no-redef]
 
 SAMPLES_PER_SECOND = 3840
 LEAD_FRAMES, DEAD_FRAMES = 24, 4

@@ -16,6 +16,7 @@ from rich.console import Console
 from ganglion.cli.calibrate import calibrate_command
 from ganglion.cli.compare import compare_command
 from ganglion.cli.device import device
+from ganglion.cli.learning import model
 from ganglion.cli.live import watching
 from ganglion.core.errors import GanglionError, RunError
 from ganglion.core.topology import Topology
@@ -49,6 +50,7 @@ app = typer.Typer(
 app.add_typer(device, name="device")
 app.command("calibrate")(calibrate_command)
 app.command("compare")(compare_command)
+app.add_typer(model, name="model")
 
 FlowDir = Annotated[Path, typer.Argument(metavar="FLOW_DIR", help="A folder with flow.py and topology.yaml.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]

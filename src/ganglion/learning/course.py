@@ -14,7 +14,7 @@ from ganglion.learning import training
 from ganglion.learning.float_graph import float_graph
 from ganglion.learning.int8_network import Int8Network
 from ganglion.learning.onnx_runtime import integers, quantised
-from ganglion.learning.recipe import Answers, Array, Examples, Layers, Recipe
+from ganglion.learning.recipe import Answers, Array, Examples, Layers, Recipe, measures_of
 from ganglion.learning.training import Trained
 
 TEACHER_SEED_STEP = 1000
@@ -57,9 +57,7 @@ def measured(
         found[f"balanced.{part}"] = float(
             np.mean([right[examples.classes == c].mean() for c in np.unique(examples.classes)])
         )
-    if recipe.measures is not None:
-        found |= {name: float(value) for name, value in recipe.measures(answers, directory).items()}
-    return found
+    return found | measures_of(recipe, answers, directory)
 
 
 def answers_of(trained: Trained) -> Answers:

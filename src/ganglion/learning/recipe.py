@@ -6,7 +6,8 @@ import hashlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from ganglion.core.errors import DataError
+from ganglion.core.errors import DataError, GanglionError
 
 Array: TypeAlias = npt.NDArray[Any]
 Answers: TypeAlias = Callable[[Array], Array]
@@ -155,22 +156,50 @@ def load_recipe(path: Path) -> Recipe:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     sys.path.insert(0, location)  # and it stays: a recipe may import when its data are made
-    try:
+    with _code(path.name, location):
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith(location)]
-        where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-        raise DataError(
-            "learning.recipe-code",
-            f"{path} failed: {type(error).__name__}: {error}{where}",
-            why="it must run to define the recipe",
-            next_step=f"try it alone: python {path}",
-        ) from error
     found = list({id(v): v for v in vars(module).values() if isinstance(v, Recipe)}.values())
     if len(found) != 1:
         raise _wrong(path, f"it defines {len(found)} recipes, not one")
     _check(path, found[0])
     return found[0]
+
+
+@contextmanager
+def _code(what: str, location: str) -> Iterator[None]:
+    """The author's code: what it raises is said with its line; our own errors pass."""
+    try:
+        yield
+    except GanglionError:
+        raise
+    except (Exception, SystemExit) as error:
+        frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith(location)]
+        where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+        raise DataError(
+            "learning.recipe-code",
+            f"{what} failed: {type(error).__name__}: {error}{where}",
+            why="a recipe's file, data and measures must run",
+            next_step="correct the line; python -m pdb RECIPE stops there",
+        ) from error
+
+
+def examples_of(recipe: Recipe, directory: Path) -> Mapping[str, Examples]:
+    """The recipe's data. Raises `DataError` ``learning.recipe-code`` when it fails and ``learning.examples`` for its form."""
+    with _code(f"the data of {recipe.name}", _folder(recipe.data)):
+        parts = recipe.data(directory)
+    return _checked(parts, recipe)
+
+
+def measures_of(recipe: Recipe, answers: Answers, directory: Path) -> dict[str, float]:
+    """The recipe's own measures of a network. Raises `DataError` ``learning.recipe-code`` when they fail."""
+    if recipe.measures is None:
+        return {}
+    with _code(f"the measures of {recipe.name}", _folder(recipe.measures)):
+        return {name: float(value) for name, value in recipe.measures(answers, directory).items()}
+
+
+def _folder(function: Callable[..., Any]) -> str:
+    return str(Path(getattr(function, "__code__", _folder.__code__).co_filename).parent)
 
 
 def _check(path: Path, recipe: Recipe) -> None:
@@ -201,8 +230,7 @@ def _rules(r: Recipe) -> list[tuple[bool, str]]:
     ]
 
 
-def checked(parts: Mapping[str, Examples], recipe: Recipe) -> Mapping[str, Examples]:
-    """The examples, when they have the promised form. Raises `DataError` ``learning.examples``."""
+def _checked(parts: Mapping[str, Examples], recipe: Recipe) -> Mapping[str, Examples]:
     for part, examples in parts.items():
         inputs, classes = examples.inputs, examples.classes
         wrong = ""
