@@ -6,8 +6,8 @@ second and third harmonic. A number grows like d / (|d| + size): near zero as fi
 circuit does not drown the rest. The network sees this frame and the one before: a fault stays, an inrush decays.
 
 Who decides: what the rule takes for a fault in one frame (`fast`) trips, whatever the network says. Below that, where
-the rule would wait for a second frame, the network has to agree; and where it is sure it needs no rule. Both need two
-frames in turn. DATA.md has the figures, docs/adr/0014 the reasons.
+the rule waits for a second frame, a network that is sure of no fault overrules it, and one that is sure of a fault
+needs no rule. All this needs two frames in turn. DATA.md has the figures, docs/adr/0014 the reasons.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 if __package__:
     from examples.feeder import detect
 else:  # beside flow.py, whose folder is on the path
-    import detect  # type: ignore[no-redef]
+    import detect  # type: ignore[no-redef] # the same module by its plain name
 
 NUMBERS = 22
 """Numbers that describe one frame."""
@@ -33,7 +33,8 @@ STEP_SHARE, VOLT_SHARE, SKEW_SHARE, HARMONIC_SHARE, TONE_SHARE = 0.3, 0.1, 0.004
 pick-up, and of the change of the fundamental."""
 
 SURE = 1.0
-"""How much more likely than "none" (in the logarithm) a kind of fault has to be where the rule sees nothing."""
+"""How much likelier than "none" (in the logarithm) a kind of fault has to be where the rule sees nothing, and how much
+less likely to overrule the rule where it does: the network acts against the rule only when it is sure."""
 
 LIKELY_FRAMES = 2
 
@@ -104,7 +105,7 @@ def _look(f: Any, s: Any) -> tuple[Any, dict[str, Any], dict[str, Any]]:
 
 
 def observe(f: Any, s: Any) -> tuple[dict[str, Any], bool, dict[str, Any]]:
-    """What there is to learn from: `x` f32[44] as the network is given it, and the rule's `armed`, `fast`, `above`, `slow`.
+    """What there is to learn from: `x` f32[44] as the network is given it, and some of the rule's signals.
 
     The memory follows the rule alone, so what is learned is what the device will see, whatever the network answers.
     """
@@ -113,7 +114,9 @@ def observe(f: Any, s: Any) -> tuple[dict[str, Any], bool, dict[str, Any]]:
     return {"x": x, **{k: now[k] for k in ("armed", "fast", "above", "slow")}}, True, after
 
 
-def decider(network: Callable[[Any], Any]) -> Callable[[Any, Any], tuple[dict[str, Any], bool, dict[str, Any]]]:
+def decider(
+    network: Callable[[Any], Any],
+) -> Callable[[Any, Any], tuple[dict[str, Any], bool, dict[str, Any]]]:
     """`decide` with a network: f32[44] to f32[11], the logits of `KINDS`."""
 
     def decide(f: Any, s: Any) -> tuple[dict[str, Any], bool, dict[str, Any]]:
@@ -121,7 +124,7 @@ def decider(network: Callable[[Any], Any]) -> Callable[[Any, Any], tuple[dict[st
         x, now, after = _look(f, s)
         logits = network(x)
         margin = np.max(logits[1:]) - logits[0]
-        agreed = (margin > SURE) | (now["above"] & (margin > 0.0))
+        agreed = margin > np.where(now["above"], -SURE, SURE)
         counted = (s.likely + (agreed & (s.likely < LIKELY_FRAMES))) * agreed
         likely = np.where(f.bad, s.likely, counted)
         trip = now["armed"] & (now["fast"] | (likely >= LIKELY_FRAMES)) & ~s.latched

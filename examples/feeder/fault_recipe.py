@@ -1,4 +1,4 @@
-"""How the feeder's fault classifier is learned: `ganglion model train|distill|quantize examples/feeder/fault_recipe.py`.
+"""How the feeder's fault classifier is learned: `ganglion model train`, `distill`, `quantize`, each with this file.
 
 Everything is simulated anew from seeds (DATA.md says how), played frame by frame through the kernels of the flow, and
 what the network would be given is kept with the kind of fault that the frame is in. Buses of the part `dev` and the
@@ -50,7 +50,7 @@ RECORDINGS = {"ieee123-train": "train", "ieee123-dev": "dev"}
 
 @dataclass(frozen=True)
 class Played:
-    """Events as the device sees them: per event and frame (after the lead) the network's input and the rule's signals."""
+    """Events as the device sees them: the network's input and the rule's signals, by event and frame after the lead."""
 
     x: np.ndarray
     signals: Mapping[str, np.ndarray]
@@ -86,7 +86,7 @@ def play(folder: Path) -> Played:
 
 
 def examples(*sets: Played) -> Examples:
-    """The frames with their kind: none before a fault and in what is no fault; frames with a sliver of one are left out."""
+    """The frames with their kind, none before a fault and without one; those with a sliver of one are left out."""
     inputs, kinds = [], []
     for played in sets:
         after = played.overlap()
@@ -157,13 +157,13 @@ def rule_trips(played: Played) -> np.ndarray:
 def network_trips(played: Played, logits: np.ndarray) -> np.ndarray:
     """Frames in which `classify.decider` would; `logits` (events, frames, kinds)."""
     margin = logits[..., 1:].max(-1) - logits[..., 0]
-    agreed = (margin > classify.SURE) | (played.signals["above"] & (margin > 0))
+    agreed = margin > np.where(played.signals["above"], -classify.SURE, classify.SURE)
     return np.asarray(played.signals["fast"] | consecutive(agreed))
 
 
 def measures(network: Callable[[np.ndarray], np.ndarray], directory: Path) -> dict[str, float]:
-    """Trips of the whole decision by set: `trips.SET.recall`, `.caught`, `.false_trips`, `.latency_ms`, and the rule's."""
-    found = {}
+    """Trips of the whole decision by set (`trips.SET.recall`, `caught` and so on), and of the rule alone."""
+    found: dict[str, float] = {}
     sets = {name: simulated(directory, name) for name in ("check", "dev-hard", "dev-plain")} | recordings()
     for name, played in sets.items():
         logits = network(played.x.reshape(-1, played.x.shape[-1])).reshape(*played.x.shape[:2], -1)
@@ -180,14 +180,14 @@ recipe = Recipe(
     teacher=(Dense(128), Dense(128)),
     training=Training(epochs=30),
     teacher_training=Training(epochs=20),
-    distillation=Distillation(temperature=2.0, weight=0.7, members=3),
+    distillation=Distillation(temperature=1.0, weight=0.9, members=3),
     seeds=(1, 2, 3, 4, 5),
     measures=measures,
     gate=Gate(
-        at_least={"accuracy.check": 0.92, "trips.check.recall": 0.85, "trips.dev-plain.recall": 1.0},
+        at_least={"accuracy.check": 0.92, "trips.check.recall": 0.87, "trips.dev-plain.recall": 1.0},
         at_most={
             "trips.dev-plain.false_trips": 0,
-            "trips.check.false_trips": 40,
+            "trips.check.false_trips": 50,
             "quantisation_loss": 0.005,
             "flash_bytes": 8_000,
             "ram_bytes": 400,

@@ -24,7 +24,7 @@ import numpy as np
 if __package__:
     from examples.feeder import generate as g
 else:  # run as a script, or imported by a file beside it
-    import generate as g  # type: ignore[import-not-found,no-redef]
+    import generate as g  # type: ignore[no-redef] # the same module by its plain name
 
 RESISTANCE_OHM = (10.0, 300.0)
 OTHERS = ("LOAD_STEP", "LOAD_1PH", "MOTOR_START", "INRUSH", "DRIVE_ON", "CAP_ON", "CAP_OFF")
@@ -229,7 +229,9 @@ def generate(
         raise ValueError(f"faults={faults}, others={others}: give counts with a sum of 1 to {g.EVENTS_MAX}")
     places = g.places_of(part)
     rng = np.random.default_rng(seed)
-    kinds = [g.KINDS[n % len(g.KINDS)] for n in range(faults)] + [OTHERS[n % len(OTHERS)] for n in range(others)]
+    kinds = [g.KINDS[n % len(g.KINDS)] for n in range(faults)] + [
+        OTHERS[n % len(OTHERS)] for n in range(others)
+    ]
     waves, rows = [], []
     for row, pick in enumerate(rng.permutation(len(kinds))):
         kind, place = kinds[pick], places[rng.integers(len(places))]

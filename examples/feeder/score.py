@@ -20,7 +20,7 @@ import numpy as np
 if __package__:
     from examples.feeder import detect
 else:  # imported by a file beside it
-    import detect  # type: ignore[no-redef]
+    import detect  # type: ignore[no-redef] # the same module by its plain name
 
 SAMPLES_PER_SECOND = 3840
 LEAD_FRAMES, DEAD_FRAMES = 24, 4

@@ -98,8 +98,8 @@ def test_what_is_wrong_is_said_in_one_place(ganglion, tmp_path, arguments, code)
 def test_a_broken_topology_is_named_by_line(ganglion, tmp_path):
     broken = tmp_path / "flow"
     broken.mkdir()
-    for name in ("flow.py", "detect.py"):
-        (broken / name).write_text((FEEDER / name).read_text())
+    for name in ("flow.py", "detect.py", "classify.py", "fault.onnx"):
+        (broken / name).write_bytes((FEEDER / name).read_bytes())
     text = (FEEDER / "topology.yaml").read_text().replace("latency: 40ms", "latency: 40 moments", 1)
     (broken / "topology.yaml").write_text(text)
     line = next(n for n, x in enumerate(text.splitlines(), start=1) if "moments" in x)

@@ -32,7 +32,8 @@ RecipeFile = Annotated[
     Path, typer.Argument(metavar="RECIPE", help="A Python file with a recipe, e.g. fault_recipe.py.")
 ]
 Out = Annotated[
-    Path | None, typer.Option("--out", metavar="DIR", help="Where everything goes (default: build/models/NAME).")
+    Path | None,
+    typer.Option("--out", metavar="DIR", help="Where everything goes (default: build/models/NAME)."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 NetworkFile = Annotated[
@@ -90,7 +91,9 @@ def distill_command(recipe_file: RecipeFile, out: Out = None, as_json: AsJson = 
     best = course.chosen(recipe, pairs)
     facts = card.learning_facts(recipe, pairs, best.seed) | {"measures": best.distilled_measures}
     _keep(bench.file("student.npz"), kept.dump(recipe, "student", data, [best.distilled], facts))
-    lines = [f"{len(pairs)} seeds, student of {best.distilled.parameters:,} parameters; median (least to largest)\n"]
+    lines = [
+        f"{len(pairs)} seeds, student of {best.distilled.parameters:,} parameters; median (least to largest)\n"
+    ]
     lines += [f"  {'measure':28}{'alone':>28}{'distilled':>28}{'gain at a seed':>30}\n"]
     for name, both in facts["comparison"].items():
         texts = [_spread(both[who], signed=who == "gain") for who in ("alone", "distilled", "gain")]
@@ -158,7 +161,7 @@ def evaluate_command(
         part: int(np.sum(found(examples.inputs).argmax(1) == examples.classes))
         for part, examples in bench.parts.items()
     }
-    facts = {"network": where, "sha256": found.digest, "measures": measures, "right": counts}
+    facts: dict[str, Any] = {"network": where, "sha256": found.digest, "measures": measures, "right": counts}
     facts["onnx_runtime_differing_integers"] = differing
     compared = "not compared: onnxruntime is not installed" if differing is None else f"{differing}"
     rights = "".join(f"  right   {part}: {n} of {len(bench.parts[part])}\n" for part, n in counts.items())
@@ -168,9 +171,13 @@ def evaluate_command(
 
 @model.command("compile")
 def compile_command(
-    source: Annotated[Path, typer.Argument(metavar="RECIPE|FILE.onnx", help="A recipe, or a quantised network.")],
+    source: Annotated[
+        Path, typer.Argument(metavar="RECIPE|FILE.onnx", help="A recipe, or a quantised network.")
+    ],
     network: NetworkFile = None,
-    target: Annotated[str, typer.Option("--target", help="A Cortex-M: what the sizes are of.")] = "cortex-m4f",
+    target: Annotated[
+        str, typer.Option("--target", help="A Cortex-M: what the sizes are of.")
+    ] = "cortex-m4f",
     out: Out = None,
     as_json: AsJson = False,
 ) -> None:
@@ -188,14 +195,20 @@ def compile_command(
     sizes = _footprint(found, chip.name, directory)
     facts = _card_beside(Path(where), found) or {"card": card.CARD_VERSION, "name": name}
     classes = facts.get("network", {}).get("classes") or (recipe.classes if recipe else ())
-    facts |= {"network": card.network_facts(found, classes), "footprint": asdict(sizes), "tools": card.tools()}
+    facts |= {
+        "network": card.network_facts(found, classes),
+        "footprint": asdict(sizes),
+        "tools": card.tools(),
+    }
     files = {k: v.encode() for k, v in c_files(found.network, name).items()}
     files |= {f"{symbol}.onnx": found.content, f"{symbol}.json": card.dumps(facts)}
     room = directory / "c"
     for file, content in files.items():
         _keep(room / file, content)
     listed = ", ".join(sorted(files))
-    _print(facts | {"files": str(room)}, f"{where}\n{_sizes(sizes)}  files   {room}: {listed}\n", as_json=as_json)
+    _print(
+        facts | {"files": str(room)}, f"{where}\n{_sizes(sizes)}  files   {room}: {listed}\n", as_json=as_json
+    )
 
 
 def _part(bench: _Bench, part: str) -> Examples:

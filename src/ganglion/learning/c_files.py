@@ -68,4 +68,6 @@ def c_files(network: Network, name: str) -> dict[str, str]:
 def _scales(upper: str, which: str, scale: Quantised | None) -> str:
     if scale is None:
         return ""
-    return f"#define {upper}_{which}_SCALE {scale.scale.hex()}f\n#define {upper}_{which}_ZERO ({scale.zero})\n"
+    return (
+        f"#define {upper}_{which}_SCALE {scale.scale.hex()}f\n#define {upper}_{which}_ZERO ({scale.zero})\n"
+    )

@@ -1,4 +1,4 @@
-"""The course of a recipe: teacher, students with and without it, the int8 form; each step a function of what came before."""
+"""The course of a recipe: teacher, students with and without it, the int8 form; each step a function of the last."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a network needs of a microcontroller: flash, RAM and stack from a linked image, instructions from an emulated one.
+"""What a network needs of a microcontroller: flash, RAM and stack of a linked image, instructions of an emulated one.
 
 The image holds the network and nothing else: from reset it sleeps, and each time it wakes it computes one frame. The
 emulator is the firmware's own, in a process of its own; the frame lies where a device's box would.

@@ -1,4 +1,4 @@
-"""The gate: a network that misses what its recipe asks for does not leave, and what nobody could measure is missed too."""
+"""The gate: a network that misses what its recipe asks for does not leave; what nobody could measure is missed too."""
 
 from __future__ import annotations
 
@@ -43,6 +43,6 @@ def findings(gate: Gate, measures: Mapping[str, float], sizes: Footprint) -> lis
     for bounds, at_least in ((gate.at_least, True), (gate.at_most, False)):
         for name, bound in bounds.items():
             if name not in values:
-                raise unknown_measure(name, {k: 0.0 for k in values})
+                raise unknown_measure(name, dict.fromkeys(values, 0.0))
             found.append(Finding(name, bound, at_least, values[name]))
     return found

@@ -33,14 +33,15 @@ def dump(
     }
     about = _about(recipe, who, networks[0].layers, data)
     file = io.BytesIO()
-    np.savez(file, about=np.array(about), facts=np.array(orjson.dumps(facts).decode()), **arrays)  # type: ignore[arg-type] # its stubs take no mapping
+    arrays |= {"about": np.array(about), "facts": np.array(orjson.dumps(facts).decode())}
+    np.savez(file, **arrays)  # type: ignore[arg-type] # its stubs take no mapping
     return file.getvalue()
 
 
 def load(
     path: Path, recipe: Recipe, who: str, layers: Layers, data: Examples
 ) -> tuple[list[Trained], dict[str, object]]:
-    """What `dump` wrote. Raises `DataError` ``learning.kept`` when it is missing, or of another recipe or other data."""
+    """What `dump` wrote. Raises `DataError` ``learning.kept`` when it is missing, of another recipe or other data."""
     command = "train" if who == "teacher" else "distill"
     whole = (*layers, Dense(len(recipe.classes)))
     try:

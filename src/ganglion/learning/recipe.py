@@ -1,4 +1,4 @@
-"""A recipe: what a network learns from, how it is built and trained, and what it must reach. A Python file beside a flow."""
+"""A recipe: what a network learns from, how it is built and trained, what it must reach. A file beside a flow."""
 
 from __future__ import annotations
 
@@ -94,8 +94,8 @@ class Training:
 class Distillation:
     """Hinton, Vinyals, Dean: "Distilling the knowledge in a neural network" (2015), equation 1 and section 2.
 
-    The loss is ``weight * T^2 * KL(teacher at T, student at T) + (1 - weight) * cross-entropy``. The teacher is the mean
-    of the probabilities of ``members`` networks, each trained from a seed of its own.
+    The loss is ``weight * T^2 * KL(teacher at T, student at T) + (1 - weight) * cross-entropy``. The teacher is the
+    mean of the probabilities of ``members`` networks, each trained from a seed of its own.
     """
 
     temperature: float = 3.0
@@ -184,7 +184,10 @@ def _code(what: str, location: str) -> Iterator[None]:
 
 
 def examples_of(recipe: Recipe, directory: Path) -> Mapping[str, Examples]:
-    """The recipe's data. Raises `DataError` ``learning.recipe-code`` when it fails and ``learning.examples`` for its form."""
+    """The recipe's data.
+
+    Raises `DataError` ``learning.recipe-code`` when its function fails, ``learning.examples`` for another form.
+    """
     with _code(f"the data of {recipe.name}", _folder(recipe.data)):
         parts = recipe.data(directory)
     return _checked(parts, recipe)
@@ -216,7 +219,10 @@ def _rules(r: Recipe) -> list[tuple[bool, str]]:
     kernels = [k for layer in layers if isinstance(layer, Convolution) for k in layer.kernel]
     d = r.distillation
     return [
-        (bool(r.name) and r.name.replace("-", "").isalnum(), f"name {r.name!r} is not letters, digits and dashes"),
+        (
+            bool(r.name) and r.name.replace("-", "").isalnum(),
+            f"name {r.name!r} is not letters, digits and dashes",
+        ),
         (2 <= len(r.classes) <= CLASSES_MAX, f"it has {len(r.classes)} classes, not 2 to {CLASSES_MAX}"),
         (len(layers) <= LAYERS_MAX, f"it has more than {LAYERS_MAX} layers"),
         (all(0 < w <= WIDTH_MAX for w in widths), f"a layer is not 1 to {WIDTH_MAX} wide"),
@@ -226,7 +232,10 @@ def _rules(r: Recipe) -> list[tuple[bool, str]]:
         (all(t.learning_rate > 0 <= t.weight_decay for t in trainings), "a learning rate is not positive"),
         (d.temperature > 0 and 0 <= d.weight <= 1, "temperature is not positive, or weight not 0 to 1"),
         (0 < d.members <= MEMBERS_MAX, f"the teacher does not have 1 to {MEMBERS_MAX} members"),
-        (0 < len(set(r.seeds)) == len(r.seeds) <= SEEDS_MAX, f"seeds are not 1 to {SEEDS_MAX} different ones"),
+        (
+            0 < len(set(r.seeds)) == len(r.seeds) <= SEEDS_MAX,
+            f"seeds are not 1 to {SEEDS_MAX} different ones",
+        ),
     ]
 
 
@@ -237,7 +246,8 @@ def _checked(parts: Mapping[str, Examples], recipe: Recipe) -> Mapping[str, Exam
         if not 0 < len(classes) <= EXAMPLES_MAX or len(inputs) != len(classes):
             wrong = f"has {len(inputs)} inputs and {len(classes)} classes, not 1 to {EXAMPLES_MAX} of both"
         elif inputs.dtype != np.float32 or inputs.ndim not in (2, 4):
-            wrong = f"has inputs {inputs.dtype}{list(inputs.shape)}, not float32 (n, features) or (n, channels, rows, columns)"
+            form = "float32 (n, features) or (n, channels, rows, columns)"
+            wrong = f"has inputs {inputs.dtype}{list(inputs.shape)}, not {form}"
         elif not np.isfinite(inputs).all():
             wrong = "has inputs that are not finite"
         elif classes.min() < 0 or classes.max() >= len(recipe.classes):

@@ -67,7 +67,7 @@ def _quietly(seed: int) -> Iterator[Any]:
     torch = _torch()
     threads, strict = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)  # noqa: FBT003 # its only parameter
+    torch.use_deterministic_algorithms(True)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -114,9 +114,9 @@ def train(
 ) -> Trained:
     """A network of ``layers`` and a last dense one, trained from ``seed``.
 
-    ``soft``: the teacher's log-probabilities (n, classes) at the temperature of ``distillation``: the student learns from
-    them as well. Order of batches and first weights depend on the seed alone, so a student with and one without a
-    teacher start alike and see the same batches.
+    ``soft``: the teacher's log-probabilities (n, classes) at the temperature of ``distillation``, which the student
+    learns from as well. Order of batches and first weights depend on the seed alone, so a student with a teacher and
+    one without start alike and see the same batches.
     """
     whole = (*layers, Dense(classes))
     shape = tuple(int(n) for n in examples.inputs.shape[1:])
