@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -47,10 +48,11 @@ def load(
     try:
         if path.stat().st_size > FILE_BYTES_MAX:
             raise ValueError("it is too large")
-        with np.load(path, allow_pickle=False) as file:
+        # From memory: NumPy leaves a file open that it cannot read.
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             about, facts = str(file["about"]), orjson.loads(str(file["facts"]))
             held = {name: np.array(file[name]) for name in file.files if "." in name}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise _wrong(path, who, command, str(error)) from error
     if about != _about(recipe, who, whole, data):
         raise _wrong(path, who, command, "the recipe or its data changed since")
