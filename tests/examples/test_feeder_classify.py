@@ -3,7 +3,9 @@
 import importlib.util
 import json
 import os
+import subprocess
 import sys
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,9 +26,23 @@ ROOT = Path(__file__).resolve().parents[2]
 FEEDER = ROOT / "examples" / "feeder"
 CARD = json.loads((FEEDER / "fault.json").read_bytes())
 NETWORK = gg.network(FEEDER / "fault.onnx")
-SURE_NONE, SURE_FAULT, UNSURE = (
-    (lambda _, v=v: np.array([v, *[0] * 10], np.float32)) for v in (5.0, -5.0, 0.5)
-)
+
+
+def answering(value):
+    """A network that always gives this logit for no fault, and 0 for all others."""
+    return lambda _: np.array([value, *[0] * 10], np.float32)
+
+
+def following(networks):
+    """A network that answers each time as the next of several."""
+
+    def answer(x):
+        return next(networks)(x)
+
+    return answer
+
+
+SURE_NONE, SURE_FAULT, UNSURE = answering(5.0), answering(-5.0), answering(0.5)
 WEAK = cycle(unbalance=(1.25, 0.9, 1.0))
 SHARED = Path(os.environ.get("GANGLION_SHARED_DATA", ROOT.parent / "shared" / "data"))
 RECORDINGS = SHARED / "ieee123_fault_waveforms"
@@ -60,10 +76,10 @@ def test_a_network_that_is_sure_of_a_fault_needs_no_rule_but_two_frames():
         trips(calm, SURE_FAULT) == [detect.HOLD_OFF_FRAMES + 1]
         or trips(calm, SURE_FAULT)[0] >= detect.HOLD_OFF_FRAMES
     )
-    once = iter([False] * 10 + [True] + [False] * 9)
-    assert trips([cycle()] * 20, lambda x: (SURE_FAULT if next(once) else SURE_NONE)(x)) == []
-    twice = iter([False] * 10 + [True] * 2 + [False] * 8)
-    assert trips([cycle()] * 20, lambda x: (SURE_FAULT if next(twice) else SURE_NONE)(x)) == [11]
+    calls = iter([SURE_NONE] * 10 + [SURE_FAULT] + [SURE_NONE] * 9)
+    assert trips([cycle()] * 20, following(calls)) == []
+    again = iter([SURE_NONE] * 10 + [SURE_FAULT] * 2 + [SURE_NONE] * 8)
+    assert trips([cycle()] * 20, following(again)) == [11]
 
 
 def test_an_unsure_network_leaves_the_rule_as_it_is():
@@ -117,7 +133,12 @@ def test_what_is_learned_is_what_the_device_sees():
     """The network's input in `observe` and in `decide`, with memories that have seen the same frames."""
     seen = []
     frames = [cycle()] * 8 + [WEAK] * 3 + [FAULT] * 2
-    play(frames, lambda x: seen.append(np.array(x)) or SURE_NONE(x))
+
+    def noting(x):
+        seen.append(np.array(x))
+        return SURE_NONE(x)
+
+    play(frames, noting)
     state = dict(classify.STATE)
     for n, x in enumerate(frames):
         out, _, state = classify.observe(SimpleNamespace(**detect.features(x)), SimpleNamespace(**state))
@@ -173,8 +194,6 @@ def test_its_figures_are_found_again(recipe, tmp_path):
     if examples.digest != CARD["data"]["dev-plain"]["sha256"]:
         pytest.skip("other versions of pandapower or NumPy simulate other bytes than the card's")
     network = Int8Network.read((FEEDER / "fault.onnx").read_bytes())
-    from dataclasses import replace
-
     found = measured(network, replace(recipe, measures=None), {"dev-plain": examples}, tmp_path)
     logits = network(played.x.reshape(-1, 44)).reshape(*played.x.shape[:2], -1)
     counted = module.outcome(played, module.network_trips(played, logits))
@@ -202,6 +221,4 @@ def test_the_network_is_read_without_torch_or_onnx_runtime():
     assert importlib.util.find_spec("ganglion.learning") is not None
     lines = "import sys\nsys.modules['torch'] = sys.modules['onnxruntime'] = None\n"
     lines += f"import pathlib\nfrom ganglion.flow.load import load_flow\nload_flow(pathlib.Path({str(FEEDER)!r}))\n"
-    import subprocess
-
     subprocess.run([sys.executable, "-c", lines], check=True)

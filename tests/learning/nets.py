@@ -28,7 +28,9 @@ def rings(rng, count):
 
 def drawn(rng, shape, layers, classes):
     """A network with drawn weights, as training would leave it."""
-    whole, weights, now = (*layers, Dense(classes)), [], shape
+    now: tuple[int, ...] = shape
+    size: tuple[int, ...]
+    whole, weights = (*layers, Dense(classes)), []
     for layer in whole:
         if isinstance(layer, GlobalAverage):
             now = (now[0], 1, 1)

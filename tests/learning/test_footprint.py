@@ -10,6 +10,8 @@ import pytest
 from ganglion.core.errors import GanglionError
 from ganglion.host.system import SystemProcesses
 from ganglion.kernels.c.toolchain import compilers
+from ganglion.kernels.networks.emission import emit_network
+from ganglion.kernels.networks.reference import compute
 from ganglion.learning import footprint as measuring
 from ganglion.learning.c_files import c_files, symbol_of
 from ganglion.learning.footprint import board, footprint
@@ -53,8 +55,8 @@ def test_a_wider_network_needs_more_of_everything(networks, directory):
     assert not small.missing
     for name in ("flash_bytes", "ram_bytes", "instructions"):
         assert 0 < getattr(small, name) < getattr(large, name)
-    assert large.flash_bytes - small.flash_bytes > 56 * 16, "its weights lie in flash"
-    assert large.instructions > 64 * 16 // 4
+    assert (large.flash_bytes or 0) - (small.flash_bytes or 0) > 56 * 16, "its weights lie in flash"
+    assert (large.instructions or 0) > 64 * 16 // 4
 
 
 @needs_emulator
@@ -63,7 +65,7 @@ def test_wrong_integers_of_a_processor_are_noticed(networks, directory, monkeypa
     small, _ = networks
     layers = tuple(replace(la, bias=la.bias + 500) for la in small.network.layers)
     other = replace(small.network, layers=layers)
-    written = measuring.emit_network(other, "gg_network")
+    written = emit_network(other, "gg_network")
     monkeypatch.setattr(measuring, "emit_network", lambda *_: written)
     with pytest.raises(AssertionError, match="emulated integers differ"):
         footprint(small.network, frames_of(small, 3), board("cortex-m4f"), directory, SystemProcesses())
@@ -72,7 +74,7 @@ def test_wrong_integers_of_a_processor_are_noticed(networks, directory, monkeypa
 def test_what_cannot_be_measured_is_named(networks, directory, monkeypatch):
     monkeypatch.setattr(measuring, "compilers", list)
     found = footprint(
-        networks[0].network, frames_of(networks[0], 1), board("cortex-m4f"), tmp_path, SystemProcesses()
+        networks[0].network, frames_of(networks[0], 1), board("cortex-m4f"), directory, SystemProcesses()
     )
     assert (found.flash_bytes, found.stack_bytes, found.instructions) == (None, None, None)
     assert found.ram_bytes > 0
@@ -116,6 +118,4 @@ def test_the_files_build_in_a_program_of_ones_own(networks, tmp_path):
     subprocess.run([*command, *flags], cwd=tmp_path, check=True, capture_output=True)
     frames = frames_of(network, 50)
     done = subprocess.run([tmp_path / "program"], input=frames.tobytes(), capture_output=True, check=True)
-    from ganglion.kernels.networks.reference import compute
-
     assert np.array_equal(np.frombuffer(done.stdout, np.int8), compute(network.network, frames).ravel())

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from ganglion.core.errors import GanglionError
-from ganglion.learning.gate import findings
 from ganglion.learning.footprint import Footprint
+from ganglion.learning.gate import findings
 from ganglion.learning.recipe import Examples, Gate, Recipe, examples_of, load_recipe, measures_of
 
 HEAD = "from ganglion.learning.recipe import *\n"
