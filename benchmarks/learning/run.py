@@ -26,9 +26,8 @@ from typing import Any
 
 import numpy as np
 
-REPOSITORY = Path(__file__).parents[2]
-FEEDER = REPOSITORY / "examples" / "feeder"
-sys.path[:0] = [str(REPOSITORY), str(FEEDER)]
+sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "feeder"))
 
 import classify  # after the path that finds the example
 import detect
@@ -45,8 +44,10 @@ from ganglion.learning import course, kept
 from ganglion.learning.int8_network import Int8Network
 from ganglion.learning.recipe import Examples
 
+FEEDER = Path(__file__).parents[2] / "examples" / "feeder"
 RULE_LEVELS = (0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
-SURES = (0.0, 0.5, 1.0, 2.0, 3.0)
+SURES = ((1, 6), (0, 6), (2, 6), (4, 6), (1, 1), (1, 3), (1, 10), (1, 1e6))
+"""How sure the network has to be to trip where the rule sees nothing, and to overrule the rule where it does."""
 DIVISORS = (1, 2, 5, 10, 20, 50)
 LEVELS = ("PICKUP_AMP", "PICKUP_SHARE", "PICKUP_STEP_SHARE", "RISE_AMP", "RISE_SHARE", "DIP_RISE_SHARE")
 FEW = 20
@@ -81,13 +82,16 @@ def rule_outcome(folder: Path, factor: float, room: Path) -> dict[str, float]:
     return fault.outcome(replace(played, signals={"armed": np.ones(np.shape(trips), bool)}), np.stack(trips))
 
 
-def network_outcome(played: fault.Played, logits: np.ndarray, sure: float) -> dict[str, float]:
-    """The decision with its network, at a level of being sure."""
-    before, classify.SURE = classify.SURE, sure
+def network_outcome(
+    played: fault.Played, logits: np.ndarray, sure: float, overrule: float
+) -> dict[str, float]:
+    """The decision with its network, at other levels of being sure."""
+    before = classify.SURE, classify.OVERRULE
+    classify.SURE, classify.OVERRULE = sure, overrule
     try:
         return fault.outcome(played, fault.network_trips(played, logits))
     finally:
-        classify.SURE = before
+        classify.SURE, classify.OVERRULE = before
 
 
 def answered(network: Int8Network, played: fault.Played) -> np.ndarray:
@@ -111,10 +115,10 @@ def against_the_rule(network: Int8Network, room: Path) -> list[dict[str, Any]]:
         found = rule_outcome(room / "data" / "dev-hard", factor, room)
         print(line(f"rule, levels x {factor:g}", found, played))
         rows.append({"what": "dev-hard", "who": "rule", "level": factor} | found)
-    for sure in SURES:
-        found = network_outcome(played, logits, sure)
-        print(line(f"rule and network, sure {sure:g}", found, played))
-        rows.append({"what": "dev-hard", "who": "network", "level": sure} | found)
+    for sure, overrule in SURES:
+        found = network_outcome(played, logits, sure, overrule)
+        print(line(f"with network, {sure:g} and {overrule:g}", found, played))
+        rows.append({"what": "dev-hard", "who": "network", "sure": sure, "overrule": overrule} | found)
     kinds = logits[..., 1:].argmax(-1) + 1
     late = played.overlap() >= 2 * detect.SAMPLES
     faulted = played.faults[:, None] & late & (logits[..., 1:].max(-1) > logits[..., 0])
@@ -138,7 +142,8 @@ def weak_recordings(folder: Path, divisor: int, out: Path) -> Path:
         step = (post - pre) / (divisor if label["is_fault"] == "1" else 1)
         event = generate.Event(pre[:3], pre[3:], step[:3], step[3:], float(rng.uniform(0.008, 0.035)), 0.5)
         start = int(label["inception_sample"])
-        waves.append(generate.to_counts(generate.waveform(event, start, rng)))
+        counts = generate.waveform(event, start, rng) / np.array([[0.25]] * 3 + [[1.0]] * 3)
+        waves.append(np.clip(np.rint(counts), -32768, 32767).astype(np.int16))  # as the recorder saturates
     rows = [tuple(label[name] for name in generate.COLUMNS.split(",")) for label in labels]
     return generate._write(out, np.stack(waves), rows)
 
@@ -149,26 +154,22 @@ def weak_faults(network: Int8Network, room: Path) -> list[dict[str, Any]]:
         print(f"weak faults on IEEE-123: left out, {root} is not there")
         return []
     rows = []
-    print("IEEE-123 phasors, train and dev, what a fault changes divided")
-    for divisor in DIVISORS:
-        for who in ("rule", "network"):
-            total: dict[str, float] = {"caught": 0, "false_trips": 0, "faults": 0, "others": 0}
-            for part in ("train", "dev"):
-                played = fault.play(
-                    weak_recordings(root / part, divisor, room / "weak" / f"{part}-{divisor}")
-                )
-                trips = fault.rule_trips(played) if who == "rule" else None
-                trips = fault.network_trips(played, answered(network, played)) if trips is None else trips
-                found = fault.outcome(played, trips)
-                total["caught"] += found["caught"]
-                total["false_trips"] += found["false_trips"]
-                total["faults"] += float(played.faults.sum())
-                total["others"] += float((~played.faults).sum())
+    print(
+        "IEEE-123 phasors, what a fault changes divided: caught and false trips of the rule, and with the network"
+    )
+    for part in ("train", "dev"):
+        for divisor in DIVISORS:
+            played = fault.play(weak_recordings(root / part, divisor, room / "weak" / f"{part}-{divisor}"))
+            rule = fault.outcome(played, fault.rule_trips(played))
+            both = fault.outcome(played, fault.network_trips(played, answered(network, played)))
+            counts = [f"{f['caught']:.0f} and {f['false_trips']:.0f}" for f in (rule, both)]
+            faults = int(played.faults.sum())
             print(
-                f"  / {divisor:<4}{who:10} recall {total['caught']:.0f} / {total['faults']:.0f}, false trips "
-                f"{total['false_trips']:.0f} / {total['others']:.0f}"
+                f"  {part:6}/ {divisor:<3} of {faults} and {len(played.kinds) - faults}: "
+                f"rule {counts[0]}, with network {counts[1]}"
             )
-            rows.append({"what": "ieee123", "who": who, "divisor": divisor} | total)
+            about = {"what": "ieee123", "part": part, "divisor": divisor}
+            rows += [about | {"who": "rule"} | rule, about | {"who": "network"} | both]
     return rows
 
 

@@ -6,8 +6,8 @@ second and third harmonic. A number grows like d / (|d| + size): near zero as fi
 circuit does not drown the rest. The network sees this frame and the one before: a fault stays, an inrush decays.
 
 Who decides: what the rule takes for a fault in one frame (`fast`) trips, whatever the network says. Below that, where
-the rule waits for a second frame, a network that is sure of no fault overrules it, and one that is sure of a fault
-needs no rule. All this needs two frames in turn. DATA.md has the figures, docs/adr/0014 the reasons.
+the rule waits for a second frame, a network that is very sure of no fault overrules it, and one that is sure of a
+fault needs no rule. All this needs two frames in turn. DATA.md has the figures, docs/adr/0014 the reasons.
 """
 
 from __future__ import annotations
@@ -33,8 +33,10 @@ STEP_SHARE, VOLT_SHARE, SKEW_SHARE, HARMONIC_SHARE, TONE_SHARE = 0.3, 0.1, 0.004
 pick-up, and of the change of the fundamental."""
 
 SURE = 1.0
-"""How much likelier than "none" (in the logarithm) a kind of fault has to be where the rule sees nothing, and how much
-less likely to overrule the rule where it does: the network acts against the rule only when it is sure."""
+"""How much likelier than "none" (in the logarithm) a kind of fault has to be where the rule sees nothing."""
+
+OVERRULE = 6.0
+"""How much likelier "none" has to be than every fault, where the rule sees one, to hold the trip back: 400 times."""
 
 LIKELY_FRAMES = 2
 
@@ -124,7 +126,7 @@ def decider(
         x, now, after = _look(f, s)
         logits = network(x)
         margin = np.max(logits[1:]) - logits[0]
-        agreed = margin > np.where(now["above"], -SURE, SURE)
+        agreed = margin > np.where(now["above"], -OVERRULE, SURE)
         counted = (s.likely + (agreed & (s.likely < LIKELY_FRAMES))) * agreed
         likely = np.where(f.bad, s.likely, counted)
         trip = now["armed"] & (now["fast"] | (likely >= LIKELY_FRAMES)) & ~s.latched

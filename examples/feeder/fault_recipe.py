@@ -157,7 +157,7 @@ def rule_trips(played: Played) -> np.ndarray:
 def network_trips(played: Played, logits: np.ndarray) -> np.ndarray:
     """Frames in which `classify.decider` would; `logits` (events, frames, kinds)."""
     margin = logits[..., 1:].max(-1) - logits[..., 0]
-    agreed = margin > np.where(played.signals["above"], -classify.SURE, classify.SURE)
+    agreed = margin > np.where(played.signals["above"], -classify.OVERRULE, classify.SURE)
     return np.asarray(played.signals["fast"] | consecutive(agreed))
 
 
@@ -187,7 +187,7 @@ recipe = Recipe(
         at_least={"accuracy.check": 0.92, "trips.check.recall": 0.87, "trips.dev-plain.recall": 1.0},
         at_most={
             "trips.dev-plain.false_trips": 0,
-            "trips.check.false_trips": 50,
+            "trips.check.false_trips": 80,
             "quantisation_loss": 0.005,
             "flash_bytes": 8_000,
             "ram_bytes": 400,
