@@ -50,8 +50,11 @@ class _Bench:
     parts: Mapping[str, Examples]
 
     @staticmethod
-    def open(file: Path, out: Path | None) -> _Bench:
+    def open(file: Path, out: Path | None, who: str | None = None) -> _Bench:
+        """Raises ``learning.layers`` for a recipe without the network ``who``, before any data are made."""
         recipe = load_recipe(file)
+        if who is not None:
+            course.layers_of(recipe, who)
         directory = _directory(out, recipe.name)
         parts = examples_of(recipe, directory)
         return _Bench(recipe, directory, parts)
@@ -63,7 +66,7 @@ class _Bench:
 @model.command("train")
 def train_command(recipe_file: RecipeFile, out: Out = None, as_json: AsJson = False) -> None:
     """Train the teacher, and say how good it is."""
-    bench = _Bench.open(recipe_file, out)
+    bench = _Bench.open(recipe_file, out, "teacher")
     for part in ("train", "check"):
         _part(bench, part)
     members = course.teacher(bench.recipe, bench.parts)
@@ -82,7 +85,7 @@ def train_command(recipe_file: RecipeFile, out: Out = None, as_json: AsJson = Fa
 @model.command("distill")
 def distill_command(recipe_file: RecipeFile, out: Out = None, as_json: AsJson = False) -> None:
     """Train a student from every seed, with the teacher and alone; keep the best of those with it."""
-    bench = _Bench.open(recipe_file, out)
+    bench = _Bench.open(recipe_file, out, "student")
     _part(bench, "check")
     recipe, data = bench.recipe, _part(bench, "train")
     layers = course.layers_of(recipe, "teacher")
@@ -108,7 +111,7 @@ def quantize_command(recipe_file: RecipeFile, out: Out = None, as_json: AsJson =
 
     What leaves is NAME.onnx with its model card NAME.json.
     """
-    bench = _Bench.open(recipe_file, out)
+    bench = _Bench.open(recipe_file, out, "student")
     recipe, data = bench.recipe, _part(bench, "train")
     layers = course.layers_of(recipe, "student")
     [student], facts = kept.load(bench.file("student.npz"), recipe, "student", layers, data)
