@@ -194,7 +194,7 @@ def with_and_without_a_teacher(room: Path) -> list[dict[str, Any]]:
     few = fault.examples(*(fewer(fault.simulated(room, name)) for name in ("train-hard", "train-plain")))
     longer = replace(recipe, training=replace(recipe.training, epochs=10 * recipe.training.epochs))
     rows = []
-    for name, given, how in (("all", parts["train"], recipe), (f"every {FEW}th event", few, longer)):
+    for name, given, how in ((f"every {FEW}th event", few, longer), ("all", parts["train"], recipe)):
         pairs = course.students(how, _with(parts, given), members, room)
         print(f"students from {name}: {len(given)} frames, {len(pairs)} seeds; median (least to largest)")
         for measure, both in course.comparison(pairs).items():

@@ -20,7 +20,7 @@ from examples.feeder import classify, detect, score
 
 pytest.importorskip("onnx", reason="onnx is not installed: pip install 'ganglion[models]'")
 from tests.examples.test_feeder_detect import DEAD, FAULT, cycle
-from tests.learning.nets import needs_emulator
+from tests.learning.nets import images, needs_emulator
 
 ROOT = Path(__file__).resolve().parents[2]
 FEEDER = ROOT / "examples" / "feeder"
@@ -205,14 +205,14 @@ def test_its_figures_are_found_again(recipe, tmp_path):
 
 
 @needs_emulator
-def test_its_sizes_are_found_again(tmp_path):
+def test_its_sizes_are_found_again():
     from ganglion.host.system import SystemProcesses
     from ganglion.learning.footprint import board, footprint
     from ganglion.learning.int8_network import Int8Network
 
     network = Int8Network.read((FEEDER / "fault.onnx").read_bytes()).network
     frames = np.random.default_rng(1).integers(-128, 128, (4, 44)).astype(np.int8)
-    sizes = footprint(network, frames, board("cortex-m4f"), tmp_path, SystemProcesses())
+    sizes = footprint(network, frames, board("cortex-m4f"), images(), SystemProcesses())
     stated = CARD["footprint"]
     assert (sizes.flash_bytes, sizes.ram_bytes) == (stated["flash_bytes"], stated["ram_bytes"])
     assert sizes.instructions == stated["instructions"]

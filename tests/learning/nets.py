@@ -1,6 +1,11 @@
 """Small networks and data for the tests of learning."""
 
+import atexit
+import shutil
+import tempfile
+from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +22,14 @@ needs_runtime = pytest.mark.skipif(
 needs_compiler = pytest.mark.skipif(not compilers(), reason="there is no C compiler (gcc, clang or ziglang)")
 MISSING = [m for m in ("ziglang", "unicorn", "elftools", "onnx", "onnxruntime") if find_spec(m) is None]
 needs_emulator = pytest.mark.skipif(bool(MISSING), reason=f"{', '.join(MISSING)} is not installed")
+
+
+@cache
+def images():
+    """A directory for what is linked, kept for the whole session: a compiler's first build takes seconds."""
+    directory = Path(tempfile.mkdtemp(prefix="ganglion-images-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return directory
 
 
 def rings(rng, count):

@@ -17,7 +17,7 @@ from ganglion.learning.c_files import c_files, symbol_of
 from ganglion.learning.footprint import board, footprint
 from ganglion.learning.int8_network import Int8Network
 from ganglion.learning.recipe import Dense
-from tests.learning.nets import drawn, needs_compiler, needs_emulator, needs_runtime
+from tests.learning.nets import drawn, images, needs_compiler, needs_emulator, needs_runtime
 
 pytestmark = needs_runtime
 
@@ -36,20 +36,15 @@ def networks():
     ]
 
 
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory):
-    return tmp_path_factory.mktemp("images")
-
-
 def frames_of(network, count):
     rng = np.random.default_rng(2)
     return rng.integers(-128, 128, (count, *network.network.input_shape)).astype(np.int8)
 
 
 @needs_emulator
-def test_a_wider_network_needs_more_of_everything(networks, directory):
+def test_a_wider_network_needs_more_of_everything(networks):
     small, large = (
-        footprint(n.network, frames_of(n, 3), board("cortex-m4f"), directory, SystemProcesses())
+        footprint(n.network, frames_of(n, 3), board("cortex-m4f"), images(), SystemProcesses())
         for n in networks
     )
     assert not small.missing
@@ -60,7 +55,7 @@ def test_a_wider_network_needs_more_of_everything(networks, directory):
 
 
 @needs_emulator
-def test_wrong_integers_of_a_processor_are_noticed(networks, directory, monkeypatch):
+def test_wrong_integers_of_a_processor_are_noticed(networks, monkeypatch):
     """Planted: the image is of another network than the reference."""
     small, _ = networks
     layers = tuple(replace(la, bias=la.bias + 500) for la in small.network.layers)
@@ -68,13 +63,13 @@ def test_wrong_integers_of_a_processor_are_noticed(networks, directory, monkeypa
     written = emit_network(other, "gg_network")
     monkeypatch.setattr(measuring, "emit_network", lambda *_: written)
     with pytest.raises(AssertionError, match="emulated integers differ"):
-        footprint(small.network, frames_of(small, 3), board("cortex-m4f"), directory, SystemProcesses())
+        footprint(small.network, frames_of(small, 3), board("cortex-m4f"), images(), SystemProcesses())
 
 
-def test_what_cannot_be_measured_is_named(networks, directory, monkeypatch):
+def test_what_cannot_be_measured_is_named(networks, monkeypatch):
     monkeypatch.setattr(measuring, "compilers", list)
     found = footprint(
-        networks[0].network, frames_of(networks[0], 1), board("cortex-m4f"), directory, SystemProcesses()
+        networks[0].network, frames_of(networks[0], 1), board("cortex-m4f"), images(), SystemProcesses()
     )
     assert (found.flash_bytes, found.stack_bytes, found.instructions) == (None, None, None)
     assert found.ram_bytes > 0

@@ -97,10 +97,10 @@ def distill_command(recipe_file: RecipeFile, out: Out = None, as_json: AsJson = 
     lines = [
         f"{len(pairs)} seeds, student of {best.distilled.parameters:,} parameters; median (least to largest)\n"
     ]
-    lines += [f"  {'measure':28}{'alone':>28}{'distilled':>28}{'gain at a seed':>30}\n"]
+    lines += [f"  {'measure':28}{'alone':>28}{'distilled':>28}{'gain at a seed':>40}\n"]
     for name, both in facts["comparison"].items():
         texts = [_spread(both[who], signed=who == "gain") for who in ("alone", "distilled", "gain")]
-        lines.append(f"  {name:28}{texts[0]:>28}{texts[1]:>28}{texts[2]:>30}\n")
+        lines.append(f"  {name:28}{texts[0]:>28}{texts[1]:>28}{texts[2]:>40}\n")
     lines.append(f"  kept    seed {best.seed} (best by {recipe.select}) in {bench.file('student.npz')}\n")
     _print(facts, "".join(lines), as_json=as_json)
 
