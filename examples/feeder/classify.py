@@ -7,7 +7,7 @@ circuit does not drown the rest. The network sees this frame and the one before:
 
 Who decides: what the rule takes for a fault in one frame (`fast`) trips, whatever the network says. Below that, where
 the rule waits for a second frame, a network that is very sure of no fault overrules it, and one that is sure of a
-fault needs no rule. All this needs two frames in turn. DATA.md has the figures, docs/adr/0014 the reasons.
+fault needs no rule. All this needs two frames in turn. DATA.md has the figures, docs/adr/0022 the reasons.
 """
 
 from __future__ import annotations
