@@ -45,16 +45,8 @@ class StreamApi(Protocol):
     ) -> dict[str, Any]:
         """The answer of ``$JS.API.<subject>``, of another site's server when ``domain`` names it.
 
-        Raises `MessagingError`; `ApiRefused` carries the server's own error code.
+        Raises `MessagingError`; `answers.ApiRefused` carries the server's own error code.
         """
-
-
-class ApiRefused(MessagingError):
-    """The server answered a request with an error; ``number`` is its own error code."""
-
-    def __init__(self, code: str, what: str, *, why: str = "", next_step: str = "", number: int = 0) -> None:
-        self.number = number
-        super().__init__(code, what, why=why, next_step=next_step)
 
 
 async def provision(
