@@ -7,7 +7,9 @@ changes nothing here: the engine goes on, the outbox grows, and the parent draws
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -25,10 +27,9 @@ from ganglion.flow.spec import FlowSpec
 from ganglion.host.ports import Host
 from ganglion.kernels.loading import load
 from ganglion.kernels.running import Libraries
-from ganglion.messaging import subjects
+from ganglion.messaging import nats, subjects
 from ganglion.messaging.janitor import Janitor
-from ganglion.messaging.nats import NatsBus, connect
-from ganglion.messaging.provision import Caps, provision
+from ganglion.messaging.provision import Caps, SiteBus, provision
 from ganglion.messaging.server import ServerSettings, SiteServer
 
 REPORT = "report.json"
@@ -36,12 +37,20 @@ REACTIONS = "reactions.json"
 STORE_RESERVE_BYTES = 256 << 20
 
 
+Connect = Callable[[str, str], Awaitable[SiteBus]]
+"""(the server's URL, the client's name) -> a bus on it."""
+
+
+async def _nats(url: str, name: str) -> SiteBus:
+    return await nats.connect(url, name=name)
+
+
 @dataclass(slots=True)
 class Subsystems:
     """What a running node consists of."""
 
     server: SiteServer
-    bus: NatsBus
+    bus: SiteBus
     engine: Durable
     outbox: BusOutbox | None
     janitor: Janitor
@@ -49,22 +58,37 @@ class Subsystems:
 
 
 class Node:
-    """Runs one assignment until `stop`; any subsystem that fails for good ends `run` with its error."""
+    """Runs one assignment until `stop`; any subsystem that fails for good ends `run` with its error.
 
-    def __init__(self, config: NodeConfig, host: Host, *, server_binary: str | None = None) -> None:
+    ``connect`` and ``load_kernels`` are where code leaves Python: a client of the message server, a compiler. ``flow``:
+    what ``config.flow_dir`` holds, when it was loaded already.
+    """
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        host: Host,
+        *,
+        server_binary: str | None = None,
+        connect: Connect | None = None,
+        load_kernels: Callable[..., Libraries] = load,
+        flow: FlowSpec | None = None,
+    ) -> None:
         self.config = config
         self._host = host
         self._binary = server_binary
+        self._connect = connect or _nats
+        self._load_kernels = load_kernels
         self._phase = "starting"
         self._stop = asyncio.Event()
         self._parts: Subsystems | None = None
         self._checkpoint_seq = 0
         self._libraries: Libraries = {}
         self._meter = Meter(host.clock.cpu_ns)
-        self._spec = self._load()
+        self._spec = self._load(flow)
 
-    def _load(self) -> FlowSpec:
-        spec = load_flow(self.config.flow_dir)
+    def _load(self, flow: FlowSpec | None) -> FlowSpec:
+        spec = flow or load_flow(self.config.flow_dir)
         if spec.digest != self.config.assignment.flow_digest:
             raise FlowError(
                 "flow.changed",
@@ -82,7 +106,7 @@ class Node:
         """Starts every subsystem, keeps them running, ends them in reverse order."""
         runs = self.config.assignment.runs
         kernels, folds = self._spec.kernels(runs), self._spec.folds(runs)
-        self._libraries = await asyncio.to_thread(load, kernels, self.config.kernel_dir, folds)
+        self._libraries = await asyncio.to_thread(self._load_kernels, kernels, self.config.kernel_dir, folds)
         server = self._server()
         await server.start()
         try:
@@ -133,7 +157,7 @@ class Node:
     async def _open(self, server: SiteServer) -> Subsystems:
         config, site = self.config, self.config.site
         limits = config.limits
-        bus = await connect(server.url, name=config.assignment.node)
+        bus = await self._connect(server.url, config.assignment.node)
         caps = Caps(limits.journal_bytes_max, limits.outbox_bytes_max, limits.inbox_bytes_max)
         await provision(bus, site, caps, children=config.children)
         source = subjects.journal(site) if config.coap_port else subjects.inbox(site)

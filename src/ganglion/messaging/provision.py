@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from ganglion.core.errors import MessagingError
 from ganglion.core.units import NS_PER_MS, NS_PER_S
 from ganglion.host.ports import Clock
+from ganglion.messaging.bus import Bus
 from ganglion.messaging.subjects import OUTBOX_PREFIX, UPLINK_CONSUMER, deliver, inbox, journal, outbox
 
 ADOPT_RETRY_NS = 100 * NS_PER_MS
@@ -47,6 +48,10 @@ class StreamApi(Protocol):
 
         Raises `MessagingError`; `answers.ApiRefused` carries the server's own error code.
         """
+
+
+class SiteBus(Bus, StreamApi, Protocol):
+    """Both sides of a site's message server."""
 
 
 async def provision(

@@ -25,7 +25,7 @@ class MemoryBus:
         self._find = find
         self._pace = pace or Instant()
         self._answer_within_s = answer_within_ns / 1e9
-        self._closed = asyncio.Event()
+        self._closed = False
         self._listeners: list[Listener] = []
         self._arrives_s = 0.0
 
@@ -86,7 +86,7 @@ class MemoryBus:
         loop = asyncio.get_running_loop()
         until_s = loop.time() + self._answer_within_s
         while True:
-            if self._closed.is_set():
+            if self._closed:
                 raise unavailable(about, "the bus was closed")
             server = self._find()
             if server is not None and server.running:
@@ -103,7 +103,7 @@ class MemoryBus:
             await asyncio.sleep(self._arrives_s - now_s)
 
     def _check_same(self, about: str, server: MemoryServer, incarnation: int) -> None:
-        if self._closed.is_set():
+        if self._closed:
             raise unavailable(about, "the bus was closed")
         if not server.running or server.incarnation != incarnation:
             raise unavailable(about, "the connection broke")
@@ -111,7 +111,7 @@ class MemoryBus:
     async def read(self, stream: str, after_seq: int) -> AsyncGenerator[Stored]:
         last, known = after_seq, False
         while True:
-            if self._closed.is_set():
+            if self._closed:
                 raise unavailable(stream, "the bus was closed")
             server = self._find()
             if server is None or not server.running:
@@ -127,7 +127,7 @@ class MemoryBus:
             incarnation, changed = server.incarnation, server.changed()
             message = held.after(last)
             if message is None:
-                await self._until(changed)
+                await changed.wait()
                 known = server.running and server.incarnation == incarnation
                 continue
             delay_ns = self._pace.answer_ns()
@@ -138,15 +138,6 @@ class MemoryBus:
                     continue
             last = message.seq
             yield message
-
-    async def _until(self, changed: asyncio.Event) -> None:
-        """Returns at the server's next news or when the bus is closed."""
-        waiting = [asyncio.ensure_future(e.wait()) for e in (changed, self._closed)]
-        try:
-            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for one in waiting:
-                one.cancel()
 
     async def state(self, stream: str) -> StreamState:
         held = (await self.ask(f"STREAM.INFO.{stream}", {}))["state"]
@@ -176,7 +167,7 @@ class MemoryBus:
     async def publish(self, subject: str, payload: bytes) -> None:
         check_payload(payload)
         server = self._find()
-        if self._closed.is_set() or server is None or not server.running:
+        if self._closed or server is None or not server.running:
             raise unavailable(subject, "not connected")
         server.publish(subject, payload)
         for link in (server.uplink, *server.downlinks):
@@ -197,7 +188,14 @@ class MemoryBus:
         raise unavailable(subject, "the bus was closed")
 
     async def close(self) -> None:
-        self._closed.set()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """What `close` does, at once: the client's process is no more."""
+        self._closed = True
+        server = self._find()
+        if server is not None:
+            server.wake()
         for listener in self._listeners:
             listener.waiting.put_nowait(None)
 

@@ -79,7 +79,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self, time: VirtualTime | None = None) -> None:
         self.virtual_time = time or VirtualTime()
         self.outside: Outside = Nothing(self)
+        self.on_task: Callable[[asyncio.Task[Any]], None] = lambda _task: None
         super().__init__(_Selector(self.virtual_time))
+        self.set_task_factory(_task)
 
     def time(self) -> float:
         return self.virtual_time.now_ns / NS_PER_S
@@ -102,6 +104,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     ) -> tuple[asyncio.Transport, asyncio.Protocol]:
         protocol = protocol_factory()
         return await self.outside.stream(protocol, (host, port)), protocol
+
+
+def _task(loop: asyncio.AbstractEventLoop, coro: Any, **given: Any) -> asyncio.Task[Any]:
+    """Makes a task as the loop would, and tells of it."""
+    assert isinstance(loop, VirtualLoop)
+    task: asyncio.Task[Any] = asyncio.Task(coro, loop=loop, **given)
+    loop.on_task(task)
+    return task
 
 
 class Nothing:
@@ -164,7 +174,8 @@ def waiters(loop: asyncio.AbstractEventLoop) -> list[str]:
     """Every unfinished task with the line it waits at, outermost coroutine first, sorted by name."""
     found = []
     for task in asyncio.all_tasks(loop):
-        places, waiting = [], task.get_coro()
+        places: list[str] = []
+        waiting: Any = task.get_coro()
         while waiting is not None:
             frame = getattr(waiting, "cr_frame", None) or getattr(waiting, "ag_frame", None)
             if frame is None:

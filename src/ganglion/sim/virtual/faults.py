@@ -1,0 +1,152 @@
+"""What goes wrong: each fault of a scenario, at each of its places, by chance of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING
+
+from ganglion.sim.virtual.scenario import Fault
+
+if TYPE_CHECKING:
+    from ganglion.host.ports import Chance
+    from ganglion.sim.virtual.machine import Machine
+    from ganglion.sim.virtual.world import World
+
+RESTART_S = (0.2, 5.0)
+"""How long a killed program stays away, as its keeper restarts it with back-off."""
+
+
+class Faults:
+    """Runs every fault until `end`; then what is broken heals."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._tasks: list[asyncio.Task[None]] = []
+        self._doing: dict[asyncio.Future[None], None] = {}
+        self.count = 0
+
+    def begin(self) -> None:
+        """From now on things break."""
+        for number, fault in enumerate(self._world.scenario.fault):
+            for name in self._world.places(fault.at):
+                chance = self._world.chances.stream(f"fault/{number}/{name}")
+                task = asyncio.get_running_loop().create_task(
+                    self._run(fault, name, chance), name=f"{fault.kind} at {name}"
+                )
+                self._tasks.append(task)
+
+    async def end(self) -> None:
+        """No new faults; returns when the last one has healed."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._doing:
+            await asyncio.gather(*self._doing)
+
+    async def _run(self, fault: Fault, name: str, chance: Chance) -> None:
+        do = _KINDS[fault.kind]
+        while True:
+            # Exponential waits, from the inverse of the distribution, so that one draw makes one wait.
+            await asyncio.sleep(-fault.every / 1e9 * _ln(1.0 - chance.random()))
+            lasts_s = chance.uniform(*fault.lasts) / 1e9
+            self.count += 1
+            # A fault that has begun ends: the world does not stay broken.
+            doing = asyncio.ensure_future(do(self._world, name, fault, lasts_s, chance))
+            self._doing[doing] = None
+            await asyncio.shield(doing)
+            del self._doing[doing]
+
+
+def _ln(x: float) -> float:
+    """The natural logarithm to a part in a thousand, by arithmetic alone: no C library's last bit decides a wait."""
+    mantissa, exponent = x, 0
+    while mantissa < 0.75:
+        mantissa *= 2
+        exponent -= 1
+    y = (mantissa - 1) / (mantissa + 1)
+    return exponent * 0.6931471805599453 + 2 * (y + y**3 / 3 + y**5 / 5 + y**7 / 7)
+
+
+async def _kill(world: World, name: str, fault: Fault, lasts_s: float, chance: Chance) -> None:
+    world.machines[name].kill()
+    await world.restart(name, chance.uniform(*RESTART_S))
+
+
+async def _power_cut(world: World, name: str, fault: Fault, lasts_s: float, chance: Chance) -> None:
+    world.machines[name].power_cut()
+    await world.restart(name, lasts_s)
+
+
+async def _kill_server(world: World, name: str, fault: Fault, lasts_s: float, chance: Chance) -> None:
+    life = world.machines[name].life
+    if life is not None and life.alive and life.processes.server is not None:
+        world.machines[name].note("message server killed")
+        life.processes.server.kill()
+
+
+async def _cut(world: World, name: str, fault: Fault, lasts_s: float, chance: Chance) -> None:
+    path, above = world.uplink(name)
+    path.parted += 1
+    world.machines[name].note("uplink cut")
+    world.servers.parted(name, above)
+    await asyncio.sleep(lasts_s)
+    path.parted -= 1
+    if path.whole:
+        world.machines[name].note("uplink healed")
+        world.servers.healed(name, above)
+
+
+async def _slow_link(world: World, name: str, fault: Fault, lasts_s: float, chance: Chance) -> None:
+    path, _ = world.uplink(name)
+    before = path.weather.rate_bytes_per_s
+    path.weather.rate_bytes_per_s = fault.rate // 8
+    world.machines[name].note("uplink slow")
+    await asyncio.sleep(lasts_s)
+    path.weather.rate_bytes_per_s = before
+
+
+async def _bad_radio(world: World, name: str, fault: Fault, lasts_s: float, chance: Chance) -> None:
+    path, _ = world.uplink(name)
+    weather = path.weather
+    before = (weather.loss, weather.duplication, weather.delay_max_ns)
+    weather.loss, weather.duplication, weather.delay_max_ns = 0.4, 0.2, 400_000_000
+    world.machines[name].note("radio bad")
+    await asyncio.sleep(lasts_s)
+    weather.loss, weather.duplication, weather.delay_max_ns = before
+
+
+async def _slow_disk(world: World, name: str, fault: Fault, lasts_s: float, chance: Chance) -> None:
+    machine = world.machines[name]
+    machine.slow_disk += 1
+    machine.note("disk slow")
+    await asyncio.sleep(lasts_s)
+    machine.slow_disk -= 1
+
+
+async def _disk_full(world: World, name: str, fault: Fault, lasts_s: float, chance: Chance) -> None:
+    machine = world.machines[name]
+    machine.fill_disk(full=True)
+    await asyncio.sleep(lasts_s)
+    machine.fill_disk(full=False)
+
+
+async def _clock_jump(world: World, name: str, fault: Fault, lasts_s: float, chance: Chance) -> None:
+    machine: Machine = world.machines[name]
+    jump_ns = int((chance.random() * 2 - 1) * fault.jump)
+    machine.jump(jump_ns)
+    await asyncio.sleep(lasts_s)
+    machine.jump(-jump_ns)
+
+
+_KINDS: dict[str, Callable[[World, str, Fault, float, Chance], Coroutine[None, None, None]]] = {
+    "kill": _kill,
+    "kill-server": _kill_server,
+    "power-cut": _power_cut,
+    "cut": _cut,
+    "slow-link": _slow_link,
+    "slow-disk": _slow_disk,
+    "disk-full": _disk_full,
+    "clock-jump": _clock_jump,
+    "bad-radio": _bad_radio,
+}

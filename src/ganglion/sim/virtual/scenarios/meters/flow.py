@@ -1,0 +1,23 @@
+"""Meters with breakers: raw frames kept, levels watched and summed up per minute, breakers opened at once."""
+
+import numpy as np
+
+import ganglion as gg
+
+flow = gg.Flow("meters")
+frames = flow.source("frames", gg.Frame(2, 4, unit="A"), every="2s")
+
+
+@gg.kernel(x=gg.f32[2, 4], state={"count": 0})
+def level(x, s):
+    return {"peak": np.max(np.abs(x)), "count": s.count}, True, {"count": s.count + 1}
+
+
+levels = frames.map(level)
+trips = levels.where(lambda t: t.peak > 4, id="trips")
+trips.act("breaker", "open", within="20ms")
+frames.around(trips, before="6s", after="6s", id="incident").sink("incidents")
+frames.sink("raw")
+sums = levels.window("20s", lag_max="60s", keep="2h").aggregate(n=gg.count(), top=gg.max("peak"), id="sums")
+sums.sink("sums_kept")
+sums.rollup(id="totals").sink("totals_kept")
