@@ -16,7 +16,7 @@ import orjson
 
 from ganglion.agent.config import NodeConfig
 from ganglion.agent.ingest import Ingest
-from ganglion.agent.streams import TICK_STREAM, BusJournal, BusOutbox
+from ganglion.agent.streams import TICK_STREAM, BusJournal, BusOutbox, answered
 from ganglion.core.errors import FlowError, HostError, MessagingError
 from ganglion.core.wire import Item
 from ganglion.engine.durable import Durable
@@ -157,12 +157,13 @@ class Node:
     async def _open(self, server: SiteServer) -> Subsystems:
         config, site = self.config, self.config.site
         limits = config.limits
-        bus = await self._connect(server.url, config.assignment.node)
+        clock = self._host.clock
+        bus = await answered(lambda: self._connect(server.url, config.assignment.node), clock)
         caps = Caps(limits.journal_bytes_max, limits.outbox_bytes_max, limits.inbox_bytes_max)
-        await provision(bus, site, caps, children=config.children)
+        await answered(lambda: provision(bus, site, caps, children=config.children), clock)
         source = subjects.journal(site) if config.coap_port else subjects.inbox(site)
-        janitor = Janitor(bus, self._host.clock, source=source, outbox=subjects.outbox(site))
-        outbox = BusOutbox(bus, subjects.outbox(site), self._host.clock) if config.parent_url else None
+        janitor = Janitor(bus, clock, source=source, outbox=subjects.outbox(site))
+        outbox = BusOutbox(bus, subjects.outbox(site), clock) if config.parent_url else None
 
         def checkpointed(seq: int) -> None:
             self._checkpoint_seq = seq
@@ -171,10 +172,10 @@ class Node:
         engine = Durable(
             self._spec,
             config.assignment,
-            BusJournal(bus, source),
+            BusJournal(bus, source, clock),
             outbox,
             disk=self._host.disk,
-            clock=self._host.clock,
+            clock=clock,
             gather=bool(config.coap_port),
             on_checkpoint=checkpointed,
             libraries=self._libraries,
@@ -182,7 +183,7 @@ class Node:
         )
         return Subsystems(server, bus, engine, outbox, janitor, self._ingest(bus, engine))
 
-    def _ingest(self, bus: NatsBus, engine: Durable) -> Ingest | None:
+    def _ingest(self, bus: SiteBus, engine: Durable) -> Ingest | None:
         config = self.config
         if not config.coap_port:
             return None

@@ -17,6 +17,7 @@ from ganglion.cli.calibrate import calibrate_command
 from ganglion.cli.compare import compare_command
 from ganglion.cli.device import device
 from ganglion.cli.live import watching
+from ganglion.cli.sim import sim
 from ganglion.core.errors import GanglionError, RunError
 from ganglion.core.topology import Topology
 from ganglion.core.units import parse_duration_ns
@@ -49,6 +50,7 @@ app = typer.Typer(
 app.add_typer(device, name="device")
 app.command("calibrate")(calibrate_command)
 app.command("compare")(compare_command)
+app.add_typer(sim, name="sim")
 
 FlowDir = Annotated[Path, typer.Argument(metavar="FLOW_DIR", help="A folder with flow.py and topology.yaml.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]

@@ -148,7 +148,9 @@ class SiteServer:
             if port is not None and self._host.ports.taken(port):
                 raise _port_taken(port)
         content = render(self._settings, self._directory).encode()
-        await asyncio.to_thread(self._host.disk.replace, _CONFIG, content)
+        # Written only when it differs: a site that starts again on a full disk must come up, for its reflexes.
+        if await asyncio.to_thread(self._host.disk.read, _CONFIG) != content:
+            await asyncio.to_thread(self._host.disk.replace, _CONFIG, content)
         await self._launch(binary)
 
     async def run(self) -> None:

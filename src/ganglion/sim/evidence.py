@@ -144,7 +144,7 @@ def sink_batches(content: bytes, path: Path, stage: SinkStage) -> Iterator[Batch
         with pa.ipc.open_stream(content) as reader:
             for record in reader:
                 yield from _by_origin(record, stage)
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, OSError) as error:  # the latter for a body that ends too early
         raise _unreadable(path, str(error)) from error
 
 

@@ -25,6 +25,7 @@ class MemoryBus:
         self._find = find
         self._pace = pace or Instant()
         self._answer_within_s = answer_within_ns / 1e9
+        self.on_append: Callable[[], None] = lambda: None
         self._closed = False
         self._listeners: list[Listener] = []
         self._arrives_s = 0.0
@@ -47,6 +48,7 @@ class MemoryBus:
                 stored["Nats-Expected-Last-Sequence"] = str(expect_last)
             return server.append(stream, subject, bytes(payload), stored, expect_last)
 
+        self.on_append()
         answer = await self._request(stream, len(payload), append, writes=True)
         return int(checked(stream, answer, expect_last)["seq"])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +45,7 @@ class MemoryServer:
         self.listeners: list[Listener] = []
         self._store_max_bytes = store_max_bytes
         self._sync_always = sync_always
+        self.on_append: Callable[[], None] = lambda: None
         self._changed = asyncio.Event()
 
     # --- life ---
@@ -90,6 +91,7 @@ class MemoryServer:
         if seq is None:
             return _error(503, FULL, "maximum bytes exceeded")
         self.stored(held)
+        self.on_append()
         if self.uplink is not None:
             self.uplink.pump()
         return {"stream": stream, "seq": seq}

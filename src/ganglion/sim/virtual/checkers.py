@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ganglion.core.errors import DataError
 from ganglion.flow.stages import SinkStage
 from ganglion.messaging import subjects
 from ganglion.sim.check import Tally, tally
@@ -22,11 +23,14 @@ FINDINGS_MAX = 20
 
 def check(world: World) -> list[str]:
     """The findings of the scenario's checkers, each beginning with the checker's name."""
-    return [
-        f"{name}: {finding}"
-        for name in world.scenario.checkers
-        for finding in _CHECKERS[name](world)[:FINDINGS_MAX]
-    ]
+    found = []
+    for name in world.scenario.checkers:
+        try:
+            own = _CHECKERS[name](world)
+        except DataError as error:  # a file that nobody can read any more
+            own = [str(error)]
+        found += [f"{name}: {finding}" for finding in own[:FINDINGS_MAX]]
+    return found
 
 
 def _sinks(world: World) -> dict[str, SinkRows]:

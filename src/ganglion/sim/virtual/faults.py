@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 RESTART_S = (0.2, 5.0)
 """How long a killed program stays away, as its keeper restarts it with back-off."""
+AIMED = 0.5
+TOUCHES_MAX = 8
+AIM_WITHIN_S = 3.0
 
 
 class Faults:
@@ -68,19 +71,30 @@ def _ln(x: float) -> float:
     return exponent * 0.6931471805599453 + 2 * (y + y**3 / 3 + y**5 / 5 + y**7 / 7)
 
 
+async def _aimed(world: World, name: str, chance: Chance) -> None:
+    """Half of the blows wait for a moment at which the program has touched the outside: there they hurt most."""
+    life = world.machines[name].life
+    aimed, touches = chance.random() < AIMED, 1 + int(chance.random() * TOUCHES_MAX)
+    if aimed and life is not None and life.alive:
+        await asyncio.wait({life.aim(touches)}, timeout=AIM_WITHIN_S)
+
+
 async def _kill(world: World, name: str, fault: Fault, lasts_s: float, chance: Chance) -> None:
+    await _aimed(world, name, chance)
     world.machines[name].kill()
     await world.restart(name, chance.uniform(*RESTART_S))
 
 
 async def _power_cut(world: World, name: str, fault: Fault, lasts_s: float, chance: Chance) -> None:
+    await _aimed(world, name, chance)
     world.machines[name].power_cut()
     await world.restart(name, lasts_s)
 
 
 async def _kill_server(world: World, name: str, fault: Fault, lasts_s: float, chance: Chance) -> None:
+    await _aimed(world, name, chance)
     life = world.machines[name].life
-    if life is not None and life.alive and life.processes.server is not None:
+    if life is not None and life.alive and life.processes.server is not None and life.processes.server.serves:
         world.machines[name].note("message server killed")
         life.processes.server.kill()
 

@@ -114,11 +114,25 @@ class Life:
         self._calls: dict[asyncio.Future[Any], Callable[[], Any]] = {}
         self._buses: list[MemoryBus] = []
         self._tasks: dict[asyncio.Task[Any], None] = {}
+        self._aims: dict[asyncio.Future[None], int] = {}
 
     @property
     def disk_slowness(self) -> int:
         """How many times slower than usual the disk is now."""
         return SLOW_DISK if self.machine.slow_disk else 1
+
+    def touch(self) -> None:
+        """The outside was touched: a blocking call or an append was begun, or the message server has stored one."""
+        self._aims = {reached: left - 1 for reached, left in self._aims.items() if not reached.done()}
+        for reached, left in tuple(self._aims.items()):
+            if left <= 0:
+                reached.set_result(None)
+
+    def aim(self, touches: int) -> asyncio.Future[None]:
+        """Done at the so-manieth touch from now: where a fault hurts most."""
+        reached: asyncio.Future[None] = self.machine.loop.create_future()
+        self._aims[reached] = touches
+        return reached
 
     def adopt(self, task: asyncio.Task[Any]) -> None:
         """A task of this life: it ends with it."""
@@ -145,6 +159,7 @@ class Life:
             return servers.at(port) if life.alive else None
 
         bus = MemoryBus(find, servers.pace(self, self.chances.stream(f"bus/{name}")), ANSWER_WITHIN_NS)
+        bus.on_append = self.touch
         self._buses.append(bus)
         return bus
 
@@ -153,6 +168,7 @@ class Life:
         future: asyncio.Future[Any] = self.machine.loop.create_future()
         delay_ns = self.disk_slowness * int(self._chance.uniform(CALL_NS_MIN, CALL_NS_MAX))
         self._calls[future] = function
+        self.touch()
         self.machine.loop.call_later(delay_ns / 1e9, self._do, future)
         return future
 

@@ -63,6 +63,9 @@ class Life(Protocol):
     def disk_slowness(self) -> int:
         """How many times slower than usual the disk is now."""
 
+    def touch(self) -> None:
+        """The outside was touched."""
+
 
 @dataclass(frozen=True, slots=True)
 class Tap:

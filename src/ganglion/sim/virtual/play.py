@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ganglion.core.errors import RunError
 from ganglion.flow.load import load_flow
 from ganglion.placement import plan
 from ganglion.sim.virtual import loop as virtual
@@ -20,6 +21,7 @@ class Verdict:
     """What came of one seed. ``digest``: the trace's hash; equal runs have equal ones."""
 
     scenario: str
+    file: str
     seed: int
     findings: tuple[str, ...]
     digest: str
@@ -41,6 +43,7 @@ class Verdict:
         """One object of `ganglion sim run --json`."""
         return {
             "scenario": self.scenario,
+            "file": self.file,
             "seed": self.seed,
             "ok": self.ok,
             "findings": list(self.findings),
@@ -73,19 +76,26 @@ def play(ground: Ground, seed: int, keep: Callable[[str], None] | None = None) -
         made.append(world)
         await world.run()
 
-    virtual.run(main)
+    try:
+        virtual.run(main)
+        findings = tuple(check(made[0]))
+    except RunError as error:
+        if error.code not in ("run.deadlock", "run.livelock"):
+            raise
+        findings = (f"stuck: {error}",)
     world = made[0]
     return Verdict(
         ground.loaded.name,
+        ground.loaded.file,
         seed,
-        tuple(check(world)),
+        findings,
         trace.digest,
         trace.events,
         sum(len(rows) for rows in world.truth.acknowledged.values()),
         len(world.reflexes.sent_ns),
         world.faults.count,
         sum(m.lives - 1 for m in world.machines.values()),
-        world.truth.settled_ns,
+        world.truth.settled_ns or world.loop.virtual_time.now_ns,
         len(ground.topology.sites),
         len(world.devices),
         tuple(trace.last),

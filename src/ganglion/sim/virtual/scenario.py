@@ -105,10 +105,11 @@ class Scenario(_Part):
 
 
 class Loaded:
-    """A scenario with its place on disk."""
+    """A scenario with its place on disk. ``file``: as it was asked for."""
 
-    def __init__(self, name: str, scenario: Scenario, directory: Path) -> None:
+    def __init__(self, name: str, scenario: Scenario, directory: Path, file: str) -> None:
         self.name = name
+        self.file = file
         self.scenario = scenario
         self.flow_dir = directory / scenario.flow
         self.topology = self._topology()
@@ -165,7 +166,7 @@ def load_scenario(file: Path) -> Loaded:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise refused(str(file), f"{where}: {first['msg']}") from error
-    return Loaded(path.stem, scenario, path.parent)
+    return Loaded(path.stem, scenario, path.parent, str(file))
 
 
 def built_in_names() -> list[str]:

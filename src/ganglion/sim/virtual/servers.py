@@ -162,6 +162,7 @@ class ServerProcess:
             store_max_bytes=configuration.store_max_bytes,
             sync_always=configuration.sync_always,
         )
+        self.server.on_append = self.life.touch
         greeting = b"INFO " + json.dumps({"server_name": configuration.site}).encode() + b"\r\n"
         self._network.listen(self.life, configuration.port, greeting)
         if configuration.leaf_port:
@@ -189,7 +190,7 @@ class ServerProcess:
             return
         asyncio.get_running_loop().call_later(chance.uniform(*RECONNECT_S), self._up, link)
 
-    def _up(self, link: Any) -> None:
+    def _up(self, link: Link) -> None:
         if self.server is None or self.server.uplink is not link or not self.alive():
             return
         parent = self._servers.parent_of(self)
@@ -199,6 +200,11 @@ class ServerProcess:
             and self._network.path(self.life.name, parent.life.name).whole
         ):
             link.heal()
+
+    @property
+    def serves(self) -> bool:
+        """True once it has started, until it ends."""
+        return self.server is not None and self.alive()
 
     def alive(self) -> bool:
         return not self._ended.is_set()

@@ -269,9 +269,13 @@ class World:
         )
 
     def report(self, site: str) -> dict[str, Any] | None:
-        """What a node last wrote about itself."""
+        """What a node last wrote about itself; None when there is nothing that can be read."""
         file = self.machines[site].platter.files.get(REPORT)
-        return None if file is None else orjson.loads(bytes(file.content))
+        try:
+            found: dict[str, Any] | None = None if file is None else orjson.loads(bytes(file.content))
+        except orjson.JSONDecodeError:
+            return None
+        return found
 
     async def _settle(self) -> None:
         """Returns when devices have ended and no node owes anything, or when the scenario's time for it is over."""

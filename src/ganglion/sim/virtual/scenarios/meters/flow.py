@@ -1,4 +1,6 @@
-"""Meters with breakers: raw frames kept, levels watched and summed up per minute, breakers opened at once."""
+"""Meters with breakers: raw frames kept, levels watched and summed up, breakers opened at once."""
+
+from typing import Any
 
 import numpy as np
 
@@ -9,7 +11,8 @@ frames = flow.source("frames", gg.Frame(2, 4, unit="A"), every="2s")
 
 
 @gg.kernel(x=gg.f32[2, 4], state={"count": 0})
-def level(x, s):
+def level(x: Any, s: Any) -> Any:
+    """The peak, and how many frames there were before."""
     return {"peak": np.max(np.abs(x)), "count": s.count}, True, {"count": s.count + 1}
 
 
@@ -18,6 +21,6 @@ trips = levels.where(lambda t: t.peak > 4, id="trips")
 trips.act("breaker", "open", within="20ms")
 frames.around(trips, before="6s", after="6s", id="incident").sink("incidents")
 frames.sink("raw")
-sums = levels.window("20s", lag_max="60s", keep="2h").aggregate(n=gg.count(), top=gg.max("peak"), id="sums")
+sums = levels.window("10s", lag_max="20s", keep="2h").aggregate(n=gg.count(), top=gg.max("peak"), id="sums")
 sums.sink("sums_kept")
 sums.rollup(id="totals").sink("totals_kept")
