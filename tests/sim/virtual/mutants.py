@@ -175,7 +175,7 @@ def _sink_not_cut_back(patch: pytest.MonkeyPatch) -> None:
 MUTANTS = [
     Mutant("no fsync before acknowledgement", "readings", 3, _journal_acknowledged_before_fsync),
     Mutant("files never fsynced", "alive", 3, _files_never_fsynced),
-    Mutant("acknowledged before journal", "readings", 3, _acknowledged_before_journal),
+    Mutant("acknowledged before journal", "readings", 4, _acknowledged_before_journal),
     Mutant("sequence forgotten at restart", "once", 3, _sequence_forgotten_at_restart),
     Mutant("retried without a fence", "once", 3, _retried_without_fence),
     Mutant("duplicate suppressed by time window", "once", 3, _duplicate_suppressed_by_time_window),
