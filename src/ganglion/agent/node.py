@@ -16,10 +16,13 @@ import orjson
 
 from ganglion.agent.config import NodeConfig
 from ganglion.agent.ingest import Ingest
+from ganglion.agent.inputs import Arrival, InputRecorder, Start
 from ganglion.agent.streams import TICK_STREAM, BusJournal, BusOutbox, answered
+from ganglion.connectors.coap.exchange import Request
 from ganglion.core.errors import FlowError, HostError, MessagingError
+from ganglion.core.packing import pack, unpack
 from ganglion.core.wire import Item
-from ganglion.engine.durable import Durable
+from ganglion.engine.durable import Durable, Journal
 from ganglion.engine.graph import Graph
 from ganglion.engine.meter import Meter
 from ganglion.flow.load import load_flow
@@ -55,6 +58,7 @@ class Subsystems:
     outbox: BusOutbox | None
     janitor: Janitor
     ingest: Ingest | None
+    recorder: InputRecorder | None
 
 
 class Node:
@@ -120,6 +124,8 @@ class Node:
                 if parts.ingest is not None:
                     await self._accept(parts.ingest, parts.engine)
                     tasks.append(group.create_task(self._tick()))
+                    if parts.recorder is not None:
+                        tasks.append(group.create_task(parts.recorder.run()))
                 self._phase = "ready"
                 await self._first(engine, self._stop)
                 self._phase = "stopping"
@@ -169,11 +175,13 @@ class Node:
             self._checkpoint_seq = seq
             janitor.processed(seq)
 
+        journal: Journal = BusJournal(bus, source, clock)
+        recorder = await self._recorder()
         engine = Durable(
             self._spec,
             config.assignment,
-            BusJournal(bus, source, clock),
-            outbox,
+            journal if recorder is None else recorder.journal(journal),
+            outbox if recorder is None or outbox is None else recorder.outbox(outbox),
             disk=self._host.disk,
             clock=clock,
             gather=bool(config.coap_port),
@@ -181,7 +189,16 @@ class Node:
             libraries=self._libraries,
             meter=self._meter,
         )
-        return Subsystems(server, bus, engine, outbox, janitor, self._ingest(bus, engine))
+        return Subsystems(server, bus, engine, outbox, janitor, self._ingest(bus, engine), recorder)
+
+    async def _recorder(self) -> InputRecorder | None:
+        """Gateways that are told to record their inputs do."""
+        bytes_max = self.config.limits.recording_bytes_max
+        if not bytes_max or not self.config.coap_port:
+            return None
+        recorder = InputRecorder(self._host.disk, self._host.clock, bytes_max)
+        await recorder.open()
+        return recorder
 
     def _ingest(self, bus: SiteBus, engine: Durable) -> Ingest | None:
         config = self.config
@@ -209,7 +226,40 @@ class Node:
     async def _accept(self, ingest: Ingest, engine: Durable) -> None:
         """Opens the door to devices, with the reflex in the state the journal left it in."""
         ingest.take_over(engine.graph.snapshot())
+        if self._parts is not None and self._parts.recorder is not None:
+            self._record(self._parts.recorder, ingest, engine)
         await ingest.open(self.config.coap_port, self._host.chances.stream("coap"))
+
+    def _record(self, recorder: InputRecorder, ingest: Ingest, engine: Durable) -> None:
+        """From now on what comes in is recorded, with the states it met."""
+        config, clock = self.config, self._host.clock
+
+        def start(number: int) -> Start:
+            return Start(
+                number,
+                config.site,
+                str(config.flow_dir),
+                config.assignment.to_json(),
+                bool(config.coap_port),
+                tuple(sorted(ingest.streams)),
+                config.paths,
+                clock.wall_ns(),
+                clock.monotonic_ns(),
+                engine.progress.ordinal,
+                unpack(pack(ingest.snapshot())),
+                engine.snapshot(),
+            )
+
+        def arrived(request: Request, commands: tuple[str, ...]) -> None:
+            peer = (request.peer[0], request.peer[1])
+            recorder.arrival(
+                Arrival(
+                    clock.monotonic_ns(), peer, request.method, tuple(request.path), request.payload, commands
+                )
+            )
+
+        recorder.start = start
+        ingest.on_request = arrived
 
     async def _tick(self) -> None:
         """Time enters the engine as journal messages, so that a replay sees it pass in the same place."""
@@ -231,6 +281,8 @@ class Node:
 
     async def _close(self, parts: Subsystems) -> None:
         await parts.engine.checkpoint()
+        if parts.recorder is not None:
+            await parts.recorder.write()
         self._phase = "stopped"
         await self._write_report(parts)
         if parts.ingest is not None:
@@ -254,7 +306,8 @@ class Node:
 
     def _trouble(self, parts: Subsystems) -> tuple[str, ...]:
         outbox = parts.outbox.trouble if parts.outbox else ""
-        return parts.engine.progress.disk_trouble, outbox, parts.janitor.trouble
+        recorder = parts.recorder.trouble if parts.recorder else ""
+        return parts.engine.progress.disk_trouble, outbox, parts.janitor.trouble, recorder
 
     async def _state(self, parts: Subsystems) -> dict[str, Any]:
         """What the node runs and how far it is; ``settled`` when it owes nobody anything."""

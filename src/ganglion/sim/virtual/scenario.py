@@ -102,6 +102,7 @@ class Scenario(_Part):
     journal_bytes_max: Annotated[int, Field(ge=1 << 16)] = 1 << 30
     outbox_bytes_max: Annotated[int, Field(ge=1 << 16)] = 1 << 30
     inbox_bytes_max: Annotated[int, Field(ge=1 << 16)] = 1 << 30
+    recording_bytes_max: Annotated[int, Field(ge=0)] = 0
 
 
 class Loaded:

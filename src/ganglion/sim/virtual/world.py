@@ -134,6 +134,7 @@ class World:
                     self.scenario.outbox_bytes_max,
                     self.scenario.inbox_bytes_max,
                     report_ns=REPORT_EVERY_NS,
+                    recording_bytes_max=self.scenario.recording_bytes_max,
                 ),
             )
             if site.tier == "gateway":
