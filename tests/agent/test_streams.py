@@ -50,7 +50,8 @@ def test_questions_wait_for_a_server_that_restarts():
 def test_an_append_that_was_stored_but_not_answered_is_found_again_after_two_kills(monkeypatch):
     async def story(sites, bus, clock):
         box = BusOutbox(bus, outbox("gw1"), clock)
-        real, lost = bus.append, []
+        real = bus.append
+        lost: list[int] = []
 
         async def unanswered(stream, *given, **named):
             if not lost:

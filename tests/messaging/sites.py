@@ -13,10 +13,11 @@ from ganglion.core.errors import MessagingError
 from ganglion.host.ports import Host
 from ganglion.host.system import system_host
 from ganglion.messaging import nats
-from ganglion.messaging.memory import MemorySites
+from ganglion.messaging.memory import MemorySites, Pace
 from ganglion.messaging.provision import Caps, adopt_children, provision
 from ganglion.messaging.server import ServerSettings, SiteServer
 from ganglion.sim.virtual.clock import VirtualClock
+from ganglion.sim.virtual.loop import VirtualLoop
 from ganglion.sim.virtual.loop import run as virtual_run
 from tests.conftest import SEED
 
@@ -166,11 +167,10 @@ class NatsSites:
 class SimulatedSites:
     """`NatsSites` without servers, where nothing takes any time."""
 
-    pace = None
     keep = False
 
-    def __init__(self, _root: Path):
-        self._sites = MemorySites(self.pace)
+    def __init__(self, _root: Path, pace: Pace | None = None):
+        self._sites = MemorySites(pace)
 
     async def add(self, site, caps, *, parent=None, children=()):
         return await self._sites.add(site, caps, parent=parent, children=children)
@@ -179,7 +179,9 @@ class SimulatedSites:
         return self._sites.bus(site)
 
     def clock(self, _site):
-        return VirtualClock(asyncio.get_running_loop().virtual_time)
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        return VirtualClock(loop.virtual_time)
 
     def cut(self, child):
         self._sites.cut(child)
@@ -217,8 +219,7 @@ class UnhurriedSites(SimulatedSites):
     """The same, with drawn delays everywhere."""
 
     def __init__(self, root: Path):
-        self.pace = _Unhurried(SEED)
-        super().__init__(root)
+        super().__init__(root, _Unhurried(SEED))
 
 
 def run(make, story):

@@ -133,8 +133,8 @@ class Recorder:
         self.recorder.start = start
 
     def numbers(self):
-        files = self.platter.files.values()
-        return sorted(next(decode(bytes(f.content))).number for f in files if f.content)
+        firsts = [next(decode(bytes(f.content))) for f in self.platter.files.values() if f.content]
+        return sorted(first.number for first in firsts if isinstance(first, Start))
 
     def size_bytes(self):
         return self.platter.used_bytes

@@ -17,7 +17,10 @@ from ganglion.flow.assignment import Assignment
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Byte caps of a site's streams, how often a node ticks and reports, and how much a gateway records (0: nothing)."""
+    """Byte caps of a site's streams, and how often a node ticks and reports.
+
+    ``recording_bytes_max``: what a gateway keeps of its newest inputs, 0 for nothing.
+    """
 
     journal_bytes_max: int = 1 << 30
     outbox_bytes_max: int = 1 << 30

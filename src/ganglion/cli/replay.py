@@ -43,8 +43,10 @@ def replay(
 def _text(result: Replay) -> str:
     start = result.start
     lines = [
-        f"{start.site}, file {start.number}: {_time(start.wall_ns)} to {_time(result.until_ns)} UTC, "
-        f"{result.arrivals} requests, {result.entries} journal entries",
+        (
+            f"{start.site}, file {start.number}: {_time(start.wall_ns)} to {_time(result.until_ns)} UTC, "
+            f"{result.arrivals} requests, {result.entries} journal entries"
+        ),
         f"  flow: {'as recorded' if result.same_flow else 'another than was recorded'}",
     ]
     lines += [f"  note: {note}" for note in result.notes]
@@ -54,12 +56,12 @@ def _text(result: Replay) -> str:
         lines.append(f"  {_time(one.at_ns)}  {stage}  {origin}  row {seq}{told}")
     differ = [d for d in result.decisions if d.then != d.now]
     messages = result.differing_messages
-    lines.append(
-        f"  commands: {sum(d.now for d in result.decisions)}, "
-        f"{f'{len(differ)} differ' if differ else 'as recorded'}; "
-        f"messages to the parent: {len(result.messages_now)}, "
-        f"{f'{len(messages)} differ, the first is number {messages[0]}' if messages else 'as recorded'}"
+    commands_told = f"{len(differ)} differ" if differ else "as recorded"
+    messages_told = (
+        f"{len(messages)} differ, the first is number {messages[0]}" if messages else "as recorded"
     )
+    lines.append(f"  commands: {sum(d.now for d in result.decisions)}, {commands_told}")
+    lines.append(f"  messages to the parent: {len(result.messages_now)}, {messages_told}")
     return "\n".join(lines) + "\n"
 
 

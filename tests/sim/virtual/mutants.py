@@ -16,6 +16,7 @@ from ganglion.agent import ingest, streams
 from ganglion.connectors.coap import Response
 from ganglion.connectors.coap.message import Code
 from ganglion.core.batch import Batch
+from ganglion.core.errors import MessagingError
 from ganglion.engine import durable, sinks, windows
 from ganglion.messaging import janitor, server, subjects
 from ganglion.sim.virtual import disk
@@ -46,7 +47,7 @@ def _acknowledged_before_journal(patch: pytest.MonkeyPatch) -> None:
     store = ingest.Ingest._store
 
     async def hasty(self: Any, item: Any, line: Any) -> Response:
-        self._going = getattr(self, "_going", [])[-100:] + [asyncio.ensure_future(store(self, item, line))]
+        self._going = [*getattr(self, "_going", [])[-100:], asyncio.ensure_future(store(self, item, line))]
         return Response(Code.CHANGED)
 
     patch.setattr(ingest.Ingest, "_store", hasty)
@@ -58,7 +59,7 @@ async def _unfenced(self: Any, ordinal: int, stream: str, origin: str, payload: 
         try:
             await self._bus.append(self._stream, subjects.outbox_subject(stream, origin), payload)
             return
-        except Exception:
+        except MessagingError:
             await self._clock.sleep_ns(streams.RETRY_NS)
 
 
@@ -78,10 +79,6 @@ def _sequence_forgotten_at_restart(patch: pytest.MonkeyPatch) -> None:
 
     async def append(self: Any, ordinal: int, stream: str, origin: str, payload: bytes) -> None:
         # Goes on from wherever the stream ends, under a new number.
-        fenced = streams.BusOutbox.append
-        await _renumbered(self, stream, origin, payload, fenced)
-
-    async def _renumbered(self: Any, stream: str, origin: str, payload: bytes, _fenced: Any) -> None:
         while True:
             try:
                 last = (await self._bus.state(self._stream)).last_seq
@@ -89,7 +86,7 @@ def _sequence_forgotten_at_restart(patch: pytest.MonkeyPatch) -> None:
                     self._stream, subjects.outbox_subject(stream, origin), payload, expect_last=last
                 )
                 return
-            except Exception:
+            except MessagingError:
                 await self._clock.sleep_ns(streams.RETRY_NS)
 
     patch.setattr(streams.BusOutbox, "append", append)

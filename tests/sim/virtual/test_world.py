@@ -14,6 +14,7 @@ from ganglion.sim.virtual.scenario import built_in_names, load_scenario
 from tests.sim.virtual.mutants import MUTANTS
 
 HARD = Path(__file__).parent / "scenarios" / "hard.toml"
+OTHER_PYTHON = os.environ.get("GANGLION_OTHER_PYTHON")
 SHORT_NS = 100 * 10**9
 """The built-in worlds last longer; this is enough for some faults of each kind."""
 
@@ -77,6 +78,26 @@ def test_another_process_with_another_hash_seed_gives_the_same_trace(sound):
     environment = {**os.environ, "PYTHONHASHSEED": "12345"}
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(HARD)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == sound(1).digest
+
+
+@pytest.mark.skipif(
+    OTHER_PYTHON is None, reason="GANGLION_OTHER_PYTHON names no interpreter with these packages"
+)
+def test_another_python_gives_the_same_trace(sound):
+    environment = {**os.environ, "PYTHONPATH": "src"}
+    version = [str(OTHER_PYTHON), "-c", "import sys; print(sys.version_info[:2])"]
+    assert (
+        subprocess.run(version, capture_output=True, text=True, check=True).stdout
+        != f"{sys.version_info[:2]}\n"
+    )
+    done = subprocess.run(
+        [str(OTHER_PYTHON), "-c", PROGRAM, str(HARD)],
         env=environment,
         capture_output=True,
         text=True,

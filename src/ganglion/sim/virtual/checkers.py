@@ -94,9 +94,8 @@ def _once(world: World) -> list[str]:
     for site in world.ground.topology.sites:
         report = world.report(site)
         if world.ground.topology.children(site) and report is not None:
-            for what in ("duplicated_rows", "bad_messages"):
-                if report[what]:
-                    found.append(f"{site} reports {report[what]} {what.replace('_', ' ')}")
+            kinds = [what for what in ("duplicated_rows", "bad_messages") if report[what]]
+            found += [f"{site} reports {report[what]} {what.replace('_', ' ')}" for what in kinds]
     return found
 
 

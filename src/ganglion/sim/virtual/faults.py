@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
+from ganglion.core.units import NS_PER_MS
 from ganglion.sim.virtual.scenario import Fault
 
 if TYPE_CHECKING:
@@ -18,6 +20,21 @@ RESTART_S = (0.2, 5.0)
 AIMED = 0.5
 TOUCHES_MAX = 8
 AIM_WITHIN_S = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Blow:
+    """One fault at one place, once."""
+
+    world: World
+    name: str
+    fault: Fault
+    lasts_s: float
+    chance: Chance
+
+    @property
+    def machine(self) -> Machine:
+        return self.world.machines[self.name]
 
 
 class Faults:
@@ -55,7 +72,7 @@ class Faults:
             lasts_s = chance.uniform(*fault.lasts) / 1e9
             self.count += 1
             # A fault that has begun ends: the world does not stay broken.
-            doing = asyncio.ensure_future(do(self._world, name, fault, lasts_s, chance))
+            doing = asyncio.ensure_future(do(Blow(self._world, name, fault, lasts_s, chance)))
             self._doing[doing] = None
             await asyncio.shield(doing)
             del self._doing[doing]
@@ -71,89 +88,87 @@ def _ln(x: float) -> float:
     return exponent * 0.6931471805599453 + 2 * (y + y**3 / 3 + y**5 / 5 + y**7 / 7)
 
 
-async def _aimed(world: World, name: str, chance: Chance) -> None:
+async def _aimed(blow: Blow) -> None:
     """Half of the blows wait for a moment at which the program has touched the outside: there they hurt most."""
-    life = world.machines[name].life
-    aimed, touches = chance.random() < AIMED, 1 + int(chance.random() * TOUCHES_MAX)
+    life = blow.machine.life
+    aimed, touches = blow.chance.random() < AIMED, 1 + int(blow.chance.random() * TOUCHES_MAX)
     if aimed and life is not None and life.alive:
         await asyncio.wait({life.aim(touches)}, timeout=AIM_WITHIN_S)
 
 
-async def _kill(world: World, name: str, fault: Fault, lasts_s: float, chance: Chance) -> None:
-    await _aimed(world, name, chance)
-    world.machines[name].kill()
-    await world.restart(name, chance.uniform(*RESTART_S))
+async def _kill(blow: Blow) -> None:
+    await _aimed(blow)
+    blow.machine.kill()
+    await blow.world.restart(blow.name, blow.chance.uniform(*RESTART_S))
 
 
-async def _power_cut(world: World, name: str, fault: Fault, lasts_s: float, chance: Chance) -> None:
-    await _aimed(world, name, chance)
-    world.machines[name].power_cut()
-    await world.restart(name, lasts_s)
+async def _power_cut(blow: Blow) -> None:
+    await _aimed(blow)
+    blow.machine.power_cut()
+    await blow.world.restart(blow.name, blow.lasts_s)
 
 
-async def _kill_server(world: World, name: str, fault: Fault, lasts_s: float, chance: Chance) -> None:
-    await _aimed(world, name, chance)
-    life = world.machines[name].life
+async def _kill_server(blow: Blow) -> None:
+    await _aimed(blow)
+    life = blow.machine.life
     if life is not None and life.alive and life.processes.server is not None and life.processes.server.serves:
-        world.machines[name].note("message server killed")
+        blow.machine.note("message server killed")
         life.processes.server.kill()
 
 
-async def _cut(world: World, name: str, fault: Fault, lasts_s: float, chance: Chance) -> None:
-    path, above = world.uplink(name)
+async def _cut(blow: Blow) -> None:
+    path, above = blow.world.uplink(blow.name)
     path.parted += 1
-    world.machines[name].note("uplink cut")
-    world.servers.parted(name, above)
-    await asyncio.sleep(lasts_s)
+    blow.machine.note("uplink cut")
+    blow.world.servers.parted(blow.name, above)
+    await asyncio.sleep(blow.lasts_s)
     path.parted -= 1
     if path.whole:
-        world.machines[name].note("uplink healed")
-        world.servers.healed(name, above)
+        blow.machine.note("uplink healed")
+        blow.world.servers.healed(blow.name, above)
 
 
-async def _slow_link(world: World, name: str, fault: Fault, lasts_s: float, chance: Chance) -> None:
-    path, _ = world.uplink(name)
-    before = path.weather.rate_bytes_per_s
-    path.weather.rate_bytes_per_s = fault.rate // 8
-    world.machines[name].note("uplink slow")
-    await asyncio.sleep(lasts_s)
-    path.weather.rate_bytes_per_s = before
+async def _slow_link(blow: Blow) -> None:
+    await _storm(blow, "uplink slow", rate_bytes_per_s=blow.fault.rate // 8)
 
 
-async def _bad_radio(world: World, name: str, fault: Fault, lasts_s: float, chance: Chance) -> None:
-    path, _ = world.uplink(name)
-    weather = path.weather
-    before = (weather.loss, weather.duplication, weather.delay_max_ns)
-    weather.loss, weather.duplication, weather.delay_max_ns = 0.4, 0.2, 400_000_000
-    world.machines[name].note("radio bad")
-    await asyncio.sleep(lasts_s)
-    weather.loss, weather.duplication, weather.delay_max_ns = before
+async def _bad_radio(blow: Blow) -> None:
+    await _storm(blow, "radio bad", loss=0.4, duplication=0.2, delay_max_ns=400 * NS_PER_MS)
 
 
-async def _slow_disk(world: World, name: str, fault: Fault, lasts_s: float, chance: Chance) -> None:
-    machine = world.machines[name]
+async def _storm(blow: Blow, note: str, **changes: Any) -> None:
+    path, _ = blow.world.uplink(blow.name)
+    storm = replace(path.weather, **changes)
+    path.storms.append(storm)
+    blow.machine.note(note)
+    await asyncio.sleep(blow.lasts_s)
+    path.storms.remove(storm)
+
+
+async def _slow_disk(blow: Blow) -> None:
+    machine = blow.machine
     machine.slow_disk += 1
     machine.note("disk slow")
-    await asyncio.sleep(lasts_s)
+    await asyncio.sleep(blow.lasts_s)
     machine.slow_disk -= 1
 
 
-async def _disk_full(world: World, name: str, fault: Fault, lasts_s: float, chance: Chance) -> None:
-    machine = world.machines[name]
+async def _disk_full(blow: Blow) -> None:
+    machine = blow.machine
     machine.fill_disk(full=True)
-    await asyncio.sleep(lasts_s)
+    await asyncio.sleep(blow.lasts_s)
     machine.fill_disk(full=False)
 
 
-async def _clock_jump(world: World, name: str, fault: Fault, lasts_s: float, chance: Chance) -> None:
-    machine: Machine = world.machines[name]
-    jump_ns = int((chance.random() * 2 - 1) * fault.jump)
+async def _clock_jump(blow: Blow) -> None:
+    machine = blow.machine
+    jump_ns = int((blow.chance.random() * 2 - 1) * blow.fault.jump)
     machine.jump(jump_ns)
-    await asyncio.sleep(lasts_s)
+    await asyncio.sleep(blow.lasts_s)
     machine.jump(-jump_ns)
 
 
-_KINDS: dict[str, Callable[[World, str, Fault, float, Chance], Coroutine[None, None, None]]] = {
+_KINDS: dict[str, Callable[[Blow], Coroutine[None, None, None]]] = {
     "kill": _kill,
     "kill-server": _kill_server,
     "power-cut": _power_cut,

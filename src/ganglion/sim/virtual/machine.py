@@ -53,6 +53,7 @@ class Machine:
         self.store = Store()
         self.skew_ns = 0
         self.slow_disk = 0
+        self._full = 0
         self.lives = 0
         self.life: Life | None = None
         self.make_disk: Callable[[Platter, Path], VirtualDisk] = VirtualDisk
@@ -92,9 +93,10 @@ class Machine:
             self.life.clock.skew_ns = self.skew_ns
 
     def fill_disk(self, *, full: bool) -> None:
-        """Leaves no room, for files and for streams, or gives it back."""
+        """Leaves no room, for files and for streams, or gives it back (as often as it was taken)."""
         self.note("disk full" if full else "disk has room")
-        self.platter.full = self.store.full = full
+        self._full += 1 if full else -1
+        self.platter.full = self.store.full = self._full > 0
 
 
 class Life:

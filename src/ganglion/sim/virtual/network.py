@@ -8,7 +8,7 @@ import socket
 import zlib
 from collections.abc import Callable
 from contextvars import copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ganglion.core.units import NS_PER_MS
@@ -21,7 +21,7 @@ LAST_PORT = 65_000
 Address = tuple[str, int]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Weather:
     """How a path behaves. Chances are per datagram, ``rate_bytes_per_s`` 0 means as fast as any."""
 
@@ -41,15 +41,22 @@ class Weather:
 
 @dataclass(slots=True)
 class Path:
-    """Between two machines, in both directions. ``parted`` counts the faults that hold it cut."""
+    """Between two machines, in both directions. ``parted`` counts the faults that hold it cut.
 
-    weather: Weather
+    ``storms``: what faults have made of it, the newest last.
+    """
+
+    calm: Weather
     parted: int = 0
-    slow: int = 0
+    storms: list[Weather] = field(default_factory=list)
 
     @property
     def whole(self) -> bool:
         return self.parted == 0
+
+    @property
+    def weather(self) -> Weather:
+        return self.storms[-1] if self.storms else self.calm
 
 
 class Life(Protocol):
@@ -99,16 +106,7 @@ class Network:
         """The path between two machines; calm until faults change it."""
         key = frozenset((one, other))
         if key not in self._paths:
-            calm = self._calm
-            self._paths[key] = Path(
-                Weather(
-                    calm.loss,
-                    calm.duplication,
-                    calm.delay_min_ns,
-                    calm.delay_max_ns,
-                    calm.rate_bytes_per_s,
-                )
-            )
+            self._paths[key] = Path(self._calm)
         return self._paths[key]
 
     def free_port(self) -> int:

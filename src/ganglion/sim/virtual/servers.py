@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from ganglion.core.units import NS_PER_MS
 from ganglion.host.ports import Chance
@@ -78,6 +77,7 @@ class Servers:
         self.relink()
 
     def ended(self, process: ServerProcess) -> None:
+        """A server is gone; its children have no connection any more."""
         self._running.pop(process.configuration.port, None)
         self._leaves.pop(process.configuration.leaf_port, None)
         for other in tuple(self._running.values()):

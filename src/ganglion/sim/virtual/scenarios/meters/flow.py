@@ -4,13 +4,16 @@ from typing import Any
 
 import numpy as np
 
-import ganglion as gg
+from ganglion.core.schema import f32
+from ganglion.flow import aggregates
+from ganglion.flow.build import Flow, Frame
+from ganglion.kernels import kernel
 
-flow = gg.Flow("meters")
-frames = flow.source("frames", gg.Frame(2, 4, unit="A"), every="2s")
+flow = Flow("meters")
+frames = flow.source("frames", Frame(2, 4, unit="A"), every="2s")
 
 
-@gg.kernel(x=gg.f32[2, 4], state={"count": 0})
+@kernel(x=f32[2, 4], state={"count": 0})
 def level(x: Any, s: Any) -> Any:
     """The peak, and how many frames there were before."""
     return {"peak": np.max(np.abs(x)), "count": s.count}, True, {"count": s.count + 1}
@@ -21,6 +24,8 @@ trips = levels.where(lambda t: t.peak > 4, id="trips")
 trips.act("breaker", "open", within="20ms")
 frames.around(trips, before="6s", after="6s", id="incident").sink("incidents")
 frames.sink("raw")
-sums = levels.window("10s", lag_max="20s", keep="2h").aggregate(n=gg.count(), top=gg.max("peak"), id="sums")
+sums = levels.window("10s", lag_max="20s", keep="2h").aggregate(
+    n=aggregates.count(), top=aggregates.max("peak"), id="sums"
+)
 sums.sink("sums_kept")
 sums.rollup(id="totals").sink("totals_kept")
