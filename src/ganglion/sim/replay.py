@@ -123,9 +123,8 @@ def replay(records: list[Record], flow_dir: Path | None = None) -> Replay:
     assert isinstance(start, Start)
     spec = load_flow(flow_dir or Path(start.flow_dir))
     result = Replay(start, spec.digest)
-    result.until_ns = (
-        start.wall_ns + max(r.at_ns for r in records[1:]) - start.monotonic_ns if records[1:] else 0
-    )
+    times_ns = [r.at_ns for r in records if not isinstance(r, Start)]
+    result.until_ns = start.wall_ns + max(times_ns, default=start.monotonic_ns) - start.monotonic_ns
     assignment = Assignment.from_json({**start.assignment, "flow_digest": spec.digest})
     unknown = (set(assignment.runs) | set(assignment.exports)) - {s.id for s in spec.stages}
     if unknown:
