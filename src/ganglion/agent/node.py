@@ -18,6 +18,7 @@ from ganglion.agent.config import NodeConfig
 from ganglion.agent.ingest import Ingest
 from ganglion.agent.inputs import Arrival, InputRecorder, Start
 from ganglion.agent.streams import TICK_STREAM, BusJournal, BusOutbox, answered
+from ganglion.agent.watch import ServerWatch
 from ganglion.connectors.coap.exchange import Request
 from ganglion.core.errors import FlowError, HostError, MessagingError
 from ganglion.core.packing import pack, unpack
@@ -59,6 +60,7 @@ class Subsystems:
     janitor: Janitor
     ingest: Ingest | None
     recorder: InputRecorder | None
+    watch: ServerWatch
 
 
 class Node:
@@ -119,7 +121,8 @@ class Node:
                 parts = self._parts = await self._open(server)
                 reporting = group.create_task(self._report())
                 engine = group.create_task(parts.engine.run())
-                tasks = [keeping, reporting, engine, group.create_task(parts.janitor.run())]
+                watching = group.create_task(parts.watch.run())
+                tasks = [keeping, reporting, engine, watching, group.create_task(parts.janitor.run())]
                 await self._first(engine, parts.engine.caught_up)
                 if parts.ingest is not None:
                     await self._accept(parts.ingest, parts.engine)
@@ -169,7 +172,8 @@ class Node:
         await answered(lambda: provision(bus, site, caps, children=config.children), clock)
         source = subjects.journal(site) if config.coap_port else subjects.inbox(site)
         janitor = Janitor(bus, clock, source=source, outbox=subjects.outbox(site))
-        outbox = BusOutbox(bus, subjects.outbox(site), clock) if config.parent_url else None
+        watch = ServerWatch(server, bus, source, self._host.disk, clock)
+        outbox = BusOutbox(bus, subjects.outbox(site), clock, watch.wrote) if config.parent_url else None
 
         def checkpointed(seq: int) -> None:
             self._checkpoint_seq = seq
@@ -189,7 +193,8 @@ class Node:
             libraries=self._libraries,
             meter=self._meter,
         )
-        return Subsystems(server, bus, engine, outbox, janitor, self._ingest(bus, engine), recorder)
+        ingest = self._ingest(bus, engine, watch)
+        return Subsystems(server, bus, engine, outbox, janitor, ingest, recorder, watch)
 
     async def _recorder(self) -> InputRecorder | None:
         """Gateways that are told to record their inputs do."""
@@ -200,7 +205,7 @@ class Node:
         await recorder.open()
         return recorder
 
-    def _ingest(self, bus: SiteBus, engine: Durable) -> Ingest | None:
+    def _ingest(self, bus: SiteBus, engine: Durable, watch: ServerWatch) -> Ingest | None:
         config = self.config
         if not config.coap_port:
             return None
@@ -208,7 +213,12 @@ class Node:
         above = config.assignment
 
         async def append(item: Item, payload: bytes) -> None:
-            await bus.append(journal, subjects.journal_subject(item.stream, item.origin), payload)
+            try:
+                await bus.append(journal, subjects.journal_subject(item.stream, item.origin), payload)
+            except MessagingError as error:
+                watch.wrote(journal, error.code != "messaging.unavailable")
+                raise
+            watch.wrote(journal, answered=True)
 
         consumed = {s for stage in above.runs for s in self._spec[stage].inputs}
         wanted = {s for s in consumed | set(above.exports) if s not in above.runs}

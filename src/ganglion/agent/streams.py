@@ -50,8 +50,15 @@ class BusJournal:
 class BusOutbox:
     """Output of the engine: appends the n-th message exactly as number n, however often a server restarts."""
 
-    def __init__(self, bus: Bus, stream: str, clock: Clock) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        stream: str,
+        clock: Clock,
+        watch: Callable[[str, bool], None] = lambda _stream, _ok: None,
+    ) -> None:
         self.trouble = ""
+        self._watch = watch
         self._bus = bus
         self._stream = stream
         self._clock = clock
@@ -66,14 +73,17 @@ class BusOutbox:
                     self._stream, subjects.outbox_subject(stream, origin), payload, expect_last=ordinal - 1
                 )
                 self.trouble = ""
+                self._watch(self._stream, True)
                 return
             except MessagingError as error:
                 self.trouble = str(error)
+                self._watch(self._stream, error.code not in ("messaging.unavailable", "messaging.no-stream"))
                 if error.code == "messaging.fence":
                     # An append whose acknowledgement was lost is already there; anything else is a second writer.
                     if await self.last_ordinal() >= ordinal:
                         return
                     raise
-                if error.code not in ("messaging.full", "messaging.unavailable"):
+                # A server that shut its streams says that there are none: they come back when it starts anew.
+                if error.code not in ("messaging.full", "messaging.unavailable", "messaging.no-stream"):
                     raise
             await self._clock.sleep_ns(RETRY_NS)

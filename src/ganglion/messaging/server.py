@@ -171,6 +171,11 @@ class SiteServer:
             with contextlib.suppress(MessagingError, HostError):
                 await self._launch(find_binary(self._settings.binary))
 
+    def restart(self) -> None:
+        """Ends the server so that ``run`` starts it again: for one that runs and does not do its work."""
+        if self._process is not None:
+            self._process.kill()
+
     async def stop(self) -> None:
         """Ends the server; ``run`` returns."""
         self._stopping = True

@@ -42,43 +42,41 @@ class MemoryBus:
         check_payload(payload)
         sent = dict(headers or {})
 
-        def append(server: MemoryServer) -> dict[str, Any]:
+        def append(server: MemoryServer) -> dict[str, Any] | None:
             stored = {**sent, "Nats-Expected-Stream": stream}
             if expect_last is not None:
                 stored["Nats-Expected-Last-Sequence"] = str(expect_last)
             return server.append(stream, subject, bytes(payload), stored, expect_last)
 
         self.on_append()
-        answer = await self._request(stream, len(payload), append, writes=True)
+        answer = await self._request(stream, len(payload), append)
         return int(checked(stream, answer, expect_last)["seq"])
 
     async def ask(
         self, subject: str, request: Mapping[str, Any], *, domain: str | None = None
     ) -> dict[str, Any]:
         """`StreamApi.ask`; ``messaging.no-stream`` also when there is no link to ``domain`` now."""
-        writes = subject.split(".")[1] in ("CREATE", "UPDATE")
 
-        def ask(server: MemoryServer) -> dict[str, Any]:
+        def ask(server: MemoryServer) -> dict[str, Any] | None:
             named = server if domain is None else _across(server, domain)
             if named is None:
                 raise no_stream(subject)
             return named.ask(subject, request)
 
-        return checked(subject, await self._request(subject, 0, ask, writes=writes), None)
+        return checked(subject, await self._request(subject, 0, ask), None)
 
     async def _request(
-        self, about: str, size_bytes: int, call: Callable[[MemoryServer], dict[str, Any]], *, writes: bool
+        self, about: str, size_bytes: int, call: Callable[[MemoryServer], dict[str, Any] | None]
     ) -> dict[str, Any]:
         """Goes to the server, is done there, comes back; a server that ends meanwhile leaves the outcome unknown."""
         server = await self._reach(about)
         incarnation = server.incarnation
         await self._in_order(self._pace.request_ns(size_bytes))
         self._check_same(about, server, incarnation)
-        if writes and server.store.full:
-            # A server whose disk is full does not refuse: it falls silent.
-            await asyncio.sleep(self._answer_within_s)
-            raise unavailable(about, "no answer: the server's disk is full")
         answer = call(server)
+        if answer is None:
+            await asyncio.sleep(self._answer_within_s)
+            raise unavailable(about, f"no answer within {self._answer_within_s:g} s")
         await asyncio.sleep(self._pace.answer_ns() / 1e9)
         self._check_same(about, server, incarnation)
         return answer
@@ -116,7 +114,8 @@ class MemoryBus:
             if self._closed:
                 raise unavailable(stream, "the bus was closed")
             server = self._find()
-            if server is None or not server.running:
+            if server is None or not server.running or server.shut:
+                known = False
                 await asyncio.sleep(0.1)
                 continue
             held = server.store.streams.get(stream)

@@ -83,6 +83,8 @@ class Link:
 
     def _ends(self) -> tuple[Stream, Stream, Consumer] | None:
         """(outbox, inbox, the outbox's consumer) when the parent is configured to draw and the child to give."""
+        if self.parent.shut or self.child.shut:
+            return None
         name = outbox(self.child.site)
         source = self.child.store.streams.get(name)
         target = self.parent.store.streams.get(inbox(self.parent.site))
@@ -123,7 +125,7 @@ class Link:
             message = source.after(seq)
             if message is None:
                 break
-            if not chunk and not target.fits(self._stamped(message)):
+            if not chunk and (target.broken or not target.fits(self._stamped(message))):
                 break
             chunk.append(message)
             seq, size_bytes = message.seq, size_bytes + stored_bytes(message)
@@ -139,13 +141,18 @@ class Link:
             if message.seq <= target.sourced[name]:
                 continue  # drawn again after a break
             stamped = self._stamped(message)
-            if target.add(stamped.subject, stamped.payload, stamped.headers) is None:
+            if (
+                not self.parent.take(target)
+                or target.add(stamped.subject, stamped.payload, stamped.headers) is None
+            ):
                 # A full inbox holds the whole link back: order is kept by not looking further.
                 consumer.sent_seq = target.sourced[name]
                 self._epoch += 1
                 break
             target.sourced[name] = message.seq
             self.on_stored(self.parent.site, stamped)
+        if self.parent.shut:
+            return
         self.parent.stored(target)
         delay_ns = self._pace.link_ns(self.child.site, 0)
         later(delay_ns, self._acknowledged, self._epoch, target.sourced[name])

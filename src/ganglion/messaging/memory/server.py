@@ -7,7 +7,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ganglion.messaging.answers import FULL, IN_USE, NO_CONSUMER, NO_SPACE_RESERVED, NO_STREAM, WRONG_STREAM
+from ganglion.messaging.answers import (
+    FULL,
+    IN_USE,
+    NO_CONSUMER,
+    NO_SPACE_RESERVED,
+    NO_STREAM,
+    NOT_PURGED,
+    WRONG_STREAM,
+)
 from ganglion.messaging.bus import Stored
 from ganglion.messaging.memory.links import Link
 from ganglion.messaging.memory.store import Consumer, Store, Stream, pattern
@@ -39,6 +47,7 @@ class MemoryServer:
         self.site = site
         self.store = store
         self.running = True
+        self.shut = False
         self.incarnation = 0
         self.uplink: Link | None = None
         self.downlinks: list[Link] = []
@@ -52,7 +61,7 @@ class MemoryServer:
 
     def stop(self) -> None:
         """SIGKILL: what was written stays."""
-        self.running = False
+        self.running = self.shut = False
         self.incarnation += 1
         self.store.crash()
         self.break_links()
@@ -80,13 +89,15 @@ class MemoryServer:
 
     def append(
         self, stream: str, subject: str, payload: bytes, headers: Mapping[str, str], expect_last: int | None
-    ) -> dict[str, Any]:
-        """The server's answer to a publication with a fence."""
+    ) -> dict[str, Any] | None:
+        """The server's answer to a publication with a fence; None when there comes none, as on a full disk."""
         held = self.store.streams.get(stream)
-        if held is None or not held.takes(subject):
+        if held is None or self.shut or not held.takes(subject):
             return _error(400, WRONG_STREAM, "expected stream does not match")
         if expect_last is not None and held.last_seq != expect_last:
             return _error(400, _WRONG_LAST, f"wrong last sequence: {held.last_seq}")
+        if not self.can_write(held):
+            return None
         seq = held.add(subject, payload, headers)
         if seq is None:
             return _error(503, FULL, "maximum bytes exceeded")
@@ -95,6 +106,18 @@ class MemoryServer:
         if self.uplink is not None:
             self.uplink.pump()
         return {"stream": stream, "seq": seq}
+
+    def can_write(self, stream: Stream) -> bool:
+        """False on a full disk, and from then on until the server starts anew."""
+        stream.broken = stream.broken or self.store.full
+        return not stream.broken
+
+    def take(self, stream: Stream) -> bool:
+        """Whether a drawn message may be written. A full disk makes the server shut all its streams."""
+        if self.store.full:
+            self.shut = True
+            self.break_links()
+        return not self.shut and self.can_write(stream)
 
     def stored(self, stream: Stream) -> None:
         """A stream has grown."""
@@ -112,8 +135,10 @@ class MemoryServer:
 
     # --- administration ---
 
-    def ask(self, subject: str, request: Mapping[str, Any]) -> dict[str, Any]:
-        """The answer of ``$JS.API.<subject>``, of those requests that we make."""
+    def ask(self, subject: str, request: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The answer of ``$JS.API.<subject>``, of those requests that we make; None for silence."""
+        if self.shut or (self.store.full and subject.split(".")[1] == "CREATE"):
+            return None
         match subject.split("."):
             case ["STREAM", "CREATE", name]:
                 return self._create(name, dict(request))
@@ -179,6 +204,8 @@ class MemoryServer:
         held = self.store.streams.get(name)
         if held is None:
             return _error(404, NO_STREAM, "stream not found")
+        if held.broken and held.held and held.held[0].seq < keep_from_seq:
+            return _error(500, NOT_PURGED, "no space left on device")
         purged = held.purge(keep_from_seq - 1)
         held.sync()
         self.wake()

@@ -30,6 +30,8 @@ class Stream:
     synced_seq: int = 0
     unsynced: dict[str, int] = field(default_factory=dict)
     """``sourced`` as of the last sync."""
+    broken: bool = False
+    """A write met a full disk: the server writes nothing more to this stream until it starts anew, room or not."""
 
     @property
     def max_bytes(self) -> int:
@@ -113,6 +115,8 @@ class Store:
         """The server was killed: written streams stay, consumers are where they were last saved."""
         for consumer in self.consumers.values():
             consumer.floor = consumer.sent_seq = consumer.saved_floor
+        for stream in self.streams.values():
+            stream.broken = False
 
     def power_cut(self) -> None:
         """The machine lost power: only what was synced stays."""
