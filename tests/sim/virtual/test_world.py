@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from ganglion.agent import watch
 from ganglion.sim.virtual.play import lay, play
 from ganglion.sim.virtual.scenario import built_in_names, load_scenario
 from tests.sim.virtual.mutants import MUTANTS
@@ -37,12 +39,16 @@ def sound(hard):
     return sound
 
 
-@pytest.mark.parametrize("name", built_in_names())
-def test_a_built_in_world_is_sound(name):
+def shortened(name):
     loaded = load_scenario(Path(name))
     workload = loaded.scenario.workload.model_copy(update={"lasts": SHORT_NS})
     loaded.scenario = loaded.scenario.model_copy(update={"workload": workload})
-    verdict = play(lay(loaded), 1)
+    return loaded
+
+
+@pytest.mark.parametrize("name", built_in_names())
+def test_a_built_in_world_is_sound(name):
+    verdict = play(lay(shortened(name)), 1)
     assert verdict.findings == ()
     assert verdict.acknowledged > 100
     assert verdict.commands > 5
@@ -59,6 +65,15 @@ def test_a_planted_bug_is_found_and_without_it_the_same_seeds_are_sound(mutant, 
         if any(finding.startswith(f"{mutant.finder}:") for finding in findings):
             return
     pytest.fail(f"{mutant.seeds} seeds did not find it: {mutant.name}")
+
+
+def test_a_server_that_a_full_disk_stopped_and_nobody_restarts_is_found(monkeypatch):
+    async def blind(_self):
+        await asyncio.Event().wait()
+
+    ground = lay(shortened("disks"))
+    monkeypatch.setattr(watch.ServerWatch, "run", blind)
+    assert any(finding.startswith("drained:") for finding in play(ground, 1).findings)
 
 
 def test_a_seed_repeats_exactly_and_another_does_not(hard, sound):
