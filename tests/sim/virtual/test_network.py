@@ -109,7 +109,7 @@ def test_a_parted_path_lets_nothing_through_until_it_heals():
 
 def test_a_slow_path_takes_the_time_of_its_bytes():
     async def story(pair):
-        pair.network.path("near", "far").weather.rate_bytes_per_s = 1000
+        pair.network.path("near", "far").storms.append(Weather(rate_bytes_per_s=1000))
         began_s = pair.loop.time()
         await pair.ask(bytes(900))
         assert 1.8 < pair.loop.time() - began_s < 5
