@@ -135,12 +135,12 @@ def _window_counted_twice_after_restore(patch: pytest.MonkeyPatch) -> None:
 
 
 def _late_reading_dropped(patch: pytest.MonkeyPatch) -> None:
-    take = windows.WindowOperator._take
+    put = windows.WindowOperator._replace
 
-    def punctual(self: Any, slot: Any, batch: Batch, rows: Any) -> bool:
-        return not slot.given and take(self, slot, batch, rows)
+    def punctual(self: Any, slots: list[Any], batch: Batch, inverse: Any) -> list[int]:
+        return put(self, [None if s is None or s.given else s for s in slots], batch, inverse)
 
-    patch.setattr(windows.WindowOperator, "_take", punctual)
+    patch.setattr(windows.WindowOperator, "_replace", punctual)
 
 
 def _reflex_waits_for_publish(patch: pytest.MonkeyPatch) -> None:

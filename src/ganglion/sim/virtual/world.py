@@ -306,7 +306,7 @@ def _adopt(task: asyncio.Task[Any]) -> None:
         life.adopt(task)
 
 
-def _in_numpy(_kernels: Any, _directory: FilePath) -> dict[str, Any]:
+def _in_numpy(*_given: Any) -> dict[str, Any]:
     """No compiler enters the world: kernels run in NumPy, whose bits the compiled ones have."""
     return {}
 
