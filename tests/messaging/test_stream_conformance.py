@@ -192,11 +192,11 @@ def test_a_purge_at_the_floor_takes_nothing_that_is_owed(run):
 def test_more_than_the_window_goes_across(run):
     async def test(sites, up, down):
         sites.cut("down")
-        for start in range(0, 1500, 500):
-            await asyncio.gather(*(down.append(OUT, OWED, b"%06d" % (start + i)) for i in range(500)))
+        for start in range(0, 1100, 550):
+            await asyncio.gather(*(down.append(OUT, OWED, b"%06d" % (start + i)) for i in range(550)))
         sites.heal("down")
-        assert numbers(await take(up.read(IN, 0), 1500)) == list(range(1500))
-        await until(lambda: delivered(down, 1500))
+        assert numbers(await take(up.read(IN, 0), 1100)) == list(range(1100))
+        await until(lambda: delivered(down, 1100))
 
     run(test)
 

@@ -34,6 +34,8 @@ START_S = 3.0
 RESTART_AFTER_FAILURE_S = 0.2
 REPORT_EVERY_NS = 5 * NS_PER_S
 POLL_S = 2.0
+PURGED_WITHIN_S = 3.0
+"""What is settled is purged at the janitor's next round."""
 FAILURES_MAX = 20
 
 
@@ -188,6 +190,7 @@ class World:
         for device in self.devices.values():
             device.stop.set()
         await self._settle()
+        await asyncio.sleep(PURGED_WITHIN_S)
         self.truth.settled_ns = self.loop.virtual_time.now_ns
         self._ending = True
         for machine in self.machines.values():
