@@ -208,6 +208,7 @@ async def _reflex(
     async def append(_item: Item, _payload: bytes) -> None:
         """The journal took it then."""
 
+    clock = VirtualClock(loop.virtual_time)
     ingest = Ingest(
         spec,
         assignment,
@@ -216,6 +217,7 @@ async def _reflex(
         streams=frozenset(start.streams),
         paths=frozenset(start.paths),
         last_seq=last_seq,
+        clock=clock,
     )
     try:
         ingest.resume(start.reflex)
@@ -225,7 +227,6 @@ async def _reflex(
     ingest.on_request = lambda _request, commands: decided.extend(commands)
     await ingest.open(0, chances.stream("coap"))
     began_ns = loop.virtual_time.now_ns
-    clock = VirtualClock(loop.virtual_time)
     answers: list[asyncio.Future[Any]] = []
     for arrival in arrivals:
         await clock.sleep_until_ns(began_ns + max(0, arrival.at_ns - start.monotonic_ns))

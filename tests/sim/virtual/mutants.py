@@ -147,8 +147,8 @@ def _reflex_waits_for_publish(patch: pytest.MonkeyPatch) -> None:
     react, store = ingest.Ingest._react, ingest.Ingest._store
     waiting: dict[int, Any] = {}
 
-    def later(self: Any, batch: Batch, line: Any, request: Any) -> None:
-        waiting[id(batch)] = (line, request)
+    def later(self: Any, batch: Batch, *given: Any) -> None:
+        waiting[id(batch)] = given
 
     async def first(self: Any, item: Any, line: Any) -> Response:
         response = await store(self, item, line)

@@ -62,6 +62,9 @@ def test_a_planted_bug_is_found_and_without_it_the_same_seeds_are_sound(mutant, 
         with monkeypatch.context() as patch:
             mutant.plant(patch)
             findings = play(hard, seed).findings
+        assert not any("TypeError" in f or "AttributeError" in f for f in findings), (
+            f"a broken mutant: {findings}"
+        )
         if any(finding.startswith(f"{mutant.finder}:") for finding in findings):
             return
     pytest.fail(f"{mutant.seeds} seeds did not find it: {mutant.name}")

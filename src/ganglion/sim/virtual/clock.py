@@ -25,6 +25,13 @@ class VirtualClock:
     def wall_ns(self) -> int:
         return EPOCH_NS + self._time.now_ns + self.skew_ns
 
+    def cpu_ns(self) -> int:
+        """Computing takes no time here."""
+        return 0
+
+    def process_cpu_ns(self) -> int:
+        return 0
+
     def monotonic_ns(self) -> int:
         return self._time.now_ns + self.offset_ns
 

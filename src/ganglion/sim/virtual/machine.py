@@ -11,7 +11,7 @@ from typing import Any
 
 from ganglion.core.errors import HostError
 from ganglion.core.units import NS_PER_MS, NS_PER_S
-from ganglion.host.ports import Chance, Conversation, Host, Process
+from ganglion.host.ports import ANSWER_NS_MAX, Chance, Conversation, Host, Process
 from ganglion.messaging.memory import MemoryBus, MemoryServer, Store
 from ganglion.sim.virtual.chance import SeededChances
 from ganglion.sim.virtual.clock import VirtualClock
@@ -204,7 +204,9 @@ class VirtualProcesses:
         self._life = life
         self._servers: list[ServerProcess] = []
 
-    def converse(self, command: Sequence[str], *, log: Path) -> Conversation:
+    def converse(
+        self, command: Sequence[str], *, log: Path, answer_ns_max: int = ANSWER_NS_MAX
+    ) -> Conversation:
         raise HostError(
             "host.process", f"cannot start {command[0]}", why="there are no pipes in the virtual world"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
@@ -37,6 +38,20 @@ POLL_S = 2.0
 PURGED_WITHIN_S = 3.0
 """What is settled is purged at the janitor's next round."""
 FAILURES_MAX = 20
+
+
+class _Errors(logging.Handler):
+    """What programs log as errors, a handler that failed for one, is a failure that they got over."""
+
+    def __init__(self, truth: Truth) -> None:
+        super().__init__(logging.ERROR)
+        self._truth = truth
+
+    def emit(self, record: logging.LogRecord) -> None:
+        life = LIFE.get(None)
+        if life is None or life.alive:
+            error = record.exc_info[1] if record.exc_info else None
+            self._truth.fail(f"{record.getMessage()}: {_words(error)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +194,14 @@ class World:
 
     async def run(self) -> None:
         """Everything from the first boot until nothing is owed any more."""
+        errors, logger = _Errors(self.truth), logging.getLogger("ganglion")
+        logger.addHandler(errors)
+        try:
+            await self._run()
+        finally:
+            logger.removeHandler(errors)
+
+    async def _run(self) -> None:
         for site_id in self._configs:
             self._launch(site_id)
         await asyncio.sleep(START_S)
