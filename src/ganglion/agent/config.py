@@ -17,13 +17,17 @@ from ganglion.flow.assignment import Assignment
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Byte caps of a site's streams, and how often a node ticks and reports."""
+    """Byte caps of a site's streams, and how often a node ticks and reports.
+
+    ``recording_bytes_max``: what a gateway keeps of its newest inputs, 0 for nothing.
+    """
 
     journal_bytes_max: int = 1 << 30
     outbox_bytes_max: int = 1 << 30
     inbox_bytes_max: int = 1 << 30
     tick_ns: int = NS_PER_S
     report_ns: int = NS_PER_S // 4
+    recording_bytes_max: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,10 +92,12 @@ class Ingest:
         self.counts = IngestCounts()
         self.reactions: deque[Reaction] = deque(maxlen=REACTIONS_MAX)
         self._clock = clock
+        self.on_request: Callable[[Request, tuple[str, ...]], None] = lambda _request, _commands: None
+        self._decided: list[str] = []
         self._spec = spec
         self._reflex = reflex
         self._append = append
-        self._streams = streams
+        self.streams = streams
         self._paths = paths
         self._last_seq = last_seq
         self._lines: dict[tuple[str, str], _Line] = {}
@@ -124,8 +126,25 @@ class Ingest:
         if self._endpoint is not None:
             await self._endpoint.close()
 
+    def snapshot(self) -> dict[str, Any]:
+        """What decides the next reflexes, for `resume`."""
+        lines = [[stream, origin, line.reflexed] for (stream, origin), line in self._lines.items()]
+        return {"graph": self._reflex.snapshot(), "lines": lines}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Goes on from a snapshot of another time: call it before the first request."""
+        self._reflex.restore(state["graph"])
+        for stream, origin, reflexed in state["lines"]:
+            self._lines[stream, origin] = _Line(reflexed, reflexed, ended=False, lock=asyncio.Lock())
+
     def handle(self, request: Request) -> Response | Awaitable[Response]:
         """POST s/STREAM with SenML rows, or s/STREAM/end with the origin's name."""
+        self._decided = []
+        response = self._handle(request)
+        self.on_request(request, tuple(self._decided))
+        return response
+
+    def _handle(self, request: Request) -> Response | Awaitable[Response]:
         received_ns = self._clock.monotonic_ns()
         self.counts.messages += 1
         path = request.path
@@ -133,7 +152,7 @@ class Ingest:
             self.counts.refused += 1
             return Response(Code.NOT_FOUND, b"post rows to s/STREAM")
         stream = path[1]
-        if stream not in self._streams:
+        if stream not in self.streams:
             self.counts.refused += 1
             return Response(Code.NOT_FOUND, f"no stream {stream!r} comes from devices here".encode())
         try:
@@ -177,10 +196,11 @@ class Ingest:
         act: ActStage = self._acts[emission.stage]
         for seq in emission.item.seq.tolist():
             self.counts.commands += 1
+            command_id = f"{act.id}:{emission.item.origin}:{seq}"
+            self._decided.append(command_id)
             if len(self._commands) >= COMMANDS_MAX:
                 self.counts.commands_failed += 1
                 continue
-            command_id = f"{act.id}:{emission.item.origin}:{seq}"
             payload = pack({"verb": act.verb, "id": command_id, "seq": seq})
             commanded_ns = (
                 self._clock.monotonic_ns()

@@ -7,6 +7,7 @@ changes nothing here: the engine goes on, the outbox grows, and the parent draws
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,10 +15,14 @@ import orjson
 
 from ganglion.agent.config import NodeConfig
 from ganglion.agent.ingest import Ingest
-from ganglion.agent.streams import TICK_STREAM, BusJournal, BusOutbox
+from ganglion.agent.inputs import Arrival, InputRecorder, Start
+from ganglion.agent.streams import TICK_STREAM, BusJournal, BusOutbox, answered
+from ganglion.agent.watch import ServerWatch
+from ganglion.connectors.coap.exchange import Request
 from ganglion.core.errors import FlowError, HostError, MessagingError
+from ganglion.core.packing import pack, unpack
 from ganglion.core.wire import Item
-from ganglion.engine.durable import Durable
+from ganglion.engine.durable import Durable, Journal
 from ganglion.engine.graph import Graph
 from ganglion.engine.meter import Meter
 from ganglion.flow.load import load_flow
@@ -25,10 +30,9 @@ from ganglion.flow.spec import FlowSpec
 from ganglion.host.ports import Host
 from ganglion.kernels.loading import load
 from ganglion.kernels.running import Libraries
-from ganglion.messaging import subjects
+from ganglion.messaging import nats, subjects
 from ganglion.messaging.janitor import Janitor
-from ganglion.messaging.nats import NatsBus, connect
-from ganglion.messaging.provision import Caps, provision
+from ganglion.messaging.provision import Caps, SiteBus, provision
 from ganglion.messaging.server import ServerSettings, SiteServer
 
 REPORT = "report.json"
@@ -36,35 +40,60 @@ REACTIONS = "reactions.json"
 STORE_RESERVE_BYTES = 256 << 20
 
 
+Connect = Callable[[str, str], Awaitable[SiteBus]]
+"""(the server's URL, the client's name) -> a bus on it."""
+
+
+async def _nats(url: str, name: str) -> SiteBus:
+    return await nats.connect(url, name=name)
+
+
 @dataclass(slots=True)
 class Subsystems:
     """What a running node consists of."""
 
     server: SiteServer
-    bus: NatsBus
+    bus: SiteBus
     engine: Durable
     outbox: BusOutbox | None
     janitor: Janitor
     ingest: Ingest | None
+    recorder: InputRecorder | None
+    watch: ServerWatch
 
 
 class Node:
-    """Runs one assignment until `stop`; any subsystem that fails for good ends `run` with its error."""
+    """Runs one assignment until `stop`; any subsystem that fails for good ends `run` with its error.
 
-    def __init__(self, config: NodeConfig, host: Host, *, server_binary: str | None = None) -> None:
+    ``connect`` and ``load_kernels`` are where code leaves Python: a client of the message server, a compiler. ``flow``:
+    what ``config.flow_dir`` holds, when it was loaded already.
+    """
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        host: Host,
+        *,
+        server_binary: str | None = None,
+        connect: Connect | None = None,
+        load_kernels: Callable[..., Libraries] = load,
+        flow: FlowSpec | None = None,
+    ) -> None:
         self.config = config
         self._host = host
         self._binary = server_binary
+        self._connect = connect or _nats
+        self._load_kernels = load_kernels
         self._phase = "starting"
         self._stop = asyncio.Event()
         self._parts: Subsystems | None = None
         self._checkpoint_seq = 0
         self._libraries: Libraries = {}
         self._meter = Meter(host.clock.cpu_ns)
-        self._spec = self._load()
+        self._spec = self._load(flow)
 
-    def _load(self) -> FlowSpec:
-        spec = load_flow(self.config.flow_dir)
+    def _load(self, flow: FlowSpec | None) -> FlowSpec:
+        spec = flow or load_flow(self.config.flow_dir)
         if spec.digest != self.config.assignment.flow_digest:
             raise FlowError(
                 "flow.changed",
@@ -82,7 +111,7 @@ class Node:
         """Starts every subsystem, keeps them running, ends them in reverse order."""
         runs = self.config.assignment.runs
         kernels, folds = self._spec.kernels(runs), self._spec.folds(runs)
-        self._libraries = await asyncio.to_thread(load, kernels, self.config.kernel_dir, folds)
+        self._libraries = await asyncio.to_thread(self._load_kernels, kernels, self.config.kernel_dir, folds)
         server = self._server()
         await server.start()
         try:
@@ -91,11 +120,14 @@ class Node:
                 parts = self._parts = await self._open(server)
                 reporting = group.create_task(self._report())
                 engine = group.create_task(parts.engine.run())
-                tasks = [keeping, reporting, engine, group.create_task(parts.janitor.run())]
+                watching = group.create_task(parts.watch.run())
+                tasks = [keeping, reporting, engine, watching, group.create_task(parts.janitor.run())]
                 await self._first(engine, parts.engine.caught_up)
                 if parts.ingest is not None:
                     await self._accept(parts.ingest, parts.engine)
                     tasks.append(group.create_task(self._tick()))
+                    if parts.recorder is not None:
+                        tasks.append(group.create_task(parts.recorder.run()))
                 self._phase = "ready"
                 await self._first(engine, self._stop)
                 self._phase = "stopping"
@@ -133,32 +165,46 @@ class Node:
     async def _open(self, server: SiteServer) -> Subsystems:
         config, site = self.config, self.config.site
         limits = config.limits
-        bus = await connect(server.url, name=config.assignment.node)
+        clock = self._host.clock
+        bus = await answered(lambda: self._connect(server.url, config.assignment.node), clock)
         caps = Caps(limits.journal_bytes_max, limits.outbox_bytes_max, limits.inbox_bytes_max)
-        await provision(bus, site, caps, children=config.children)
+        await answered(lambda: provision(bus, site, caps, children=config.children), clock)
         source = subjects.journal(site) if config.coap_port else subjects.inbox(site)
-        janitor = Janitor(bus, self._host.clock, source=source, outbox=subjects.outbox(site))
-        outbox = BusOutbox(bus, subjects.outbox(site), self._host.clock) if config.parent_url else None
+        janitor = Janitor(bus, clock, source=source, outbox=subjects.outbox(site))
+        watch = ServerWatch(server, bus, source, self._host.disk, clock)
+        outbox = BusOutbox(bus, subjects.outbox(site), clock, watch.wrote) if config.parent_url else None
 
         def checkpointed(seq: int) -> None:
             self._checkpoint_seq = seq
             janitor.processed(seq)
 
+        journal: Journal = BusJournal(bus, source, clock)
+        recorder = await self._recorder()
         engine = Durable(
             self._spec,
             config.assignment,
-            BusJournal(bus, source),
-            outbox,
+            journal if recorder is None else recorder.journal(journal),
+            outbox if recorder is None or outbox is None else recorder.outbox(outbox),
             disk=self._host.disk,
-            clock=self._host.clock,
+            clock=clock,
             gather=bool(config.coap_port),
             on_checkpoint=checkpointed,
             libraries=self._libraries,
             meter=self._meter,
         )
-        return Subsystems(server, bus, engine, outbox, janitor, self._ingest(bus, engine))
+        ingest = self._ingest(bus, engine, watch)
+        return Subsystems(server, bus, engine, outbox, janitor, ingest, recorder, watch)
 
-    def _ingest(self, bus: NatsBus, engine: Durable) -> Ingest | None:
+    async def _recorder(self) -> InputRecorder | None:
+        """Gateways that are told to record their inputs do."""
+        bytes_max = self.config.limits.recording_bytes_max
+        if not bytes_max or not self.config.coap_port:
+            return None
+        recorder = InputRecorder(self._host.disk, self._host.clock, bytes_max)
+        await recorder.open()
+        return recorder
+
+    def _ingest(self, bus: SiteBus, engine: Durable, watch: ServerWatch) -> Ingest | None:
         config = self.config
         if not config.coap_port:
             return None
@@ -166,7 +212,12 @@ class Node:
         above = config.assignment
 
         async def append(item: Item, payload: bytes) -> None:
-            await bus.append(journal, subjects.journal_subject(item.stream, item.origin), payload)
+            try:
+                await bus.append(journal, subjects.journal_subject(item.stream, item.origin), payload)
+            except MessagingError as error:
+                watch.wrote(journal, error.code != "messaging.unavailable")
+                raise
+            watch.wrote(journal, answered=True)
 
         consumed = {s for stage in above.runs for s in self._spec[stage].inputs}
         wanted = {s for s in consumed | set(above.exports) if s not in above.runs}
@@ -184,7 +235,40 @@ class Node:
     async def _accept(self, ingest: Ingest, engine: Durable) -> None:
         """Opens the door to devices, with the reflex in the state the journal left it in."""
         ingest.take_over(engine.graph.snapshot())
+        if self._parts is not None and self._parts.recorder is not None:
+            self._record(self._parts.recorder, ingest, engine)
         await ingest.open(self.config.coap_port, self._host.chances.stream("coap"))
+
+    def _record(self, recorder: InputRecorder, ingest: Ingest, engine: Durable) -> None:
+        """From now on what comes in is recorded, with the states it met."""
+        config, clock = self.config, self._host.clock
+
+        def start(number: int) -> Start:
+            return Start(
+                number,
+                config.site,
+                str(config.flow_dir),
+                config.assignment.to_json(),
+                bool(config.coap_port),
+                tuple(sorted(ingest.streams)),
+                config.paths,
+                clock.wall_ns(),
+                clock.monotonic_ns(),
+                engine.progress.ordinal,
+                unpack(pack(ingest.snapshot())),
+                engine.snapshot(),
+            )
+
+        def arrived(request: Request, commands: tuple[str, ...]) -> None:
+            peer = (request.peer[0], request.peer[1])
+            recorder.arrival(
+                Arrival(
+                    clock.monotonic_ns(), peer, request.method, tuple(request.path), request.payload, commands
+                )
+            )
+
+        recorder.start = start
+        ingest.on_request = arrived
 
     async def _tick(self) -> None:
         """Time enters the engine as journal messages, so that a replay sees it pass in the same place."""
@@ -206,6 +290,8 @@ class Node:
 
     async def _close(self, parts: Subsystems) -> None:
         await parts.engine.checkpoint()
+        if parts.recorder is not None:
+            await parts.recorder.write()
         self._phase = "stopped"
         await self._write_report(parts)
         if parts.ingest is not None:
@@ -229,7 +315,8 @@ class Node:
 
     def _trouble(self, parts: Subsystems) -> tuple[str, ...]:
         outbox = parts.outbox.trouble if parts.outbox else ""
-        return parts.engine.progress.disk_trouble, outbox, parts.janitor.trouble
+        recorder = parts.recorder.trouble if parts.recorder else ""
+        return parts.engine.progress.disk_trouble, outbox, parts.janitor.trouble, recorder
 
     async def _state(self, parts: Subsystems) -> dict[str, Any]:
         """What the node runs and how far it is; ``settled`` when it owes nobody anything."""

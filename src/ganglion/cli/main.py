@@ -18,9 +18,11 @@ from ganglion.cli.compare import compare_command
 from ganglion.cli.device import device
 from ganglion.cli.learning import model
 from ganglion.cli.live import watching
+from ganglion.cli.replay import replay
+from ganglion.cli.sim import sim
 from ganglion.core.errors import GanglionError, RunError
 from ganglion.core.topology import Topology
-from ganglion.core.units import parse_duration_ns
+from ganglion.core.units import parse_duration_ns, parse_size_bytes
 from ganglion.device.firmware.choice import RunsAs
 from ganglion.flow.load import load_flow
 from ganglion.flow.spec import FlowSpec
@@ -51,6 +53,8 @@ app.add_typer(device, name="device")
 app.command("calibrate")(calibrate_command)
 app.command("compare")(compare_command)
 app.add_typer(model, name="model")
+app.add_typer(sim, name="sim")
+app.command()(replay)
 
 FlowDir = Annotated[Path, typer.Argument(metavar="FLOW_DIR", help="A folder with flow.py and topology.yaml.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
@@ -125,6 +129,12 @@ def run(
             "engine). Default: board where the extra 'emulator' is installed and frames are few enough, else firmware.",
         ),
     ] = None,
+    record: Annotated[
+        str | None,
+        typer.Option(
+            "--record", metavar="SIZE", help="Gateways keep this much of their newest inputs for replay."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a flow on this machine as real processes, and report what was measured.
@@ -144,6 +154,7 @@ def run(
         pins=_pins(pin),
         seed=seed,
         devices_as=_devices_as(devices_as),
+        recording_bytes_max=0 if record is None else parse_size_bytes(record),
     )
     job = prepare(asked)
     directory = make_run_dir(flow_dir, run_dir)

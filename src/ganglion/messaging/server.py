@@ -148,7 +148,9 @@ class SiteServer:
             if port is not None and self._host.ports.taken(port):
                 raise _port_taken(port)
         content = render(self._settings, self._directory).encode()
-        await asyncio.to_thread(self._host.disk.replace, _CONFIG, content)
+        # Written only when it differs: a site that starts again on a full disk must come up, for its reflexes.
+        if await asyncio.to_thread(self._host.disk.read, _CONFIG) != content:
+            await asyncio.to_thread(self._host.disk.replace, _CONFIG, content)
         await self._launch(binary)
 
     async def run(self) -> None:
@@ -168,6 +170,11 @@ class SiteServer:
             # Whatever keeps it down now (a full disk, a slow port) may pass: the next round tries again.
             with contextlib.suppress(MessagingError, HostError):
                 await self._launch(find_binary(self._settings.binary))
+
+    def restart(self) -> None:
+        """Ends the server so that ``run`` starts it again: for one that runs and does not do its work."""
+        if self._process is not None:
+            self._process.kill()
 
     async def stop(self) -> None:
         """Ends the server; ``run`` returns."""

@@ -102,7 +102,7 @@ def gather(spec: FlowSpec, node_dirs: dict[str, Path], device_dirs: list[Path]) 
             path = directory / "sinks" / f"{stage.id}.arrows"
             if isinstance(stage, SinkStage) and path.exists():
                 rows = evidence.sinks.setdefault(stage.id, SinkRows(stage.schema))
-                rows.batches += _sink_batches(path, stage)
+                rows.batches += sink_batches(path.read_bytes(), path, stage)
     return evidence
 
 
@@ -135,12 +135,16 @@ def _lines(path: Path) -> Iterator[Any]:
                 raise _unreadable(path, f"line {number}: {error}") from error
 
 
-def _sink_batches(path: Path, stage: SinkStage) -> Iterator[Batch]:
+def sink_batches(content: bytes, path: Path, stage: SinkStage) -> Iterator[Batch]:
+    """The rows of a sink's file, by origin, in the order in which they were kept; ``path`` names it in an error.
+
+    Raises `DataError` ``run.evidence``.
+    """
     try:
-        with pa.ipc.open_stream(path.read_bytes()) as reader:
+        with pa.ipc.open_stream(content) as reader:
             for record in reader:
                 yield from _by_origin(record, stage)
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, OSError) as error:  # the latter for a body that ends too early
         raise _unreadable(path, str(error)) from error
 
 

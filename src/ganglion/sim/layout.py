@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ganglion.agent.config import NodeConfig
+from ganglion.agent.config import Limits, NodeConfig
 from ganglion.core.topology import Topology
 from ganglion.device.devicehost import DeviceHostConfig, Emulation
 from ganglion.device.firmware.choice import Chosen, RunsAs, choose, limits_for
@@ -77,6 +77,7 @@ def node_config(
         coap_port=ports.coap,
         paths=tuple(p.id for p in topology.paths() if p.gateway == site),
         kernel_dir=kernel_dir(settings),
+        limits=Limits(recording_bytes_max=settings.recording_bytes_max),
     )
 
 
