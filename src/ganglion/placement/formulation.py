@@ -18,7 +18,7 @@ from ganglion.placement.demand import DATAGRAM_ROW_BYTES_MAX, Key
 from ganglion.placement.figures import Ground
 from ganglion.placement.jurisdictions import lies_in
 from ganglion.placement.routes import DEVICE, RANKS, Spot, Wire
-from ganglion.placement.rules import CPU_SHARE_MAX, LINK_SHARE_MAX, Rule, Seat
+from ganglion.placement.rules import CPU_SHARE_MAX, Rule, Seat
 from ganglion.placement.solver import OutOfBudget, Program, solve
 
 COLUMNS_MAX = 20_000
@@ -136,6 +136,9 @@ def _transit(ground: Ground, formulation: Formulation) -> None:
         place = ground.ways[key[1]].spots[wire.upper].jurisdiction
         if allowed is not None and not lies_in(place, allowed):
             formulation.program.row({column: 1.0}, high=0.0, tag=rules.jurisdiction_rule(stage))
+        if ground.ways[key[1]].spots[wire.upper].refuses & stage.labels.categories:
+            rule = rules.label_rule(ground.ways[key[1]].spots[wire.upper], stage)
+            formulation.program.row({column: 1.0}, high=0.0, tag=rule)
 
 
 def _crossings(ground: Ground, formulation: Formulation) -> list[tuple[tuple[Key, Wire], int]]:
@@ -194,8 +197,8 @@ def _links(ground: Ground, formulation: Formulation) -> None:
         shares[wire.id][column] = shares[wire.id].get(column, 0.0) + share
 
     for name, wire in ground.wires().items():
-        rule = rules.bandwidth_rule(name, wire.link.bandwidth_bit_per_s)
-        _capacity(formulation, shares[name], LINK_SHARE_MAX - cost.idle_share(wire), rule)
+        rule = rules.bandwidth_rule(wire)
+        _capacity(formulation, shares[name], wire.share_max - cost.idle_share(wire), rule)
 
 
 def _deadlines(ground: Ground, formulation: Formulation) -> None:
