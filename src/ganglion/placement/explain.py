@@ -10,7 +10,8 @@ from ganglion.flow.spec import FlowSpec
 from ganglion.flow.stages import TIERS
 from ganglion.placement.formulation import build
 from ganglion.placement.plan import Loop, Plan
-from ganglion.placement.planner import MONEY_TIE, clash, lay_out, plan
+from ganglion.placement.clash import clash
+from ganglion.placement.planner import TIE, lay_out, plan
 from ganglion.placement.rules import Rule, pin_rule
 
 
@@ -70,7 +71,7 @@ def _option(spec: FlowSpec, topology: Topology, plan_: Plan, stage: str, tier: s
         return Option(tier, tuple(r for r in clash(formulation, keep={pin}) if r != pin), 0.0, (), tie=False)
     other = plan(spec, topology, pins=pins, selectivities=plan_.selectivities)
     more = other.money.total - plan_.money.total
-    tie = abs(more) <= 2 * max(MONEY_TIE, 1e-9 * plan_.money.total)
+    tie = abs(more) <= 2 * max(TIE, 1e-9 * plan_.money.total)
     return Option(tier, (), 0.0 if tie else more, other.loops, tie)
 
 

@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Mapping
 
 from ganglion.core.errors import FlowError, PlacementInfeasible
 from ganglion.core.topology import Topology
 from ganglion.flow.spec import FlowSpec
 from ganglion.flow.stages import TIERS, WhereStage
 from ganglion.placement import figures
+from ganglion.placement.clash import block_ground, face_ground, infeasible
+from ganglion.placement.decompose import (
+    FleetSolution,
+    NoBlock,
+    NoColumns,
+    Terrain,
+    solve_fleet,
+    survey,
+)
 from ganglion.placement.demand import Key, demand
+from ganglion.placement.expansion import Expansion, written_out
 from ganglion.placement.figures import Ground
 from ganglion.placement.formulation import Formulation, Terms, build
 from ganglion.placement.measured import uplink_row_bytes
-from ganglion.placement.plan import Placement, Plan
-from ganglion.placement.routes import routes
-from ganglion.placement.rules import KINDS, Rule
+from ganglion.placement.objective import QUANTITIES, Objective, parse_objective
+from ganglion.placement.plan import Plan, Summary
+from ganglion.placement.routes import RANKS, routes
 from ganglion.placement.solver import NAME, OutOfBudget, Row, Solution, as_row, solve
 
-MONEY_TIE = 1e-6
-"""Plans whose months differ by less (or by a billionth of the sum) cost the same."""
-LATENCY_TIE_MS = 1e-6
+TIE = 1e-6
+"""Plans that differ by less in a level of the objective (or by a billionth of its sum) tie in it."""
+
+
+EXACT_COLUMNS_MAX = 6_000
+"""Up to so many columns the whole is one program for HiGHS; beyond, it is decomposed (docs/adr/0018)."""
 
 
 def plan(
@@ -29,76 +43,139 @@ def plan(
     *,
     pins: Mapping[str, str] | None = None,
     selectivities: Mapping[str, float] | None = None,
+    objective: str | None = None,
 ) -> Plan:
     """The best placement that obeys every rule.
 
     ``pins``: stage id -> tier it must run at; ``selectivities``: where-stage id -> share of rows in [0, 1],
-    in place of the flow's. Raises `PlacementInfeasible` ``placement.infeasible`` with a smallest set of rules
-    that clash, ``placement.no-devices``, ``placement.size`` or ``placement.budget``, and for a wrong argument
-    `FlowError` ``flow.unknown-stage``, ``flow.tier`` or ``flow.selectivity``.
+    in place of the flow's; ``objective``: in place of the flow's, see `parse_objective`. Raises `PlacementInfeasible`
+    ``placement.infeasible`` with a smallest set of rules that clash, ``placement.no-devices`` or
+    ``placement.budget``, and for a wrong argument `FlowError` ``flow.unknown-stage``, ``flow.tier``,
+    ``flow.selectivity`` or ``flow.objective``.
     """
     pins, selectivities = dict(pins or {}), dict(selectivities or {})
     _check_arguments(spec, pins, selectivities)
+    wanted = parse_objective(objective or spec.objective, topology.currency)
+    _check_devices(topology)
+    if exact_columns(spec, topology) <= EXACT_COLUMNS_MAX:
+        return _exact(spec, topology.expanded(), pins, selectivities, wanted)
+    terrain = survey(spec, topology, pins, selectivities, wanted)
+    return fleet_plan(solved(terrain, pins), pins, selectivities)
+
+
+def exact_columns(spec: FlowSpec, topology: Topology) -> int:
+    """About how many columns the whole as one program would have."""
+    alike = topology.alike()
+    paths = sum(alike[gateway] for group in topology.devices.values() for gateway in group.gateways)
+    return (paths + 1) * len(spec.stages) * (2 * len(RANKS) - 1)
+
+
+def solved(terrain: Terrain, pins: Mapping[str, str]) -> FleetSolution:
+    """The fleet's solution; raises `PlacementInfeasible` ``placement.infeasible`` or ``placement.budget``."""
+    try:
+        return solve_fleet(terrain)
+    except NoColumns as error:
+        raise infeasible(terrain.spec, face_ground(terrain, error.path), pins) from error
+    except NoBlock as error:
+        raise infeasible(terrain.spec, block_ground(terrain, error.block, error.kind), pins) from error
+    except OutOfBudget as error:
+        raise _out_of_budget(error) from error
+
+
+def fleet_plan(solution: FleetSolution, pins: Mapping[str, str], selectivities: Mapping[str, float]) -> Plan:
+    """The plan that a fleet's solution says."""
+    expansion = Expansion(solution, selectivities)
+    terrain = solution.terrain
+    quantities = dict(zip(QUANTITIES, solution.sums[: len(QUANTITIES)].tolist(), strict=True))
+    fleet = terrain.fleet
+    summary = Summary(expansion.tiers(), expansion.loops(), quantities, fleet.gateways, fleet.devices)
+    return Plan(
+        terrain.spec.name,
+        terrain.spec.digest,
+        terrain.topology.currency,
+        expansion.money(),
+        solution.gap,
+        NAME,
+        pins,
+        selectivities,
+        terrain.objective.text,
+        summary,
+        expansion.detail,
+        expansion.assignment,
+    )
+
+
+def _exact(
+    spec: FlowSpec,
+    topology: Topology,
+    pins: Mapping[str, str],
+    selectivities: Mapping[str, float],
+    objective: Objective,
+) -> Plan:
     ground = lay_out(spec, topology, selectivities)
     formulation = build(ground, pins)
-    solution = _best(formulation)
+    solution = _best(formulation, objective)
     if solution is None:
-        raise _infeasible(spec, clash(formulation))
+        raise infeasible(spec, ground, pins)
     ranks = formulation.ranks(solution.values)
     assert ranks.keys() == ground.loads.keys()
+    return exact_plan(ground, ranks, solution, (formulation, objective), pins, selectivities)
+
+
+def exact_plan(
+    ground: Ground,
+    ranks: Mapping[Key, int],
+    solution: Solution,
+    made: tuple[Formulation, Objective],
+    pins: Mapping[str, str],
+    selectivities: Mapping[str, float],
+) -> Plan:
+    """The plan that chosen ranks are."""
+    formulation, objective = made
+    spec, topology = ground.spec, ground.topology
+    tiers: dict[str, dict[str, int]] = {}
+    counts = {path.id: path.count for path in topology.paths()}
+    for (stage, path), rank in ranks.items():
+        tally = tiers.setdefault(stage, {})
+        tally[TIERS[rank]] = tally.get(TIERS[rank], 0) + counts.get(path, sum(counts.values()))
+    quantities = {
+        name: sum(value * solution.values[column] for column, value in terms.items())
+        for name, terms in formulation.quantities.items()
+    }
+    gateways = len({path.gateway for path in topology.paths()})
+    loops = figures.loops(ground, ranks)
     return Plan(
         spec.name,
         spec.digest,
         topology.currency,
-        _placements(ground, ranks),
-        figures.loops(ground, ranks),
-        figures.links(ground, ranks),
-        figures.nodes(ground, ranks),
         figures.money(ground, ranks),
         solution.gap,
         NAME,
         pins,
         selectivities,
-        figures.assignments(ground, ranks),
+        objective.text,
+        Summary(tiers, loops, quantities, gateways, sum(counts.values())),
+        lambda: written_out(ground, ranks),
+        lambda node: figures.assignments(ground, ranks)[node],
     )
 
 
-def lay_out(spec: FlowSpec, topology: Topology, selectivities: Mapping[str, float]) -> Ground:
-    """The flow on the topology, before anything is decided; raises ``placement.no-devices``."""
-    ways = routes(topology)
-    origins = {path.id: path.count for path in topology.paths()}
-    if not origins:
+def _check_devices(topology: Topology) -> None:
+    if not any(group.count for group in topology.devices.values()):
         raise PlacementInfeasible(
             "placement.no-devices",
             "no gateway has a device",
             why="a flow begins at devices",
             next_step="add a device group to the topology",
         )
+
+
+def lay_out(spec: FlowSpec, topology: Topology, selectivities: Mapping[str, float]) -> Ground:
+    """The flow on the topology, before anything is decided."""
+    ways = routes(topology)
+    origins = {path.id: path.count for path in topology.paths()}
     loads = demand(spec, origins, selectivities, uplink_row_bytes(spec, topology))
     return Ground(spec, topology, ways, loads)
-
-
-def clash(formulation: Formulation, *, keep: Iterable[Rule] = ()) -> tuple[Rule, ...]:
-    """A smallest set of rules that cannot hold together: without any one of them there is a placement.
-
-    That sources are at the device goes without saying; only where nothing else clashes with ``keep`` it is said.
-
-
-    Deletion filter: a rule (first a whole kind of them) that is not needed for the clash is dropped for good.
-    """
-    given = [r for r in formulation.rules if r.kind == "source"]
-    active = [r for r in formulation.rules if r.kind != "source"]
-    for kind in KINDS:
-        without = [r for r in active if r.kind != kind]
-        if len(without) < len(active) and not formulation.feasible(given + without):
-            active = without
-    for rule in tuple(active):
-        without = [r for r in active if r != rule]
-        if rule not in keep and not formulation.feasible(given + without):
-            active = without
-    if not set(active) - set(keep):
-        active += given
-    return tuple(sorted(active, key=lambda r: r.order, reverse=True))
 
 
 def _check_arguments(spec: FlowSpec, pins: Mapping[str, str], selectivities: Mapping[str, float]) -> None:
@@ -121,29 +198,23 @@ def _check_arguments(spec: FlowSpec, pins: Mapping[str, str], selectivities: Map
             )
 
 
-def _best(formulation: Formulation) -> Solution | None:
-    """Lexicographic: each next objective is minimised without giving up the ones before."""
+def _best(formulation: Formulation, objective: Objective) -> Solution | None:
+    """Lexicographic: each next level is minimised without giving up the ones before."""
+    levels = [formulation.level(weights) for weights in objective.levels]
+    zero = formulation.zeros(formulation.rules)
     try:
-        best = solve(formulation.program, formulation.money, zero=formulation.zeros(formulation.rules))
+        best = solve(formulation.program, levels[0], zero=zero)
     except OutOfBudget as error:
-        raise PlacementInfeasible(
-            "placement.budget",
-            "the solver found no placement within its budget",
-            why=f"HiGHS stopped: {error}",
-            next_step="pin some stages, or plan fewer gateways at once",
-        ) from error
+        raise _out_of_budget(error) from error
     if best is None:
         return None
     gap = best.gap
     rows = list(formulation.program.rows)
-    steps = [
-        (formulation.money, max(MONEY_TIE, 1e-9 * best.objective)),
-        (formulation.latency_ms, LATENCY_TIE_MS),
-    ]
-    for (held, slack), costs in zip(steps, (formulation.latency_ms, formulation.height), strict=True):
-        rows.append(_at_most(held, best, slack))
+    for held, costs in itertools.pairwise(levels):
+        value = sum(value * best.values[column] for column, value in held.items())
+        rows.append(_at_most(held, best, max(TIE, 1e-9 * value)))
         try:
-            better = solve(formulation.program, costs, zero=formulation.zeros(formulation.rules), rows=rows)
+            better = solve(formulation.program, costs, zero=zero, rows=rows)
         except OutOfBudget:
             break
         if better is None:  # the bound is at the edge of the solver's tolerance: what we have is as good
@@ -158,19 +229,10 @@ def _at_most(held: Terms, best: Solution, slack: float) -> Row:
     return as_row({c: v / scale for c, v in held.items()}, high=limit / scale)
 
 
-def _placements(ground: Ground, ranks: Mapping[Key, int]) -> tuple[Placement, ...]:
-    return tuple(
-        Placement(stage, path, TIERS[rank], ground.ways[path].spots[rank].node)
-        for (stage, path), rank in ranks.items()
-    )
-
-
-def _infeasible(spec: FlowSpec, rules: tuple[Rule, ...]) -> PlacementInfeasible:
-    only = len(rules) == 1
-    which = "this rule" if only else f"these {len(rules)} rules at once"
+def _out_of_budget(error: OutOfBudget) -> PlacementInfeasible:
     return PlacementInfeasible(
-        "placement.infeasible",
-        f"no placement of flow {spec.name} obeys {which}: {'; '.join(str(r) for r in rules)}",
-        why="no place is left even for this one" if only else "without any one of them there would be one",
-        next_step=" - or: ".join(dict.fromkeys(r.lift for r in rules)),
+        "placement.budget",
+        "the solver found no placement within its budget",
+        why=f"it stopped: {error}",
+        next_step="pin some stages, or plan fewer gateways at once",
     )

@@ -103,6 +103,32 @@ def solve(
     return Solution(values, objective, gap if np.isfinite(gap) and gap > _GAP_NONE else 1.0)
 
 
+def mixture(
+    values: Sequence[float], excess: Sequence[Sequence[float]], price_max: float
+) -> tuple[float, tuple[float, ...]]:
+    """Weights (sum 1) of points that minimise their mean value while their mean excess is at most 0 in each row.
+
+    Excess that is left costs ``price_max`` each. Gives the least value and the rows' prices: the best point of the
+    dual that the cuts ``value + prices x excess`` leave. Raises `OutOfBudget` when HiGHS gives up.
+    """
+    points, rows = len(values), len(excess[0])
+    program = Program()
+    for _ in range(points + rows):
+        program.column(whole=False)
+    program.upper[points:] = [np.inf] * rows
+    program.row(dict.fromkeys(range(points), 1.0), low=1.0, high=1.0)
+    for r in range(rows):
+        terms = {i: excess[i][r] for i in range(points)} | {points + r: -1.0}
+        program.row(terms, high=0.0)
+    costs = dict(enumerate(values)) | {points + r: price_max for r in range(rows)}
+    highs = _prepared(program, costs, (), program.rows)
+    highs.run()
+    if highs.getModelStatus() != highspy.HighsModelStatus.kOptimal:
+        raise OutOfBudget(str(highs.getModelStatus()))
+    duals = highs.getSolution().row_dual
+    return float(highs.getInfo().objective_function_value), tuple(max(0.0, -float(d)) for d in duals[1:])
+
+
 class _Quiet(highspy.Highs):
     """Without callbacks: setting them up prints a banner before any option can forbid it, and we use none."""
 

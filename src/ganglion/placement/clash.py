@@ -1,0 +1,217 @@
+"""Nothing fits: the smallest set of rules that clash, and for each what change of it would do, tried by solving again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from ganglion.core.errors import PlacementInfeasible
+from ganglion.core.topology import Path
+from ganglion.core.units import format_bytes, format_duration
+from ganglion.flow.assignment import ALL
+from ganglion.flow.spec import FlowSpec
+from ganglion.placement.decompose import Terrain
+from ganglion.placement.demand import Load, demand
+from ganglion.placement.figures import Ground
+from ganglion.placement.formulation import COLUMNS_MAX, Formulation, build
+from ganglion.placement.routes import GATEWAY, Route, route
+from ganglion.placement.rules import KINDS, Rule
+from ganglion.placement.solver import OutOfBudget, as_row, solve
+
+_ROOM = 1.0 + 1e-6
+"""What is suggested is a trace more than what is needed, so that it does not fail by rounding."""
+
+
+def infeasible(spec: FlowSpec, ground: Ground, pins: Mapping[str, str]) -> PlacementInfeasible:
+    """The error ``placement.infeasible`` for a ground on which nothing fits, with changes that were tried."""
+    formulation = build(ground, pins)
+    rules = clash(formulation)
+    only = len(rules) == 1
+    which = "this rule" if only else f"these {len(rules)} rules at once"
+    steps = [_with_remedy(rule, ground, pins, formulation) for rule in rules]
+    return PlacementInfeasible(
+        "placement.infeasible",
+        f"no placement of flow {spec.name} obeys {which}: {'; '.join(str(r) for r in rules)}",
+        why="no place is left even for this one" if only else "without any one of them there would be one",
+        next_step=" - or: ".join(dict.fromkeys(steps)),
+    )
+
+
+def clash(formulation: Formulation, *, keep: Iterable[Rule] = ()) -> tuple[Rule, ...]:
+    """A smallest set of rules that cannot hold together: without any one of them there is a placement.
+
+    That sources are at the device goes without saying; only where nothing else clashes with ``keep`` it is said.
+    Deletion filter: a rule (first a whole kind of them) that is not needed for the clash is dropped for good.
+    """
+    given = [r for r in formulation.rules if r.kind == "source"]
+    active = [r for r in formulation.rules if r.kind != "source"]
+    for kind in KINDS:
+        without = [r for r in active if r.kind != kind]
+        if len(without) < len(active) and not formulation.feasible(given + without):
+            active = without
+    for rule in tuple(active):
+        without = [r for r in active if r != rule]
+        if rule not in keep and not formulation.feasible(given + without):
+            active = without
+    if not set(active) - set(keep):
+        active += given
+    return tuple(sorted(active, key=lambda r: r.order, reverse=True))
+
+
+def _with_remedy(rule: Rule, ground: Ground, pins: Mapping[str, str], formulation: Formulation) -> str:
+    remedy = ""
+    if rule.kind in ("cpu", "memory", "bandwidth", "deadline"):
+        remedy = _by_amount(rule, ground, formulation)
+    elif rule.kind == "jurisdiction":
+        remedy = _by_place(rule, ground, pins) or _by_declassifier(rule, ground, pins)
+    return f"{rule.lift}: {remedy} would do" if remedy else rule.lift
+
+
+def _by_amount(rule: Rule, ground: Ground, formulation: Formulation) -> str:
+    """How far the rule's limit has to move while all others hold; "" when no move of it helps."""
+    others = frozenset(r for r in formulation.rules if r != rule)
+    program = formulation.program
+    rows = [r for r in program.rows if r.tag is None or r.tag in others]
+    own = [r for r in program.rows if r.tag == rule]
+    more = program.column(whole=False)
+    program.upper[more] = np.inf
+    try:
+        for row in own:
+            terms = dict(zip(row.columns, row.coefficients, strict=True)) | {more: -1.0}
+            rows.append(as_row(terms, high=row.high))
+        found = solve(program, {more: 1.0}, zero=formulation.zeros(others), rows=rows)
+        if found is None or not own:
+            return ""
+        beyond = found.values[more] * _ROOM + 1e-9
+        checked = [replace(r, high=r.high + beyond) for r in own]
+        kept = [r for r in program.rows if r.tag is None or r.tag in others]
+        if solve(program, {}, zero=formulation.zeros(others), rows=kept + checked) is None:
+            return ""
+    except OutOfBudget:
+        return ""
+    finally:
+        program.upper.pop()
+        program.whole.pop()
+    return _amount(rule, ground, beyond)
+
+
+def _amount(rule: Rule, ground: Ground, beyond: float) -> str:
+    if rule.kind == "deadline":
+        act = next(a for a in ground.spec.reflexes if a.id == rule.subject)
+        needed = math.ceil(act.within_ns * (1 + beyond) / 1e3) * 1000
+        return f"within={format_duration(needed)} of {act.id}"
+    if rule.kind == "bandwidth":
+        wire = ground.wires()[rule.subject]
+        room = max(wire.share_max, 1e-12)
+        needed = wire.link.bandwidth_bit_per_s * (1 + beyond / room) * 1.001
+        return f"{needed / 1e6:.4g} Mbit of {wire.id}"
+    spot = ground.spots()[rule.subject]
+    if rule.kind == "cpu":
+        return f"{spot.node_class.cpus * (1 + beyond) * 1.001:.4g} cpus of {spot.node}"
+    return f"{format_bytes(math.ceil(spot.memory_bytes * (1 + beyond) * 1.01))} of {spot.node}"
+
+
+def _by_place(rule: Rule, ground: Ground, pins: Mapping[str, str]) -> str:
+    """One more jurisdiction that rows may be in."""
+    allowed = tuple(rule.subject.split(", "))
+    places = {s.jurisdiction for w in ground.ways.values() for s in w.spots.values()} - {None, *allowed}
+    for place in sorted(p for p in places if p is not None):
+        wider = {s.id for s in ground.spec.stages if s.constraint.jurisdictions == allowed}
+        if _fits(_kept_in(ground, wider, (*allowed, place)), pins):
+            return f"{place} in keep_in="
+    return ""
+
+
+def _by_declassifier(rule: Rule, ground: Ground, pins: Mapping[str, str]) -> str:
+    """The last stage after which rows would have to be free to go anywhere."""
+    allowed = tuple(rule.subject.split(", "))
+    for stage in reversed(ground.spec.stages):
+        freed = {s.id for s in ground.spec.stages if stage.id in ground.spec.ancestors(s.id)} | {stage.id}
+        freed = {s for s in freed if ground.spec[s].constraint.jurisdictions == allowed}
+        if freed and _fits(_kept_in(ground, freed, None), pins):
+            return f"a declassifier at {stage.id}"
+    return ""
+
+
+def _kept_in(ground: Ground, stages: set[str], places: tuple[str, ...] | None) -> Ground:
+    changed = {
+        s.id: replace(s, constraint=replace(s.constraint, jurisdictions=places)) if s.id in stages else s
+        for s in ground.spec.stages
+    }
+    spec = replace(ground.spec, stages=tuple(changed.values()))
+    loads = {key: replace(load, stage=changed[key[0]]) for key, load in ground.loads.items()}
+    return Ground(spec, ground.topology, ground.ways, loads)
+
+
+def _fits(ground: Ground, pins: Mapping[str, str]) -> bool:
+    formulation = build(ground, pins)
+    return formulation.feasible(formulation.rules)
+
+
+# -- the part of a fleet on which nothing fits ---------------------------------------------------------
+def face_ground(terrain: Terrain, path: str) -> Ground:
+    """One device of a face, and what all paths merge."""
+    ground = terrain.ground
+    if path == ALL:
+        path = next(iter(terrain.faces.paths))
+    ways = {path: _one_device(ground.ways[path]), ALL: ground.ways[ALL]}
+    loads = {
+        key: replace(load, members=1) if key[1] == path else load
+        for key, load in ground.loads.items()
+        if key[1] in ways
+    }
+    return Ground(ground.spec, ground.topology, ways, loads)
+
+
+def _one_device(way: Route) -> Route:
+    spots = {rank: replace(spot, count=1) for rank, spot in way.spots.items()}
+    return Route(way.path, spots, tuple(replace(w, count=1) for w in way.wires), way.actuators, way.group)
+
+
+def block_ground(terrain: Terrain, block: int, kind: int | None) -> Ground:
+    """A gateway, or an edge site with as many of its gateways' kinds as one program takes (each as one large one)."""
+    chosen = terrain.fleet.blocks[block]
+    kinds = chosen.kinds if kind is None else (chosen.kinds[kind],)
+    topology, spec = terrain.topology, terrain.spec
+    ways: dict[str, Route] = {}
+    origins: dict[str, int] = {}
+    most = max(1, COLUMNS_MAX // (8 * len(spec.stages) * max(1, len(topology.devices))))
+    total = sum(k.many for k in kinds)
+    for place, one in enumerate(kinds[:most]):
+        # Gateways pooled into one never fit worse than each by itself.
+        share = one.many if kind is None else 1
+        if place == most - 1 and len(kinds) > most:
+            share += total - sum(k.many for k in kinds[:most])
+        for group, count in zip(topology.devices, one.counts, strict=True):
+            if not count:
+                continue
+            name = f"{one.site}-{group}"
+            chain = {topology.sites[s].tier: s for s in topology.chain(one.site)}
+            nodes = {tier: topology.node_id(s) for tier, s in chain.items()}
+            path = Path(name, one.site, group, count * share, dict(chain), {"device": f"device:{name}", **nodes})
+            ways[name] = _pooled(route(topology, path), share)
+            origins[name] = count * share
+    ways[ALL] = terrain.ground.ways[ALL]
+    return Ground(spec, topology, ways, demand(spec, origins, {}))
+
+
+def _pooled(way: Route, gateways: int) -> Route:
+    """The route with that many gateways as one."""
+    if gateways == 1:
+        return way
+    spot = way.spots[GATEWAY]
+    kind = spot.node_class.model_copy(update={"cpus": spot.node_class.cpus * gateways})
+    spots = {**way.spots, GATEWAY: replace(spot, node_class=kind, memory_bytes=spot.memory_bytes * gateways)}
+    wires = tuple(
+        replace(w, link=w.link.model_copy(update={"bandwidth_bit_per_s": w.link.bandwidth_bit_per_s * gateways}))
+        if w.lower == GATEWAY
+        else w
+        for w in way.wires
+    )
+    return Route(way.path, spots, wires, way.actuators, way.group)
+
+
+__all__ = ["Load", "block_ground", "clash", "face_ground", "infeasible"]
