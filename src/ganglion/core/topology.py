@@ -249,10 +249,10 @@ class Topology(_Frozen):
     def alike(self) -> dict[str, int]:
         """Site -> how many sites it stands for, those of its parent's counted in."""
         found: dict[str, int] = {}
-        for site_id in self.sites:
-            for above in reversed(self.chain(site_id)):
-                parent = self.sites[above].parent
-                found[above] = self.sites[above].count * (1 if parent is None else found[parent])
+        for tier in ("cloud", "edge", "gateway"):
+            for site_id, site in self.sites.items():
+                if site.tier == tier:
+                    found[site_id] = site.count * (1 if site.parent is None else found[site.parent])
         return found
 
     def carbon(self, site_id: str) -> float:

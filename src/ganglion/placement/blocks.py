@@ -1,8 +1,9 @@
 """Edge sites: prices on what their gateways share of them, and the choice of gateways mended to fit.
 
-The bound is the Lagrangian's: at any prices, the gateways' best choices less the prices of the capacities. Prices come
-from cutting planes (Kelley): HiGHS mixes the choices seen so far, its duals are the next prices. The plan takes for every
-gateway one of the choices seen; gateways are moved between theirs until the capacities suffice, the cheapest first.
+The bound is the Lagrangian's: at any prices, the gateways' best choices less the prices of the capacities. Prices
+come from cutting planes (Kelley): HiGHS mixes the choices seen so far, its duals are the next prices. The plan takes
+for every gateway one of the choices seen; gateways are moved between theirs until the capacities suffice, the
+cheapest first.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from ganglion.placement.solver import OutOfBudget, mixture
 
 ROUNDS_MAX = 30
 """Of new prices for one edge site."""
-CLOSE_ENOUGH = 1e-5
+CLOSE_ENOUGH = 3e-4
 """Prices are settled when the bound can rise by no larger part."""
 MOVES_MAX = 400
 _SLACK = 1e-9
@@ -36,7 +37,7 @@ class NoRoom(Exception):
 
 @dataclass(slots=True)
 class Pool:
-    """The choices seen for every gateway of a block (each of a kind by itself): [choice, gateway] and what they take."""
+    """The choices seen for every gateway of a block, those of a kind too: [choice, gateway], and what they take."""
 
     kinds: NDArray[np.int64]
     picks: list[list[Picks]] = field(default_factory=list)
@@ -77,8 +78,7 @@ def solve_block(
     search = _Search(batches, tables, gateway_limit, edge_limit, cloud_prices)
     search.look(np.zeros(3))
     if (search.excess[0] <= _SLACK).all():
-        plan = BlockPlan(search.pool, np.zeros(len(search.pool.kinds), np.int64), search.bound, np.zeros(3))
-        return plan
+        return BlockPlan(search.pool, np.zeros(len(search.pool.kinds), np.int64), search.bound, np.zeros(3))
     over = search.excess[0] > 0
     # The leanest choices: prices so high that money does not matter show whether anything fits.
     scale = 1.0 + abs(search.values[0])
@@ -124,7 +124,9 @@ class _Search:
         self.prices = np.zeros(3)
         # Nothing that fits costs more, so a larger bound proves that nothing fits.
         dearest = [b.counts @ np.array([self.tables[f].cost.max() for f in b.faces]) for b in batches]
-        self.ceiling = 1e-6 + 1.001 * sum(float(b.many @ np.abs(d)) for b, d in zip(batches, dearest, strict=True))
+        self.ceiling = 1e-6 + 1.001 * sum(
+            float(b.many @ np.abs(d)) for b, d in zip(batches, dearest, strict=True)
+        )
 
     def look(self, prices: Floats) -> None:
         """Adds the best choices at the prices; raises `NoRoom` for a gateway without one."""

@@ -1,4 +1,4 @@
-"""Nothing fits: the smallest set of rules that clash, and for each what change of it would do, tried by solving again."""
+"""Nothing fits: the smallest set of rules that clash, and for each which change of it would do, tried by solving."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ganglion.core.topology import Path
 from ganglion.core.units import format_bytes, format_duration
 from ganglion.flow.assignment import ALL
 from ganglion.flow.spec import FlowSpec
-from ganglion.placement.decompose import Terrain
-from ganglion.placement.demand import Load, demand
+from ganglion.placement.demand import demand
 from ganglion.placement.figures import Ground
 from ganglion.placement.formulation import COLUMNS_MAX, Formulation, build
 from ganglion.placement.routes import GATEWAY, Route, route
 from ganglion.placement.rules import KINDS, Rule
 from ganglion.placement.solver import OutOfBudget, as_row, solve
+from ganglion.placement.terrain import Terrain
 
 _ROOM = 1.0 + 1e-6
 """What is suggested is a trace more than what is needed, so that it does not fail by rounding."""
@@ -191,7 +191,9 @@ def block_ground(terrain: Terrain, block: int, kind: int | None) -> Ground:
             name = f"{one.site}-{group}"
             chain = {topology.sites[s].tier: s for s in topology.chain(one.site)}
             nodes = {tier: topology.node_id(s) for tier, s in chain.items()}
-            path = Path(name, one.site, group, count * share, dict(chain), {"device": f"device:{name}", **nodes})
+            path = Path(
+                name, one.site, group, count * share, dict(chain), {"device": f"device:{name}", **nodes}
+            )
             ways[name] = _pooled(route(topology, path), share)
             origins[name] = count * share
     ways[ALL] = terrain.ground.ways[ALL]
@@ -206,12 +208,11 @@ def _pooled(way: Route, gateways: int) -> Route:
     kind = spot.node_class.model_copy(update={"cpus": spot.node_class.cpus * gateways})
     spots = {**way.spots, GATEWAY: replace(spot, node_class=kind, memory_bytes=spot.memory_bytes * gateways)}
     wires = tuple(
-        replace(w, link=w.link.model_copy(update={"bandwidth_bit_per_s": w.link.bandwidth_bit_per_s * gateways}))
+        replace(
+            w, link=w.link.model_copy(update={"bandwidth_bit_per_s": w.link.bandwidth_bit_per_s * gateways})
+        )
         if w.lower == GATEWAY
         else w
         for w in way.wires
     )
     return Route(way.path, spots, wires, way.actuators, way.group)
-
-
-__all__ = ["Load", "block_ground", "clash", "face_ground", "infeasible"]

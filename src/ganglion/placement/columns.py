@@ -8,7 +8,7 @@ can tell apart the worse one is dropped, so the list is complete until it is cut
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -73,7 +73,9 @@ class Stencil:
         """No column has larger sums."""
         finite = np.where(np.isfinite(self.crossings), self.crossings, 0.0)
         seats = np.stack([self.seats[s, list(a) or [0]].max(axis=0) for s, a in enumerate(self.allowed)])
-        return np.asarray(seats.sum(axis=0) + finite.sum(axis=(0, 1)) + np.maximum(self.urgent, 0).sum(axis=0))
+        return np.asarray(
+            seats.sum(axis=0) + finite.sum(axis=(0, 1)) + np.maximum(self.urgent, 0).sum(axis=0)
+        )
 
 
 def stencil(
@@ -168,9 +170,7 @@ def _crossing(load: Load, wire: Wire, ends: tuple[Spot, Spot], width: int, *, ur
     return vector
 
 
-def _loops(
-    vector: Floats, spent_ns: float, stage: int, chains: list[set[int]], left_ns: list[float]
-) -> None:
+def _loops(vector: Floats, spent_ns: float, stage: int, chains: list[set[int]], left_ns: list[float]) -> None:
     for a, chain in enumerate(chains):
         if stage in chain:
             vector[WIDTH + a] += spent_ns / left_ns[a] if left_ns[a] > 0 else np.inf
@@ -206,8 +206,13 @@ def enumerate_columns(face: Stencil, weights: Floats, active: NDArray[np.bool_])
     ranks = np.zeros((1, 0), dtype=np.int8)
     sums = np.zeros((1, width))
     complete = True
+    # Of the device's own shares and deadlines, those that some column could overrun.
+    upper = face.upper
+    scarce = [r for r in (*range(OWN.start, OWN.stop), *range(WIDTH, width)) if upper[r] > 1]
     for i in range(count):
-        lowest = ranks[:, list(face.inputs[i])].max(axis=1) if face.inputs[i] else np.zeros(len(ranks), np.int8)
+        lowest = (
+            ranks[:, list(face.inputs[i])].max(axis=1) if face.inputs[i] else np.zeros(len(ranks), np.int8)
+        )
         parts_r, parts_s = [], []
         for rank in face.allowed[i]:
             if rank > face.floors[i]:
@@ -216,7 +221,7 @@ def enumerate_columns(face: Stencil, weights: Floats, active: NDArray[np.bool_])
             parts_r.append(np.column_stack([ranks[keep], np.full(len(keep), rank, np.int8)]))
             parts_s.append(sums[keep] + face.seats[i, rank])
         if not parts_r:
-            return Columns(np.zeros((0, count), np.int8), np.zeros((0, width)), complete=True)
+            return Columns(np.zeros((0, count), np.int8), np.zeros((0, width)), complete)
         ranks, sums = np.concatenate(parts_r), np.concatenate(parts_s)
         for s in range(i + 1):
             if done_at[s] == i:
@@ -225,7 +230,8 @@ def enumerate_columns(face: Stencil, weights: Floats, active: NDArray[np.bool_])
         ranks, sums = ranks[fits], sums[fits]
         if len(ranks) > _PRUNE_FROM or i == count - 1:
             open_stages = [s for s in range(i + 1) if done_at[s] > i]
-            ranks, sums = _undominated(ranks, sums, open_stages, weights, active, last=i == count - 1)
+            watched = () if i == count - 1 else scarce
+            ranks, sums = _undominated(ranks, sums, open_stages, watched, weights, active)
         if len(ranks) > COLUMNS_MAX:
             ranks, sums, complete = *_cut(ranks, sums, weights, active), False
     return Columns(ranks, sums, complete)
@@ -264,15 +270,11 @@ def _undominated(
     ranks: Ranks,
     sums: Floats,
     open_stages: list[int],
+    watched: Sequence[int],
     weights: Floats,
     active: NDArray[np.bool_],
-    *,
-    last: bool,
 ) -> tuple[Ranks, Floats]:
-    keys = key_sums(sums, weights, active)
-    if not last:
-        upper = np.concatenate([sums[:, OWN], sums[:, WIDTH:]], axis=1)
-        keys = np.column_stack([keys, upper])
+    keys = np.column_stack([key_sums(sums, weights, active), sums[:, list(watched)]])
     if not open_stages:
         kept = pareto(keys)
         return ranks[kept], sums[kept]
@@ -285,18 +287,28 @@ def _undominated(
     return ranks[kept], sums[kept]
 
 
-def _cut(
-    ranks: Ranks, sums: Floats, weights: Floats, active: NDArray[np.bool_]
-) -> tuple[Ranks, Floats]:
+def _cut(ranks: Ranks, sums: Floats, weights: Floats, active: NDArray[np.bool_]) -> tuple[Ranks, Floats]:
     keys = key_sums(sums, weights, active)
     share = COLUMNS_MAX // 2 // keys.shape[1]
-    kept = np.unique(np.concatenate([np.argsort(keys[:, k], kind="stable")[:share] for k in range(keys.shape[1])]))
+    kept = np.unique(
+        np.concatenate([np.argsort(keys[:, k], kind="stable")[:share] for k in range(keys.shape[1])])
+    )
     return ranks[kept], sums[kept]
 
 
 def pareto(keys: Floats) -> NDArray[np.int64]:
     """The rows that no other row is below in every key (of equal ones the first), in their order."""
+    if len(keys) < 2:
+        return np.arange(len(keys))
+    keys = keys[:, np.ptp(keys, axis=0) > 0]
+    if keys.shape[1] < 2:
+        return np.array([keys[:, 0].argmin() if keys.shape[1] else 0], dtype=np.int64)
     order = np.lexsort(keys.T[::-1])
+    if keys.shape[1] == 2:
+        # Sorted by the first, a row survives where the second falls below all before it.
+        second = keys[order, 1]
+        before = np.concatenate([[np.inf], np.minimum.accumulate(second)[:-1]])
+        return np.sort(order[second < before - _SLACK * np.abs(second)])
     alive, kept = order, []
     while alive.size:
         kept.append(alive[0])
@@ -327,5 +339,9 @@ def merged_sums(ground: Ground, merged_ranks: Mapping[str, int]) -> Floats:
         for wire in way.wires:
             if rank <= wire.lower < above:
                 ends = (way.spots[wire.lower], way.spots[wire.upper])
-                total += np.inf if _barred(load, wire, ends[1]) else _crossing(load, wire, ends, WIDTH, urgent=False)
+                total += (
+                    np.inf
+                    if _barred(load, wire, ends[1])
+                    else _crossing(load, wire, ends, WIDTH, urgent=False)
+                )
     return total

@@ -8,16 +8,13 @@ place them is tried.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ganglion.core.topology import Topology
 from ganglion.flow.assignment import ALL
-from ganglion.flow.spec import FlowSpec
-from ganglion.placement import rules
 from ganglion.placement.blocks import BlockPlan, NoRoom, solve_block
 from ganglion.placement.columns import (
     AT_CLOUD,
@@ -33,19 +30,18 @@ from ganglion.placement.columns import (
     stencil,
     weights_of,
 )
-from ganglion.placement.demand import demand, merged_stages
-from ganglion.placement.figures import Ground
-from ganglion.placement.fleet import Faces, Fleet, collapse, faces, shared_ranks
 from ganglion.placement.gateways import Batch, Table
 from ganglion.placement.objective import Objective
-from ganglion.placement.pricing import priced_columns
-from ganglion.placement.routes import CLOUD, DEVICE, EDGE, GATEWAY, RANKS, Route, route
-from ganglion.placement.rules import Rule, Seat
+from ganglion.placement.pricing import priced_columns, with_columns
+from ganglion.placement.pricing_rounds import price_out
 from ganglion.placement.solver import OutOfBudget, mixture
+from ganglion.placement.terrain import Terrain, merged_choices
 
 MERGED_MAX = 64
 """Ways to place the merged stages that are tried."""
 CLOUD_ROUNDS_MAX = 12
+PRICING_ROUNDS_MAX = 4
+_ENDLESS = 1e12
 TIE_SHARE = 1e-11
 """A later level of the objective weighs so little of the one before (as far as either can go), and decides ties."""
 
@@ -68,20 +64,6 @@ class NoBlock(Exception):
 
 
 @dataclass(slots=True)
-class Terrain:
-    """Flow and fleet before anything is decided."""
-
-    spec: FlowSpec
-    topology: Topology
-    fleet: Fleet
-    faces: Faces
-    ground: Ground
-    forbidden: Mapping[Seat, frozenset[Rule]]
-    batches: tuple[tuple[Batch, ...], ...]
-    objective: Objective
-
-
-@dataclass(slots=True)
 class FleetSolution:
     """The chosen columns. ``sums``: of all that is decided, `WIDTH` of them; ``gap``: to the best there may be."""
 
@@ -94,45 +76,6 @@ class FleetSolution:
     stencils: dict[str, Stencil] = field(default_factory=dict)
     weights: Floats = field(default_factory=lambda: np.zeros(WIDTH))
     cloud_prices: Floats = field(default_factory=lambda: np.zeros(2))
-
-
-def survey(
-    spec: FlowSpec,
-    topology: Topology,
-    pins: Mapping[str, str],
-    selectivities: Mapping[str, float],
-    objective: Objective,
-) -> Terrain:
-    """The flow on the collapsed topology."""
-    fleet = collapse(topology)
-    found = faces(fleet)
-    ways = {name: route(topology, path) for name, path in found.paths.items()}
-    gateway, edge = shared_ranks(fleet)
-    first = next(iter(ways.values()))
-    shared = [r for r, there in ((GATEWAY, gateway), (EDGE, edge), (CLOUD, True)) if there and r in first.spots]
-    wires = tuple(w for w in first.wires if w.lower in shared and w.upper in shared)
-    ways[ALL] = Route(ALL, {r: first.spots[r] for r in shared}, wires, frozenset(), "")
-    loads = demand(spec, {name: path.count for name, path in found.paths.items()}, selectivities)
-    ground = Ground(spec, topology, ways, loads)
-    barred = rules.forbidden(spec, ways, loads, pins)
-    batches = tuple(_batches(fleet, found, b) for b in range(len(fleet.blocks)))
-    return Terrain(spec, topology, fleet, found, ground, barred, batches, objective)
-
-
-def _batches(fleet: Fleet, found: Faces, block: int) -> tuple[Batch, ...]:
-    by_faces: dict[tuple[str, ...], list[int]] = {}
-    for k, row in enumerate(found.of[block]):
-        by_faces.setdefault(tuple(name for name in row if name is not None), []).append(k)
-    kinds = fleet.blocks[block].kinds
-    return tuple(
-        Batch(
-            names,
-            np.array(members),
-            np.array([[c for c in kinds[k].counts if c] for k in members], dtype=float),
-            np.array([kinds[k].many for k in members]),
-        )
-        for names, members in by_faces.items()
-    )
 
 
 def solve_fleet(terrain: Terrain) -> FleetSolution:
@@ -172,25 +115,6 @@ def _worth(solution: FleetSolution) -> float:
     return float(solution.sums @ solution.weights)
 
 
-def merged_choices(terrain: Terrain) -> Iterator[dict[str, int]]:
-    """Every way to place the merged stages that no rule of their own forbids, rising with the data."""
-    spec = terrain.spec
-    merged = [s for s in spec.stages if s.id in merged_stages(spec)]
-    names = {s.id for s in merged}
-
-    def extend(done: dict[str, int]) -> Iterator[dict[str, int]]:
-        if len(done) == len(merged):
-            yield dict(done)
-            return
-        stage = merged[len(done)]
-        lowest = max((done[i] for i in stage.inputs if i in names), default=0)
-        for rank in RANKS:
-            if rank >= lowest and not terrain.forbidden[stage.id, ALL, rank]:
-                yield from extend({**done, stage.id: rank})
-
-    yield from extend({})
-
-
 def _solve_with(terrain: Terrain, merged_ranks: dict[str, int]) -> tuple[FleetSolution, float]:
     fixed = merged_sums(terrain.ground, merged_ranks)
     if not np.isfinite(fixed).all():
@@ -201,11 +125,23 @@ def _solve_with(terrain: Terrain, merged_ranks: dict[str, int]) -> tuple[FleetSo
     for name, face in stencils.items():
         if not all(face.allowed):
             raise NoColumns(name)
-    limits = _limits(terrain, fixed)
+    limits = _limits(fixed)
     weights = _weights(terrain, stencils)
     active = _active(terrain, stencils, limits)
     tables = {name: _table(name, face, weights, active[name]) for name, face in stencils.items()}
     plans, bound, prices = _all_blocks(terrain, tables, limits)
+    for _ in range(PRICING_ROUNDS_MAX):
+        if all(table.columns.complete for table in tables.values()):
+            break
+        priced = price_out(terrain, stencils, tables, plans, (weights, limits, prices))
+        bound = priced.bound
+        fresh = {name: ranks for name, ranks in priced.fresh.items() if ranks}
+        if not fresh:
+            break
+        for name, ranks in fresh.items():
+            more = with_columns(stencils[name], tables[name].columns, ranks, weights, active[name])
+            tables[name] = Table.make(more, weights)
+        plans, _, prices = _all_blocks(terrain, tables, limits)
     sums = fixed + total_sums(terrain, tables, plans)
     solution = FleetSolution(terrain, merged_ranks, tables, plans, sums, 0.0, stencils, weights, prices)
     return solution, bound + float(fixed @ weights)
@@ -214,7 +150,7 @@ def _solve_with(terrain: Terrain, merged_ranks: dict[str, int]) -> tuple[FleetSo
 Limits = tuple[Floats, Floats, Floats]
 
 
-def _limits(terrain: Terrain, fixed: Floats) -> Limits:
+def _limits(fixed: Floats) -> Limits:
     """What is left to gateways, edge sites and the cloud; where merged stages run below, there is only one of each."""
     own = (1 - fixed[AT_GATEWAY], 1 - fixed[AT_EDGE], 1 - fixed[AT_CLOUD])
     if (np.concatenate(own) < -1e-9).any():
@@ -312,10 +248,12 @@ def _blocks_at(
     for b, batches in enumerate(terrain.batches):
         # Blocks that face the same have near prices.
         look = tuple(sorted({name for batch in batches for name in batch.faces}))
-        edge = limits[1] if terrain.fleet.blocks[b].edge is not None else np.full(3, np.inf)
+        edge = limits[1] if terrain.fleet.blocks[b].edge is not None else np.full(3, _ENDLESS)
         try:
             plan = solve_block(batches, tables, (limits[0], edge), prices, hints.get(look))
         except NoRoom as error:
+            if not all(tables[name].columns.complete for name in look):
+                raise OutOfBudget("no column that was priced lets a gateway fit") from error
             raise NoBlock(b, error.kind) from error
         hints[look] = plan.prices
         plans.append(plan)
@@ -345,6 +283,3 @@ def total_sums(terrain: Terrain, tables: Mapping[str, Table], plans: Sequence[Bl
                 weight = np.bincount(picks[:, t], weights=counts[:, t], minlength=len(sums))
                 total[: OWN.start] += terrain.fleet.blocks[b].many * (weight @ sums)
     return total
-
-
-assert DEVICE == 0 < GATEWAY < EDGE < CLOUD

@@ -1,17 +1,19 @@
-"""A fleet's plan written out, as far as someone asks: one node's assignment, or every placement, loop, link and node."""
+"""A fleet's plan written out as far as someone asks: one node's assignment, or every placement, loop, link, node."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from ganglion.core.errors import PlacementInfeasible
-from ganglion.core.topology import Path, Topology, member
+from ganglion.core.topology import Topology, member
 from ganglion.flow.assignment import ALL, Assignment
 from ganglion.flow.stages import TIERS
 from ganglion.placement import cost, figures
+from ganglion.placement.columns import Floats
 from ganglion.placement.decompose import FleetSolution, final_picks
 from ganglion.placement.demand import Key, demand, merged_stages
 from ganglion.placement.figures import Ground
@@ -39,7 +41,24 @@ class Expansion:
         self.solution = solution
         self._selectivities = selectivities
         self.terrain = solution.terrain
-        self.patterns = [self._patterns(b) for b in range(len(self.terrain.fleet.blocks))]
+        self.taken = self._taken()
+
+    @cached_property
+    def patterns(self) -> list[dict[int, list[Pattern]]]:
+        """Per block, per kind: its patterns."""
+        return [self._patterns(b) for b in range(len(self.terrain.fleet.blocks))]
+
+    def _taken(self) -> dict[str, Floats]:
+        """Face -> devices that take each of its columns."""
+        found = {name: np.zeros(len(t.cost)) for name, t in self.solution.tables.items()}
+        for block, batches, plan in zip(
+            self.terrain.fleet.blocks, self.terrain.batches, self.solution.blocks, strict=True
+        ):
+            for batch, picks in zip(batches, final_picks(batches, plan), strict=True):
+                counts = np.repeat(batch.counts, batch.many, axis=0) * block.many
+                for t, name in enumerate(batch.faces):
+                    found[name] += np.bincount(picks[:, t], weights=counts[:, t], minlength=len(found[name]))
+        return found
 
     def _patterns(self, block: int) -> dict[int, list[Pattern]]:
         """Kind -> its patterns, in the order in which its gateways take them."""
@@ -66,15 +85,11 @@ class Expansion:
         found: dict[str, dict[str, int]] = {
             s: {TIERS[r]: devices} for s, r in self.solution.merged_ranks.items()
         }
-        for block, kinds in zip(self.terrain.fleet.blocks, self.patterns, strict=True):
-            for kind, patterns in kinds.items():
-                counts = self._counts(block.kinds[kind].counts)
-                for pattern in patterns:
-                    for (face, column), count in zip(pattern.picks.items(), counts, strict=True):
-                        number = count * pattern.many * block.many
-                        for stage, rank in self.ranks_of(face, column).items():
-                            tally = found.setdefault(stage, {})
-                            tally[TIERS[rank]] = tally.get(TIERS[rank], 0) + number
+        for face, taken in self.taken.items():
+            for column in np.flatnonzero(taken):
+                for stage, rank in self.ranks_of(face, int(column)).items():
+                    tally = found.setdefault(stage, {})
+                    tally[TIERS[rank]] = tally.get(TIERS[rank], 0) + round(float(taken[column]))
         order = [s.id for s in self.terrain.spec.stages]
         return {s: found[s] for s in order if s in found}
 
@@ -100,13 +115,11 @@ class Expansion:
         found = []
         for face, table in self.solution.tables.items():
             way = self.terrain.ground.ways[face]
-            used = sorted({
-                p.picks[face] for kinds in self.patterns for ps in kinds.values() for p in ps if face in p.picks
-            })  # fmt: skip
-            acts = [s for s in self.terrain.spec.reflexes]
+            used = np.flatnonzero(self.taken[face])
+            acts = self.terrain.spec.reflexes
             for a, act in enumerate(acts):
                 fixed, within = cost.loop_fixed_ns(way), act.within_ns
-                share = table.columns.sums[used, -len(acts) + a].max() if used else 0.0
+                share = table.columns.sums[used, -len(acts) + a].max() if len(used) else 0.0
                 found.append(Loop(act.id, face, round(fixed + share * max(within - fixed, 0)), within))
         return tuple(found)
 
@@ -116,7 +129,9 @@ class Expansion:
         links, energy, fixed = sums["links"], sums["energy"], 0.0
         topology = self.terrain.topology
         for spot, number in self._spots():
-            energy += number * spot.node_class.watts_idle / 1000 * HOURS_PER_MONTH * topology.electricity_per_kwh
+            energy += (
+                number * spot.node_class.watts_idle / 1000 * HOURS_PER_MONTH * topology.electricity_per_kwh
+            )
             fixed += number * spot.node_class.price_per_month
         for wire, number in self._wires():
             moved = number * cost.idle_bytes_per_s(wire) * SECONDS_PER_MONTH
@@ -192,20 +207,14 @@ class Expansion:
                 ranks[stage, f"{gateway}-{group}"] = rank
         return figures.assignments(ground, ranks)[node]
 
-    def _locate(
-        self, node: str
-    ) -> tuple[str, str | None, dict[str, int], tuple[int, ...]] | None:
+    def _locate(self, node: str) -> tuple[str, str | None, dict[str, int], tuple[int, ...]] | None:
         """The gateway of a node (its own, or of its devices); None for the nodes that are above several."""
         terrain = self.terrain
         if node.startswith("device:"):
             wanted = node.removeprefix("device:").rpartition("-")[0]
         else:
-            wanted = node
-            if node in terrain.topology.sites and terrain.topology.sites[node].node.id is None:
-                pass
-            else:
-                own = {s.node.id: name for name, s in terrain.topology.sites.items() if s.node.id is not None}
-                wanted = own.get(node, node)
+            own = {s.node.id: name for name, s in terrain.topology.sites.items() if s.node.id is not None}
+            wanted = own.get(node, node)
         for block, kinds in zip(terrain.fleet.blocks, self.patterns, strict=True):
             for (edge, number), runs in zip(block.edges, block.runs, strict=True):
                 for kind, stretches in enumerate(runs):
@@ -281,6 +290,3 @@ def written_out(ground: Ground, ranks: Mapping[Key, int]) -> Detail:
         figures.nodes(ground, ranks),
         figures.assignments(ground, ranks),
     )
-
-
-__all__ = ["Expansion", "Path", "Pattern", "written_out"]

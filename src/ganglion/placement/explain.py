@@ -8,9 +8,9 @@ from typing import Any
 from ganglion.core.topology import Topology
 from ganglion.flow.spec import FlowSpec
 from ganglion.flow.stages import TIERS
+from ganglion.placement.clash import clash
 from ganglion.placement.formulation import build
 from ganglion.placement.plan import Loop, Plan
-from ganglion.placement.clash import clash
 from ganglion.placement.planner import TIE, lay_out, plan
 from ganglion.placement.rules import Rule, pin_rule
 

@@ -13,6 +13,8 @@ from itertools import pairwise
 
 from ganglion.core.topology import Path, Site, Topology, member
 
+_NONE = (0, 0)
+
 Counts = tuple[int, ...]
 """Devices of each group of the topology, in its order."""
 
@@ -33,6 +35,10 @@ class Kind:
     site: str
     counts: Counts
     many: int = 0
+
+
+Runs = tuple[tuple[Run, ...], ...]
+"""Per kind, the gateways it consists of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,8 @@ class Fleet:
     topology: Topology
     blocks: tuple[Block, ...]
     alike: dict[str, int]
+    signs: dict[str, int]
+    """Site -> number of its class."""
 
     @property
     def gateways(self) -> int:
@@ -85,7 +93,7 @@ def collapse(topology: Topology) -> Fleet:
         parent = topology.sites[site_id].parent
         assert parent is not None
         under.setdefault(parent, []).append(site_id)
-    found: dict[Hashable, tuple[str | None, tuple[Kind, ...], list[tuple[str, int]], list[tuple[tuple[Run, ...], ...]]]] = {}  # fmt: skip
+    found: dict[Hashable, tuple[str | None, tuple[Kind, ...], list[tuple[str, int]], list[Runs]]] = {}
     for parent, gateways in under.items():
         site = topology.sites[parent]
         edge = parent if site.tier == "edge" else None
@@ -100,7 +108,7 @@ def collapse(topology: Topology) -> Fleet:
             # The same kinds in another order of the file are kinds in the same order here: they are sorted.
             found[key][3].append(runs)
     blocks = tuple(Block(edge, tuple(e), kinds, tuple(runs)) for edge, kinds, e, runs in found.values())
-    return Fleet(topology, blocks, alike)
+    return Fleet(topology, blocks, alike, signs)
 
 
 def _pieces(topology: Topology, alike: dict[str, int]) -> dict[str, list[tuple[int, int, Counts]]]:
@@ -122,10 +130,15 @@ def _pieces(topology: Topology, alike: dict[str, int]) -> dict[str, list[tuple[i
     for site_id, site in topology.sites.items():
         if site.tier != "gateway":
             continue
-        shares = [t.get(site_id, (0, 0)) for t in tables]
+        shares = [t.get(site_id, _NONE) for t in tables]
+        total = alike[site_id]
+        if total == 1:
+            counts = tuple(each + more for each, more in shares)
+            if any(counts):
+                found[site_id] = [(0, 1, counts)]
+            continue
         if not any(any(s) for s in shares):
             continue
-        total = alike[site_id]
         cuts = sorted({0, total, *(more for _, more in shares)})
         found[site_id] = [
             (first, last, tuple(each + (first < more) for each, more in shares))
@@ -147,12 +160,15 @@ def _kinds(
     for site_id in gateways:
         site = topology.sites[site_id]
         start, end = number * site.count, (number + 1) * site.count
+        sign = signs[site_id]
         for first, last, counts in pieces[site_id]:
             low, high = max(first, start), min(last, end)
             if low < high and any(counts):
-                key = (signs[site_id], counts)
-                kinds.setdefault(key, Kind(site_id, counts)).many += high - low
-                runs.setdefault(key, []).append(Run(site_id, low, high))
+                key = (sign, counts)
+                if key not in kinds:
+                    kinds[key], runs[key] = Kind(site_id, counts), []
+                kinds[key].many += high - low
+                runs[key].append(Run(site_id, low, high))
     ordered = sorted(kinds)
     return tuple(kinds[k] for k in ordered), tuple(tuple(runs[k]) for k in ordered)
 
@@ -164,13 +180,21 @@ def signatures(topology: Topology) -> dict[str, int]:
 
 
 def _signature(site: Site) -> Hashable:
+    uplink = site.uplink
     return (
         site.node.class_name,
         site.node.memory_bytes,
         site.jurisdiction,
         site.carbon_g_per_kwh,
         site.refuses,
-        None if site.uplink is None else tuple(site.uplink.__dict__.values()),
+        uplink
+        and (
+            uplink.latency_ns,
+            uplink.bandwidth_bit_per_s,
+            uplink.price_per_gb,
+            uplink.energy_nj_per_byte,
+            uplink.duty_max,
+        ),
     )
 
 
@@ -190,26 +214,35 @@ def faces(fleet: Fleet) -> Faces:
     totals: Counter[str] = Counter()
     example: dict[Hashable, tuple[str, str]] = {}
     table = []
-    signs = signatures(topology)
+    signs = fleet.signs
+    rows_known: dict[Hashable, tuple[str | None, ...]] = {}
     for block in fleet.blocks:
         above = block.edge and signs[block.edge]
         rows = []
         for kind in block.kinds:
-            row: list[str | None] = []
-            for group, count in zip(topology.devices, kind.counts, strict=True):
-                if not count:
-                    row.append(None)
-                    continue
-                site, name = example.setdefault((group, signs[kind.site], above), (kind.site, f"{kind.site}-{group}"))
-                totals[name] += count * kind.many * block.many
-                row.append(name)
-            rows.append(tuple(row))
+            key = (above, signs[kind.site], tuple(map(bool, kind.counts)))
+            if key not in rows_known:
+                site = kind.site
+                rows_known[key] = tuple(
+                    example.setdefault((group, signs[site], above), (site, f"{site}-{group}"))[1]
+                    if count
+                    else None
+                    for group, count in zip(topology.devices, kind.counts, strict=True)
+                )
+            row = rows_known[key]
+            number = kind.many * block.many
+            for name, count in zip(row, kind.counts, strict=True):
+                if name is not None:
+                    totals[name] += count * number
+            rows.append(row)
         table.append(tuple(rows))
     paths = {}
     for (group, _, _), (site, name) in example.items():
         chain = {topology.sites[s].tier: s for s in topology.chain(site)}
         nodes = {tier: topology.node_id(s) for tier, s in chain.items()}
-        paths[name] = Path(name, site, group, totals[name], dict(chain), {"device": f"device:{name}", **nodes})
+        paths[name] = Path(
+            name, site, group, totals[name], dict(chain), {"device": f"device:{name}", **nodes}
+        )
     return Faces(paths, tuple(table))
 
 

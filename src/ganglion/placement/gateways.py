@@ -131,7 +131,7 @@ def _by_prices(
     counts: Floats, costs: list[Floats], shares: list[Floats], limit: Floats
 ) -> tuple[NDArray[np.int64], Floats, Floats]:
     """Each gateway's own prices are raised until its columns fit; the best price seen is the bound."""
-    number, groups = counts.shape
+    number = len(counts)
     prices = np.zeros((number, len(limit)))
     bound = np.full(number, -np.inf)
     leanest = np.tile([int((s / limit).max(axis=1).argmin()) for s in shares], (number, 1))
@@ -141,7 +141,9 @@ def _by_prices(
     none = (least > limit + _SLACK).any(axis=1)
     reach = np.ones(number)
     for step in range(STEPS_MAX):
-        places = np.column_stack([(c + prices @ s.T).argmin(axis=1) for c, s in zip(costs, shares, strict=True)])
+        places = np.column_stack(
+            [(c + prices @ s.T).argmin(axis=1) for c, s in zip(costs, shares, strict=True)]
+        )
         used = sum(counts[:, t, None] * s[places[:, t]] for t, s in enumerate(shares))
         worth = sum(counts[:, t] * c[places[:, t]] for t, c in enumerate(costs))
         over = used - limit
@@ -163,7 +165,7 @@ def _by_prices(
 def _mended(
     places: NDArray[np.int64], counts: Floats, costs: list[Floats], shares: list[Floats], limit: Floats
 ) -> tuple[NDArray[np.int64], Floats]:
-    """Changes one group's column at a time, first until the gateway's shares suffice, then to the cheapest that fits."""
+    """Changes one group's column at a time: until the gateway's shares suffice, then to the cheapest that fits."""
     places = places.copy()
     number, groups = places.shape
     rows = np.arange(number)

@@ -23,7 +23,9 @@ _PRICED = {
     ("kwh", "energy"): ("kwh", 1.0),
     ("ms", "latency"): ("latency_ms", 1.0),
 }
-_TERM = re.compile(r"(?:(?P<weight>[0-9]+(?:\.[0-9]*)?)\s*(?P<currency>[A-Z]{3})/(?P<unit>\w+)\s+)?(?P<word>[a-z]+)")
+_TERM = re.compile(
+    r"(?:(?P<weight>[0-9]+(?:\.[0-9]*)?)\s*(?P<currency>[A-Z]{3})/(?P<unit>\w+)\s+)?(?P<word>[a-z]+)"
+)
 LEVELS_MAX = 4
 TEXT_CHARS_MAX = 200
 WEIGHT_MAX = 1e9

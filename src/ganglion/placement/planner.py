@@ -11,14 +11,7 @@ from ganglion.flow.spec import FlowSpec
 from ganglion.flow.stages import TIERS, WhereStage
 from ganglion.placement import figures
 from ganglion.placement.clash import block_ground, face_ground, infeasible
-from ganglion.placement.decompose import (
-    FleetSolution,
-    NoBlock,
-    NoColumns,
-    Terrain,
-    solve_fleet,
-    survey,
-)
+from ganglion.placement.decompose import FleetSolution, NoBlock, NoColumns, solve_fleet
 from ganglion.placement.demand import Key, demand
 from ganglion.placement.expansion import Expansion, written_out
 from ganglion.placement.figures import Ground
@@ -28,6 +21,7 @@ from ganglion.placement.objective import QUANTITIES, Objective, parse_objective
 from ganglion.placement.plan import Plan, Summary
 from ganglion.placement.routes import RANKS, routes
 from ganglion.placement.solver import NAME, OutOfBudget, Row, Solution, as_row, solve
+from ganglion.placement.terrain import Terrain, survey
 
 TIE = 1e-6
 """Plans that differ by less in a level of the objective (or by a billionth of its sum) tie in it."""

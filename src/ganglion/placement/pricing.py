@@ -1,12 +1,14 @@
 """Column pricing: where columns are too many to list, HiGHS finds the cheapest one at given prices.
 
-The columns of wide flows of 30 stages cannot be listed. Those that the list kept are completed by the cheapest columns at
-prices of each share that may run out, alone and together, on a scale of their own worth.
+The columns of wide flows of 30 stages cannot be listed. Those that the list kept are completed by the cheapest
+columns at prices of each share that may run out, alone and together, on a scale of their own worth.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,7 +27,15 @@ from ganglion.placement.columns import (
 from ganglion.placement.routes import DEVICE, RANKS
 from ganglion.placement.solver import OutOfBudget, Program, solve
 
-STRENGTHS = (0.1, 1.0, 10.0)
+STRENGTHS = (0.1, 1.0, 10.0, 1e4)
+
+
+@dataclass(frozen=True, slots=True)
+class Priced:
+    """The cheapest column at given prices, and what no column is below; no ranks when none fits or none was found."""
+
+    ranks: NDArray[np.int8] | None
+    low: float
 
 
 def priced_columns(face: Stencil, columns: Columns, weights: Floats, active: NDArray[np.bool_]) -> Columns:
@@ -34,31 +44,38 @@ def priced_columns(face: Stencil, columns: Columns, weights: Floats, active: NDA
     keys = key_sums(columns.sums, weights, active) if len(columns.sums) else np.ones((1, 1 + len(rows)))
     spread = np.ptp(keys, axis=0)
     worth = (spread[0] or 1.0) / np.where(spread[1:] > 0, spread[1:], 1.0)
-    found = [columns.ranks]
     trials: list[Floats] = [np.zeros(len(rows))]
     for strength in STRENGTHS:
         trials += [strength * worth * one for one in np.eye(len(rows))]
         if len(rows) > 1:
             trials.append(strength * worth)
+    found = []
     for trial in trials:
-        ranks = cheapest(face, _at(face, weights, rows, trial))
-        if ranks is not None:
-            found.append(ranks[None, :])
-    ranks = np.unique(np.concatenate(found), axis=0)
+        prices = np.zeros(len(active))
+        prices[rows] = trial
+        found.append(cheapest(face, weights, prices).ranks)
+    return with_columns(face, columns, [r for r in found if r is not None], weights, active)
+
+
+def with_columns(
+    face: Stencil,
+    columns: Columns,
+    more: Sequence[NDArray[np.int8]],
+    weights: Floats,
+    active: NDArray[np.bool_],
+) -> Columns:
+    """``columns`` and ``more`` of them, without those that another one beats; not complete."""
+    ranks = np.unique(np.concatenate([columns.ranks, *(r[None, :] for r in more)]), axis=0)
     sums = column_sums(face, ranks)
     kept = pareto(key_sums(sums, weights, active))
     return Columns(ranks[kept], sums[kept], complete=False)
 
 
-def _at(face: Stencil, weights: Floats, rows: NDArray[np.int64], prices: Floats) -> Floats:
+def cheapest(face: Stencil, weights: Floats, prices: Floats) -> Priced:
+    """The column that fits the device with the least objective and price; ``prices`` of each of `SHARED`."""
     every = np.zeros(face.seats.shape[2])
     every[:WIDTH] = weights
-    every[SHARED.start + rows] += prices
-    return every
-
-
-def cheapest(face: Stencil, every: Floats) -> NDArray[np.int8] | None:
-    """Ranks of the column with the least ``sums @ every`` that fits the device; None without one."""
+    every[SHARED] += prices
     program = Program()
     count = len(face.stages)
     seats = {(s, r): program.column(whole=True) for s in range(count) for r in RANKS}
@@ -78,11 +95,12 @@ def cheapest(face: Stencil, every: Floats) -> NDArray[np.int8] | None:
     try:
         solution = solve(program, {c: v / scale for c, v in worth.items()}, zero=zero)
     except OutOfBudget:
-        return None
+        return Priced(None, 0.0)  # nothing costs less than nothing
     if solution is None:
-        return None
+        return Priced(None, np.inf)
     chosen = [max(RANKS, key=lambda r: solution.values[seats[s, r]]) for s in range(count)]
-    return np.array(chosen, dtype=np.int8)
+    low = solution.objective - solution.gap * abs(solution.objective)
+    return Priced(np.array(chosen, dtype=np.int8), low * scale)
 
 
 def _shape(
