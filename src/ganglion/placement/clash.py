@@ -120,7 +120,7 @@ def _by_place(rule: Rule, ground: Ground, pins: Mapping[str, str]) -> str:
     places = {s.jurisdiction for w in ground.ways.values() for s in w.spots.values()} - {None, *allowed}
     for place in sorted(p for p in places if p is not None):
         wider = {s.id for s in ground.spec.stages if s.constraint.jurisdictions == allowed}
-        if _fits(_kept_in(ground, wider, (*allowed, place)), pins):
+        if fits(_kept_in(ground, wider, (*allowed, place)), pins):
             return f"{place} in keep_in="
     return ""
 
@@ -131,7 +131,7 @@ def _by_declassifier(rule: Rule, ground: Ground, pins: Mapping[str, str]) -> str
     for stage in reversed(ground.spec.stages):
         freed = {s.id for s in ground.spec.stages if stage.id in ground.spec.ancestors(s.id)} | {stage.id}
         freed = {s for s in freed if ground.spec[s].constraint.jurisdictions == allowed}
-        if freed and _fits(_kept_in(ground, freed, None), pins):
+        if freed and fits(_kept_in(ground, freed, None), pins):
             return f"a declassifier at {stage.id}"
     return ""
 
@@ -146,7 +146,8 @@ def _kept_in(ground: Ground, stages: set[str], places: tuple[str, ...] | None) -
     return Ground(spec, ground.topology, ground.ways, loads)
 
 
-def _fits(ground: Ground, pins: Mapping[str, str]) -> bool:
+def fits(ground: Ground, pins: Mapping[str, str]) -> bool:
+    """Whether something fits; true also when the budget ends first."""
     formulation = build(ground, pins)
     return formulation.feasible(formulation.rules)
 

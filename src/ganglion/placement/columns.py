@@ -231,7 +231,7 @@ def enumerate_columns(face: Stencil, weights: Floats, active: NDArray[np.bool_])
         if len(ranks) > _PRUNE_FROM or i == count - 1:
             open_stages = [s for s in range(i + 1) if done_at[s] > i]
             watched = () if i == count - 1 else scarce
-            ranks, sums = _undominated(ranks, sums, open_stages, watched, weights, active)
+            ranks, sums = _undominated(face, ranks, sums, open_stages, watched, weights, active)
         if len(ranks) > COLUMNS_MAX:
             ranks, sums, complete = *_cut(ranks, sums, weights, active), False
     return Columns(ranks, sums, complete)
@@ -266,7 +266,27 @@ def key_sums(sums: Floats, weights: Floats, active: NDArray[np.bool_]) -> Floats
     return np.column_stack([sums[:, :WIDTH] @ weights, sums[:, SHARED][:, active]])
 
 
+def _situations(face: Stencil, ranks: Ranks, open_stages: list[int]) -> NDArray[np.int64]:
+    """A number for all that later stages see: where open stages are, and how high their output goes already."""
+    done = ranks.shape[1]
+    digits = []
+    for s in open_stages:
+        highest = np.full(len(ranks), face.tops[s], np.int64)
+        for reader in face.readers[s]:
+            if reader < done:
+                highest = np.maximum(highest, ranks[:, reader])
+        waited = np.zeros(len(ranks), np.int64)
+        for reader in face.leading[s]:
+            if reader < done:
+                waited |= ranks[:, reader] > DEVICE
+        digits.append((ranks[:, s] * 5 + highest + 1) * 2 + waited)
+    if len(digits) <= 11:
+        return np.asarray(np.array(digits).T @ (40 ** np.arange(len(digits), dtype=np.int64)))
+    return np.asarray(np.unique(np.array(digits).T, axis=0, return_inverse=True)[1]).ravel()
+
+
 def _undominated(
+    face: Stencil,
     ranks: Ranks,
     sums: Floats,
     open_stages: list[int],
@@ -278,8 +298,7 @@ def _undominated(
     if not open_stages:
         kept = pareto(keys)
         return ranks[kept], sums[kept]
-    code = (ranks[:, open_stages].astype(np.int64) @ (4 ** np.arange(len(open_stages), dtype=np.int64))
-            if len(open_stages) < 30 else np.unique(ranks[:, open_stages], axis=0, return_inverse=True)[1])  # fmt: skip
+    code = _situations(face, ranks, open_stages)
     order = np.argsort(code, kind="stable")
     starts = np.flatnonzero(np.r_[True, np.diff(code[order]) != 0])
     groups = np.split(order, starts[1:])

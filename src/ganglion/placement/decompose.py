@@ -55,12 +55,16 @@ class NoColumns(Exception):
 
 
 class NoBlock(Exception):
-    """The block's gateways do not fit; ``kind`` names one that does not by itself."""
+    """The block's gateways do not fit; ``kind`` names one that does not by itself.
 
-    def __init__(self, block: int, kind: int | None) -> None:
+    Not ``certain`` when columns were priced and not listed: then it is only that none was found.
+    """
+
+    def __init__(self, block: int, kind: int | None, *, certain: bool) -> None:
         super().__init__(block, kind)
         self.block = block
         self.kind = kind
+        self.certain = certain
 
 
 @dataclass(slots=True)
@@ -125,7 +129,7 @@ def _solve_with(terrain: Terrain, merged_ranks: dict[str, int]) -> tuple[FleetSo
     for name, face in stencils.items():
         if not all(face.allowed):
             raise NoColumns(name)
-    limits = _limits(fixed)
+    limits = limits_left(fixed)
     weights = _weights(terrain, stencils)
     active = _active(terrain, stencils, limits)
     tables = {name: _table(name, face, weights, active[name]) for name, face in stencils.items()}
@@ -150,7 +154,7 @@ def _solve_with(terrain: Terrain, merged_ranks: dict[str, int]) -> tuple[FleetSo
 Limits = tuple[Floats, Floats, Floats]
 
 
-def _limits(fixed: Floats) -> Limits:
+def limits_left(fixed: Floats) -> Limits:
     """What is left to gateways, edge sites and the cloud; where merged stages run below, there is only one of each."""
     own = (1 - fixed[AT_GATEWAY], 1 - fixed[AT_EDGE], 1 - fixed[AT_CLOUD])
     if (np.concatenate(own) < -1e-9).any():
@@ -252,9 +256,8 @@ def _blocks_at(
         try:
             plan = solve_block(batches, tables, (limits[0], edge), prices, hints.get(look))
         except NoRoom as error:
-            if not all(tables[name].columns.complete for name in look):
-                raise OutOfBudget("no column that was priced lets a gateway fit") from error
-            raise NoBlock(b, error.kind) from error
+            certain = all(tables[name].columns.complete for name in look)
+            raise NoBlock(b, error.kind, certain=certain) from error
         hints[look] = plan.prices
         plans.append(plan)
     return plans

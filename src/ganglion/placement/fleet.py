@@ -176,10 +176,11 @@ def _kinds(
 def signatures(topology: Topology) -> dict[str, int]:
     """Site -> number of its class: all about it but its name and its parent."""
     known: dict[Hashable, int] = {}
-    return {name: known.setdefault(_signature(site), len(known)) for name, site in topology.sites.items()}
+    return {name: known.setdefault(signature(site), len(known)) for name, site in topology.sites.items()}
 
 
-def _signature(site: Site) -> Hashable:
+def signature(site: Site) -> Hashable:
+    """Everything about a site but its name and its parent."""
     uplink = site.uplink
     return (
         site.node.class_name,

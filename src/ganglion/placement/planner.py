@@ -10,7 +10,7 @@ from ganglion.core.topology import Topology
 from ganglion.flow.spec import FlowSpec
 from ganglion.flow.stages import TIERS, WhereStage
 from ganglion.placement import figures
-from ganglion.placement.clash import block_ground, face_ground, infeasible
+from ganglion.placement.clash import block_ground, face_ground, fits, infeasible
 from ganglion.placement.decompose import FleetSolution, NoBlock, NoColumns, solve_fleet
 from ganglion.placement.demand import Key, demand
 from ganglion.placement.expansion import Expansion, written_out
@@ -71,7 +71,10 @@ def solved(terrain: Terrain, pins: Mapping[str, str]) -> FleetSolution:
     except NoColumns as error:
         raise infeasible(terrain.spec, face_ground(terrain, error.path), pins) from error
     except NoBlock as error:
-        raise infeasible(terrain.spec, block_ground(terrain, error.block, error.kind), pins) from error
+        ground = block_ground(terrain, error.block, error.kind)
+        if not error.certain and fits(ground, pins):
+            raise _out_of_budget(OutOfBudget("no column that was priced lets a gateway fit")) from error
+        raise infeasible(terrain.spec, ground, pins) from error
     except OutOfBudget as error:
         raise _out_of_budget(error) from error
 
