@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from ganglion.core.errors import FlowError, PlacementInfeasible
 from ganglion.core.topology import Topology
@@ -111,7 +111,7 @@ def _exact(
 ) -> Plan:
     ground = lay_out(spec, topology, selectivities)
     formulation = build(ground, pins)
-    solution = _best(formulation, objective)
+    solution = best(formulation, objective)
     if solution is None:
         raise infeasible(spec, ground, pins)
     ranks = formulation.ranks(solution.values)
@@ -195,33 +195,38 @@ def _check_arguments(spec: FlowSpec, pins: Mapping[str, str], selectivities: Map
             )
 
 
-def _best(formulation: Formulation, objective: Objective) -> Solution | None:
-    """Lexicographic: each next level is minimised without giving up the ones before."""
+def best(
+    formulation: Formulation, objective: Objective, held: Sequence[int] = (), *, first_only: bool = False
+) -> Solution | None:
+    """Lexicographic: each next level is minimised without giving up the ones before.
+
+    ``held``: columns that stay 0. None when nothing obeys every rule; raises ``placement.budget``.
+    """
     levels = [formulation.level(weights) for weights in objective.levels]
-    zero = formulation.zeros(formulation.rules)
+    zero = [*formulation.zeros(formulation.rules), *held]
     try:
-        best = solve(formulation.program, levels[0], zero=zero)
+        found = solve(formulation.program, levels[0], zero=zero)
     except OutOfBudget as error:
         raise _out_of_budget(error) from error
-    if best is None:
-        return None
-    gap = best.gap
+    if found is None or first_only:
+        return found
+    gap = found.gap
     rows = list(formulation.program.rows)
-    for held, costs in itertools.pairwise(levels):
-        value = sum(value * best.values[column] for column, value in held.items())
-        rows.append(_at_most(held, best, max(TIE, 1e-9 * value)))
+    for kept, costs in itertools.pairwise(levels):
+        value = sum(value * found.values[column] for column, value in kept.items())
+        rows.append(_at_most(kept, found, max(TIE, 1e-9 * value)))
         try:
             better = solve(formulation.program, costs, zero=zero, rows=rows)
         except OutOfBudget:
             break
         if better is None:  # the bound is at the edge of the solver's tolerance: what we have is as good
             break
-        best = better
-    return Solution(best.values, best.objective, gap)
+        found = better
+    return Solution(found.values, found.objective, gap)
 
 
-def _at_most(held: Terms, best: Solution, slack: float) -> Row:
-    limit = sum(value * best.values[column] for column, value in held.items()) + slack
+def _at_most(held: Terms, found: Solution, slack: float) -> Row:
+    limit = sum(value * found.values[column] for column, value in held.items()) + slack
     scale = max(limit, 1.0)
     return as_row({c: v / scale for c, v in held.items()}, high=limit / scale)
 
