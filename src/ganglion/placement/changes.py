@@ -17,6 +17,7 @@ Value = dict[str, Any]
 FORMS = (
     "link SITE|GROUP KEY=VALUE... (latency, bandwidth, price_per_gb, energy_nj_per_byte, duty_max)",
     "link SITE dies",
+    "link SITE halves",
     "node SITE KEY=VALUE... (memory, class)",
     "node SITE dies",
     "class NAME KEY=VALUE... (cpus, memory, ns_per_call, price_per_cpu_month, ...)",
@@ -28,7 +29,7 @@ FORMS = (
 
 
 class Cut(Exception):
-    """The change cuts sites off: what runs there stays, and nothing that passes there may move. ``sites`` names them."""
+    """The change cuts ``sites`` off: what runs there stays, and nothing that passes there may move."""
 
     def __init__(self, sites: tuple[str, ...]) -> None:
         super().__init__(sites)
@@ -143,29 +144,29 @@ def _node(topology: Topology, value: Value, words: list[str], text: str) -> None
         raise _refused(text, f"all devices are at {name}")
 
 
-def _class(topology: Topology, value: Value, words: list[str], text: str) -> None:
+def _class(_: Topology, value: Value, words: list[str], text: str) -> None:
     entry = _known(value, "classes", words[0], text)
     entry.update({k: float(v) if isinstance(v, int) else v for k, v in _settings(words[1:], text).items()})
 
 
-def _site(topology: Topology, value: Value, words: list[str], text: str) -> None:
+def _site(_: Topology, value: Value, words: list[str], text: str) -> None:
     _known(value, "sites", words[0], text).update(_settings(words[1:], text))
 
 
-def _home(topology: Topology, value: Value, words: list[str], text: str) -> None:
+def _home(_: Topology, value: Value, words: list[str], text: str) -> None:
     if len(words) != 2:
         raise _refused(text, "it names a site and its new parent")
     _known(value, "sites", words[1], text)
     _known(value, "sites", words[0], text)["parent"] = words[1]
 
 
-def _devices(topology: Topology, value: Value, words: list[str], text: str) -> None:
+def _devices(_: Topology, value: Value, words: list[str], text: str) -> None:
     group = _known(value, "devices", words[0], text)
     group.pop("counts", None)
     group.update(_settings(words[1:], text))
 
 
-def _price(topology: Topology, value: Value, words: list[str], text: str) -> None:
+def _price(_: Topology, value: Value, words: list[str], text: str) -> None:
     settings = _settings(words, text)
     unknown = set(settings) - {"electricity_per_kwh", "carbon_g_per_kwh"}
     if unknown:

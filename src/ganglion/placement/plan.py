@@ -168,6 +168,26 @@ class Plan:
         """One node's part; raises `KeyError`."""
         return self.assign(node)
 
+    def summary_json(self) -> dict[str, Any]:
+        """The plan of a fleet in short: devices per stage and tier, the slowest loops, money, certificate."""
+        money = {k: _rounded(v) for k, v in asdict(self.money).items()}
+        return {
+            "format": FORMAT,
+            "flow": self.flow,
+            "flow_digest": self.flow_digest,
+            "currency": self.currency,
+            "objective": self.objective,
+            "devices": self.summary.devices,
+            "gateways": self.summary.gateways,
+            "tiers": {stage: dict(tiers) for stage, tiers in self.summary.tiers.items()},
+            "loops": [asdict(x) for x in self.summary.loops],
+            "money_per_month": {**money, "total": _rounded(self.money.total)},
+            "quantities": {k: _rounded(v) for k, v in self.summary.quantities.items()},
+            "certificate": {"gap": _rounded(self.gap), "proved": self.proved, "solver": self.solver},
+            "pins": dict(sorted(self.pins.items())),
+            "selectivities": dict(sorted(self.selectivities.items())),
+        }
+
     def to_json(self) -> dict[str, Any]:
         """Stable: the same plan gives the same JSON on every machine (floats to nine digits)."""
         money = {k: _rounded(v) for k, v in asdict(self.money).items()}

@@ -21,6 +21,7 @@ from ganglion.placement.objective import QUANTITIES, Objective, parse_objective
 from ganglion.placement.plan import Plan, Summary
 from ganglion.placement.routes import RANKS, routes
 from ganglion.placement.solver import NAME, OutOfBudget, Row, Solution, as_row, solve
+from ganglion.placement.standing import Standing
 from ganglion.placement.terrain import Terrain, survey
 
 TIE = 1e-6
@@ -68,15 +69,36 @@ def solved(terrain: Terrain, pins: Mapping[str, str]) -> FleetSolution:
     """The fleet's solution; raises `PlacementInfeasible` ``placement.infeasible`` or ``placement.budget``."""
     try:
         return solve_fleet(terrain)
-    except NoColumns as error:
-        raise infeasible(terrain.spec, face_ground(terrain, error.path), pins) from error
-    except NoBlock as error:
-        ground = block_ground(terrain, error.block, error.kind)
-        if not error.certain and fits(ground, pins):
+    except (NoColumns, NoBlock) as error:
+        ground = obstacle(terrain, error)
+        if fits(ground, pins):
             raise _out_of_budget(OutOfBudget("no column that was priced lets a gateway fit")) from error
         raise infeasible(terrain.spec, ground, pins) from error
     except OutOfBudget as error:
         raise _out_of_budget(error) from error
+
+
+def standing(
+    spec: FlowSpec,
+    topology: Topology,
+    *,
+    pins: Mapping[str, str] | None = None,
+    selectivities: Mapping[str, float] | None = None,
+    objective: str | None = None,
+) -> Standing:
+    """A fleet's plan to be repaired as the fleet changes; arguments and errors as of `plan`."""
+    pins, selectivities = dict(pins or {}), dict(selectivities or {})
+    _check_arguments(spec, pins, selectivities)
+    wanted = parse_objective(objective or spec.objective, topology.currency)
+    terrain = survey(spec, topology, pins, selectivities, wanted)
+    return Standing(solved(terrain, pins), selectivities, pins)
+
+
+def obstacle(terrain: Terrain, error: NoColumns | NoBlock) -> Ground:
+    """The part of a fleet on which nothing fits."""
+    if isinstance(error, NoColumns):
+        return face_ground(terrain, error.path)
+    return block_ground(terrain, error.block, error.kind)
 
 
 def fleet_plan(solution: FleetSolution, pins: Mapping[str, str], selectivities: Mapping[str, float]) -> Plan:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from ganglion.flow.assignment import ALL, Assignment
 from ganglion.flow.spec import FlowSpec
 from ganglion.flow.stages import TIERS
+from ganglion.placement.plan import Plan
 
 _Table = Mapping[str, frozenset[str]]
 
@@ -32,16 +33,16 @@ def rollout(
     before: Mapping[str, Assignment],
     after: Mapping[str, Assignment],
     *,
-    crowded: frozenset[str] = frozenset(),
+    full: frozenset[str] = frozenset(),
 ) -> list[Step]:
-    """The steps from one plan's assignments to another's. ``crowded``: nodes without room for both."""
+    """The steps from one plan's assignments to another's. ``full``: nodes without room for both, see `crowded`."""
     needed = {name for act in spec.reflexes for name in (*spec.ancestors(act.id), act.id)}
     changed = [n for n in {**before, **after} if before.get(n) != after.get(n)]
     changed.sort(key=lambda n: (-TIERS.index((after.get(n) or before[n]).tier), n))
     steps: list[Step] = []
     now = dict(before)
     for node in changed:
-        if node in crowded and node in before and node in after:
+        if node in full and node in before and node in after:
             kept = _without(before[node], after[node], needed)
             if kept != now[node]:
                 now[node] = kept
@@ -52,10 +53,22 @@ def rollout(
             if both != now.get(node):
                 now[node] = both
                 steps.append(Step("both", node, both))
-    for node in changed:
-        if now.get(node) != after.get(node):
-            steps.append(Step("after", node, after.get(node)))
+    steps += [Step("after", node, after.get(node)) for node in changed if now.get(node) != after.get(node)]
     return steps
+
+
+def crowded(before: Plan, after: Plan) -> frozenset[str]:
+    """The nodes that may have no room for what they run and what they will run at once."""
+    was = {use.node: use for use in before.nodes}
+    return frozenset(
+        use.node
+        for use in after.nodes
+        if use.node in was
+        and (
+            was[use.node].memory_bytes + use.memory_bytes > use.memory_bytes_max
+            or was[use.node].cpus + use.cpus > use.cpus_max
+        )
+    )
 
 
 def _both(one: Assignment, other: Assignment) -> Assignment:
