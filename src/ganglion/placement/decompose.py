@@ -93,7 +93,9 @@ def solve_fleet(terrain: Terrain) -> FleetSolution:
     ways = list(itertools.islice(merged_choices(terrain), MERGED_MAX + 1))
     for merged_ranks in ways[:MERGED_MAX]:
         try:
-            found, bound = _solve_with(terrain, merged_ranks)
+            found, bound = _solve_with(terrain, merged_ranks, np.inf if best is None else _worth(best))
+        except _Worse:
+            continue
         except (NoColumns, NoBlock) as error:
             failed = failed or error
             continue
@@ -119,7 +121,11 @@ def _worth(solution: FleetSolution) -> float:
     return float(solution.sums @ solution.weights)
 
 
-def _solve_with(terrain: Terrain, merged_ranks: dict[str, int]) -> tuple[FleetSolution, float]:
+class _Worse(Exception):
+    """Even without what devices share, this way to place the merged stages costs more than one that was found."""
+
+
+def _solve_with(terrain: Terrain, merged_ranks: dict[str, int], found: float) -> tuple[FleetSolution, float]:
     fixed = merged_sums(terrain.ground, merged_ranks)
     if not np.isfinite(fixed).all():
         raise NoColumns(ALL)
@@ -133,6 +139,9 @@ def _solve_with(terrain: Terrain, merged_ranks: dict[str, int]) -> tuple[FleetSo
     weights = _weights(terrain, stencils)
     active = _active(terrain, stencils, limits)
     tables = {name: _table(name, face, weights, active[name]) for name, face in stencils.items()}
+    alone = sum(terrain.faces.paths[name].count * table.cost.min() for name, table in tables.items())
+    if alone + float(fixed @ weights) > found and all(t.columns.complete for t in tables.values()):
+        raise _Worse
     plans, bound, prices = _all_blocks(terrain, tables, limits)
     for _ in range(PRICING_ROUNDS_MAX):
         if all(table.columns.complete for table in tables.values()):

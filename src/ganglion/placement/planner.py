@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from ganglion.core.errors import FlowError, PlacementInfeasible
 from ganglion.core.topology import Topology
@@ -15,8 +16,8 @@ from ganglion.placement.decompose import FleetSolution, NoBlock, NoColumns, solv
 from ganglion.placement.demand import Key, demand
 from ganglion.placement.expansion import Expansion, written_out
 from ganglion.placement.figures import Ground
-from ganglion.placement.formulation import Formulation, Terms, build
 from ganglion.placement.measured import uplink_row_bytes
+from ganglion.placement.formulation import COLUMNS_MAX, Formulation, Terms, build
 from ganglion.placement.objective import QUANTITIES, Objective, parse_objective
 from ganglion.placement.plan import Plan, Summary
 from ganglion.placement.routes import RANKS, routes
@@ -28,8 +29,11 @@ TIE = 1e-6
 """Plans that differ by less in a level of the objective (or by a billionth of its sum) tie in it."""
 
 
-EXACT_COLUMNS_MAX = 6_000
+EXACT_COLUMNS_MAX = 2_000
 """Up to so many columns the whole is one program for HiGHS; beyond, it is decomposed (docs/adr/0018)."""
+WIDE_GAP = 1e-3
+NARROWING_NODES_MAX = 200
+"""A decomposed plan of a fleet that is not large, with a wider gap, is tried as one program with so many nodes."""
 
 
 def plan(
@@ -52,10 +56,40 @@ def plan(
     _check_arguments(spec, pins, selectivities)
     wanted = parse_objective(objective or spec.objective, topology.currency)
     _check_devices(topology)
+    _check_objective(topology, wanted)
     if exact_columns(spec, topology) <= EXACT_COLUMNS_MAX:
         return _exact(spec, topology.expanded(), pins, selectivities, wanted)
     terrain = survey(spec, topology, pins, selectivities, wanted)
-    return fleet_plan(solved(terrain, pins), pins, selectivities)
+    solution = solved(terrain, pins)
+    found = fleet_plan(solution, pins, selectivities)
+    if solution.gap > WIDE_GAP and exact_columns(spec, topology) <= COLUMNS_MAX:
+        return _narrowed(spec, topology, found)
+    return found
+
+
+def _narrowed(spec: FlowSpec, topology: Topology, found: Plan) -> Plan:
+    """A decomposed plan with a wide gap, or a better one: the whole as one program, with few nodes to search."""
+    objective = parse_objective(found.objective, topology.currency)
+    ground = lay_out(spec, topology.expanded(), found.selectivities)
+    formulation = build(ground, found.pins)
+    first = formulation.level(objective.levels[0])
+    zero = formulation.zeros(formulation.rules)
+    try:
+        other = solve(formulation.program, first, zero=zero, nodes_max=NARROWING_NODES_MAX)
+    except OutOfBudget:
+        return found
+    if other is None:
+        return found
+    value = sum(weight * found.summary.quantities[name] for name, weight in objective.levels[0].items())
+    bound = max(value * (1 - found.gap), other.objective * (1 - other.gap))
+    best_value = min(value, other.objective)
+    gap = max(0.0, best_value - bound) / max(abs(best_value), 1e-12)
+    gap = gap if gap > 1e-9 else 0.0
+    if value <= other.objective * (1 + 1e-9):
+        return replace(found, gap=gap)
+    chosen = Solution(other.values, other.objective, gap)
+    ranks = formulation.ranks(other.values)
+    return exact_plan(ground, ranks, chosen, (formulation, objective), found.pins, found.selectivities)
 
 
 def exact_columns(spec: FlowSpec, topology: Topology) -> int:
@@ -90,6 +124,8 @@ def standing(
     pins, selectivities = dict(pins or {}), dict(selectivities or {})
     _check_arguments(spec, pins, selectivities)
     wanted = parse_objective(objective or spec.objective, topology.currency)
+    _check_devices(topology)
+    _check_objective(topology, wanted)
     terrain = survey(spec, topology, pins, selectivities, wanted)
     return Standing(solved(terrain, pins), selectivities, pins)
 
@@ -177,6 +213,17 @@ def exact_plan(
         lambda: written_out(ground, ranks),
         lambda node: figures.assignments(ground, ranks)[node],
     )
+
+
+def _check_objective(topology: Topology, objective: Objective) -> None:
+    grams = [topology.carbon(site) for site in topology.sites]
+    if any("carbon_kg" in level for level in objective.levels) and not any(grams):
+        raise FlowError(
+            "flow.objective",
+            f"the objective {objective.text!r} counts carbon, and the topology has none",
+            why="carbon_g_per_kwh is 0 at every site",
+            next_step="set carbon_g_per_kwh in the topology, or of its sites",
+        )
 
 
 def _check_devices(topology: Topology) -> None:

@@ -81,12 +81,14 @@ def solve(
     *,
     zero: Sequence[int] = (),
     rows: Sequence[Row] | None = None,
+    nodes_max: int = BRANCH_NODES_MAX,
 ) -> Solution | None:
     """Minimises; None when there is no solution. ``zero``: columns held at 0; ``rows``: instead of all rows.
 
     Raises `OutOfBudget` when the budget ended without a solution.
     """
     highs = _prepared(program, costs, zero, program.rows if rows is None else rows)
+    highs.setOptionValue("mip_max_nodes", nodes_max)
     highs.run()
     status = highs.getModelStatus()
     if status in (highspy.HighsModelStatus.kInfeasible, highspy.HighsModelStatus.kUnboundedOrInfeasible):
