@@ -118,8 +118,8 @@ def _verdict(rows: list[dict[str, Any]]) -> list[str]:
     slack = [r for r in placed if r["pressure"] == "slack"]
     text = (
         f"**Where greedy is as good.** Of {len(rows)} cases greedy (the cheapest column that fits, gateway by gateway) "
-        f"is as good as the plan in {len(equal)}, within 1 % in {len(near)}, at worst {worst:.3f} times it; in {failed} it "
-        "leaves devices without any placement although one exists. With slack capacities it was as good in "
+        f"is as good as the plan in {len(equal)}, within 1 % in {len(near)}, at worst {worst:.3f} times it; "
+        f"in {failed} it leaves devices without any placement although one exists. With slack capacities it was as good in "
         f"{sum(r in equal for r in slack)} of {len(slack)}: there the certificate and the explanation are what a plan "
         "adds, not a saving."
     )
@@ -138,42 +138,38 @@ def _plot(rows: list[dict[str, Any]]) -> str:
         share = (math.log10(min(max(seconds, low), high)) - math.log10(low)) / math.log10(high / low)
         return height - bottom - share * (height - top - bottom)
 
+    font = 'font-family="system-ui, DejaVu Sans, sans-serif" font-size="12"'
+    edge = width - right
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="system-ui, DejaVu Sans, sans-serif" font-size="12">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" {font}>',
         f'<rect width="{width}" height="{height}" fill="#fcfcfa"/>',
         '<text x="64" y="18" font-size="13" font-weight="600">seconds to plan, by devices</text>',
     ]
     for power in range(1, 7):
-        parts.append(
-            f'<text x="{x(10**power):.0f}" y="{height - 26}" text-anchor="middle" fill="#555">{10**power:,}</text>'
-        )
+        at = f'x="{x(10**power):.0f}" y="{height - 26}" text-anchor="middle"'
+        parts += [f'<text {at} fill="#555">{10**power:,}</text>']
     for value in (0.01, 0.1, 1, 10):
-        parts.append(
-            f'<line x1="{left}" x2="{width - right}" y1="{y(value):.1f}" y2="{y(value):.1f}" stroke="#e2e2dd"/>'
-        )
-        parts.append(
+        ends = f'x1="{left}" x2="{edge}" y1="{y(value):.1f}" y2="{y(value):.1f}"'
+        parts += [f'<line {ends} stroke="#e2e2dd"/>']
+        parts += [
             f'<text x="{left - 8}" y="{y(value) + 4:.1f}" text-anchor="end" fill="#555">{value:g}</text>'
-        )
+        ]
     place = 0
     for shape, dash in (("classes", "5 4"), ("unique", "")):
         for pressure, colour in COLOURS.items():
             chosen = [r for r in rows if r["shape"] == shape and r["pressure"] == pressure]
             points = sorted((r["devices"], r["seconds"]) for r in chosen if r["stages"] == 10)
             path = " ".join(f"{'L' if i else 'M'}{x(d):.1f},{y(s):.1f}" for i, (d, s) in enumerate(points))
-            parts.append(
-                f'<path d="{path}" fill="none" stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}"/>'
-            )
-            parts += [
-                f'<circle cx="{x(r["devices"]):.1f}" cy="{y(r["seconds"]):.1f}" r="{1.5 + r["stages"] / 12:.1f}" fill="{colour}" fill-opacity="0.55"/>'
-                for r in chosen
-            ]
+            stroke = f'stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}"'
+            parts += [f'<path d="{path}" fill="none" {stroke}/>']
+            for r in chosen:
+                at = f'cx="{x(r["devices"]):.1f}" cy="{y(r["seconds"]):.1f}" r="{1.5 + r["stages"] / 12:.1f}"'
+                parts += [f'<circle {at} fill="{colour}" fill-opacity="0.55"/>']
             ly = top + 18 + 20 * place
-            parts.append(
-                f'<line x1="{width - right + 14}" x2="{width - right + 40}" y1="{ly}" y2="{ly}" stroke="{colour}" stroke-width="2" stroke-dasharray="{dash}"/>'
-            )
-            parts.append(f'<text x="{width - right + 46}" y="{ly + 4}">{pressure}, {shape}</text>')
+            parts += [f'<line x1="{edge + 14}" x2="{edge + 40}" y1="{ly}" y2="{ly}" {stroke}/>']
+            parts += [f'<text x="{edge + 46}" y="{ly + 4}">{pressure}, {shape}</text>']
             place += 1
     note = top + 18 + 20 * place + 8
-    parts.append(f'<text x="{width - right + 14}" y="{note}" fill="#555">lines: 10 stages; larger</text>')
-    parts.append(f'<text x="{width - right + 14}" y="{note + 15}" fill="#555">dots: 20 and 30 stages</text>')
+    parts += [f'<text x="{edge + 14}" y="{note}" fill="#555">lines: 10 stages; larger</text>']
+    parts += [f'<text x="{edge + 14}" y="{note + 15}" fill="#555">dots: 20 and 30 stages</text>']
     return "\n".join([*parts, "</svg>"]) + "\n"

@@ -13,14 +13,17 @@ from ganglion.core.topology import Path
 from ganglion.core.units import format_bytes, format_duration
 from ganglion.flow.assignment import ALL
 from ganglion.flow.spec import FlowSpec
+from ganglion.placement import cost
 from ganglion.placement.demand import demand
 from ganglion.placement.figures import Ground
-from ganglion.placement.formulation import COLUMNS_MAX, Formulation, build
+from ganglion.placement.formulation import Formulation, build, row_scale
 from ganglion.placement.routes import GATEWAY, Route, route
 from ganglion.placement.rules import KINDS, Rule
 from ganglion.placement.solver import OutOfBudget, as_row, solve
 from ganglion.placement.terrain import Terrain
 
+BLOCK_COLUMNS_MAX = 4_000
+"""Of an edge site on which nothing fits: it is solved many times to find out why."""
 _ROOM = 1.0 + 1e-6
 """What is suggested is a trace more than what is needed, so that it does not fail by rounding."""
 
@@ -99,19 +102,22 @@ def _by_amount(rule: Rule, ground: Ground, formulation: Formulation) -> str:
 
 
 def _amount(rule: Rule, ground: Ground, beyond: float) -> str:
+    """What the limit has to be when rows, scaled to it, reach that far beyond it."""
     if rule.kind == "deadline":
         act = next(a for a in ground.spec.reflexes if a.id == rule.subject)
         needed = math.ceil(act.within_ns * (1 + beyond) / 1e3) * 1000
         return f"within={format_duration(needed)} of {act.id}"
     if rule.kind == "bandwidth":
         wire = ground.wires()[rule.subject]
-        room = max(wire.share_max, 1e-12)
-        needed = wire.link.bandwidth_bit_per_s * (1 + beyond / room) * 1.001
+        idle = cost.idle_share(wire)
+        share = wire.share_max - idle + row_scale(wire.share_max - idle) * beyond
+        needed = wire.link.bandwidth_bit_per_s * (share + idle) / wire.share_max * 1.001
         return f"{needed / 1e6:.4g} Mbit of {wire.id}"
     spot = ground.spots()[rule.subject]
     if rule.kind == "cpu":
         return f"{spot.node_class.cpus * (1 + beyond) * 1.001:.4g} cpus of {spot.node}"
-    return f"{format_bytes(math.ceil(spot.memory_bytes * (1 + beyond) * 1.01))} of {spot.node}"
+    needed = spot.memory_bytes + row_scale(spot.memory_bytes) * beyond
+    return f"{format_bytes(math.ceil(needed * 1.01))} of {spot.node}"
 
 
 def _by_place(rule: Rule, ground: Ground, pins: Mapping[str, str]) -> str:
@@ -173,32 +179,45 @@ def _one_device(way: Route) -> Route:
 
 
 def block_ground(terrain: Terrain, block: int, kind: int | None) -> Ground:
-    """A gateway, or an edge site with as many of its gateways' kinds as one program takes (each as one large one)."""
+    """A gateway, or an edge site with its gateways; those beyond what one program takes are pooled into one."""
     chosen = terrain.fleet.blocks[block]
-    kinds = chosen.kinds if kind is None else (chosen.kinds[kind],)
     topology, spec = terrain.topology, terrain.spec
+    members = [
+        (name, k.site, k.counts)
+        for place, k in enumerate(chosen.kinds)
+        if kind is None or place == kind
+        for run in chosen.runs[0][place]
+        for name in terrain.fleet.sites_of(run)
+    ]
+    if kind is not None:
+        members = members[:1]
+    most = max(1, BLOCK_COLUMNS_MAX // (8 * len(spec.stages) * max(1, len(topology.devices))))
     ways: dict[str, Route] = {}
     origins: dict[str, int] = {}
-    most = max(1, COLUMNS_MAX // (8 * len(spec.stages) * max(1, len(topology.devices))))
-    total = sum(k.many for k in kinds)
-    for place, one in enumerate(kinds[:most]):
-        # Gateways pooled into one never fit worse than each by itself.
-        share = one.many if kind is None else 1
-        if place == most - 1 and len(kinds) > most:
-            share += total - sum(k.many for k in kinds[:most])
-        for group, count in zip(topology.devices, one.counts, strict=True):
+    for place, (name, site, counts) in enumerate(members[:most]):
+        pooled = len(members) - most + 1 if place == most - 1 and len(members) > most else 1
+        for group, count in zip(topology.devices, counts, strict=True):
             if not count:
                 continue
-            name = f"{one.site}-{group}"
-            chain = {topology.sites[s].tier: s for s in topology.chain(one.site)}
-            nodes = {tier: topology.node_id(s) for tier, s in chain.items()}
-            path = Path(
-                name, one.site, group, count * share, dict(chain), {"device": f"device:{name}", **nodes}
-            )
-            ways[name] = _pooled(route(topology, path), share)
-            origins[name] = count * share
+            chain = {topology.sites[s].tier: s for s in topology.chain(site)}
+            nodes = {tier: topology.node_id(s) for tier, s in chain.items()} | {"gateway": name}
+            at = f"{name}-{group}"
+            path = Path(at, site, group, count * pooled, dict(chain), {"device": f"device:{at}", **nodes})
+            ways[at] = _pooled(_renamed(route(topology, path), site, name), pooled)
+            origins[at] = count * pooled
     ways[ALL] = terrain.ground.ways[ALL]
     return Ground(spec, topology, ways, demand(spec, origins, {}))
+
+
+def _renamed(way: Route, site: str, name: str) -> Route:
+    """Links of a gateway that is one of many alike, or an example of others, are its own."""
+    wires = []
+    for wire in way.wires:
+        below, _, above = wire.id.partition(">")
+        wires.append(
+            replace(wire, id=f"{name if below == site else below}>{name if above == site else above}")
+        )
+    return Route(way.path, way.spots, tuple(wires), way.actuators, way.group)
 
 
 def _pooled(way: Route, gateways: int) -> Route:

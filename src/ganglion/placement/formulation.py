@@ -199,8 +199,13 @@ def _capacity(formulation: Formulation, terms: Terms, limit: float, rule: Rule) 
     """The row ``terms <= limit``, scaled; left out where everything fits anyway."""
     if sum(terms.values()) <= limit:
         return
-    scale = max(limit, 1e-12)
+    scale = row_scale(limit)
     formulation.program.row({c: v / scale for c, v in terms.items() if v}, high=limit / scale, tag=rule)
+
+
+def row_scale(limit: float) -> float:
+    """What rows of a limit are divided by: the limit, so that all have 1 there; but nothing is divided by nothing."""
+    return limit if limit > 1e-12 else 1.0
 
 
 def _links(ground: Ground, formulation: Formulation) -> None:

@@ -106,7 +106,7 @@ def solved(terrain: Terrain, pins: Mapping[str, str]) -> FleetSolution:
     except (NoColumns, NoBlock) as error:
         ground = obstacle(terrain, error)
         if fits(ground, pins):
-            raise _out_of_budget(OutOfBudget("no column that was priced lets a gateway fit")) from error
+            raise _without_a_set(terrain, error) from error
         raise infeasible(terrain.spec, ground, pins) from error
     except OutOfBudget as error:
         raise _out_of_budget(error) from error
@@ -128,6 +128,20 @@ def standing(
     _check_objective(topology, wanted)
     terrain = survey(spec, topology, pins, selectivities, wanted)
     return Standing(solved(terrain, pins), selectivities, pins)
+
+
+def _without_a_set(terrain: Terrain, error: NoColumns | NoBlock) -> PlacementInfeasible:
+    """Nothing fits, or was found to, but the program that would name the smallest set of rules is too large."""
+    if isinstance(error, NoColumns) or not error.certain:
+        return _out_of_budget(OutOfBudget("no column that was priced lets a gateway fit"))
+    edge = terrain.fleet.blocks[error.block].edge
+    return PlacementInfeasible(
+        "placement.infeasible",
+        f"no placement of flow {terrain.spec.name} lets all gateways under {edge} fit it at once",
+        why=f"cpu, memory or bandwidth of {edge} runs out whatever they do (at some prices of those, the cheapest "
+        "choices cost more than any can)",
+        next_step=f"give {edge} more of them, or its gateways, so that they send it less",
+    )
 
 
 def obstacle(terrain: Terrain, error: NoColumns | NoBlock) -> Ground:

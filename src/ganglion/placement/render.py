@@ -22,8 +22,13 @@ def report(plan: Plan, spec: FlowSpec) -> str:
     if plan.objective != "money":
         head += f", objective: {plan.objective}"
     if plan.summary.gateways > GATEWAYS_LISTED_MAX:
-        return "\n\n".join(p for p in (head, _tiers(plan, spec), _reflexes(plan), _money(plan)) if p) + "\n"
-    parts = [head, _stages(plan, spec), _reflexes(plan), _links(plan), _nodes(plan), _money(plan)]
+        return (
+            "\n\n".join(
+                p for p in (head, _tiers(plan, spec), _reflexes(plan.summary.loops), _money(plan)) if p
+            )
+            + "\n"
+        )
+    parts = [head, _stages(plan, spec), _reflexes(plan.loops), _links(plan), _nodes(plan), _money(plan)]
     return "\n\n".join(p for p in parts if p) + "\n"
 
 
@@ -58,8 +63,7 @@ def _short(text: str) -> str:
     return text if len(text) <= _DESCRIPTION_CHARS_MAX else text[: _DESCRIPTION_CHARS_MAX - 3] + "..."
 
 
-def _reflexes(plan: Plan) -> str:
-    loops = plan.summary.loops
+def _reflexes(loops: Sequence[Loop]) -> str:
     if not loops:
         return ""
     rows = [["reflex", "path", "predicted", "deadline"]]
