@@ -10,6 +10,7 @@ from ganglion.placement.baselines import POLICIES, Outcome, compare
 from ganglion.placement.changes import Cut, changed
 from ganglion.placement.explain import Option, Why, why, worth
 from ganglion.placement.objective import Objective, parse_objective
+from ganglion.placement.patches import Move, Patch
 from ganglion.placement.picture import picture
 from ganglion.placement.plan import LinkUse, Loop, Money, NodeUse, Placement, Plan
 from ganglion.placement.planner import plan, standing
@@ -17,7 +18,7 @@ from ganglion.placement.render import report, why_text
 from ganglion.placement.repair import Repair, StageMove, repair
 from ganglion.placement.rollout import Step, broken_reflexes, crowded, rollout
 from ganglion.placement.rules import Rule
-from ganglion.placement.standing import Move, Patch, Standing
+from ganglion.placement.standing import Standing
 from ganglion.placement.terrain import Terrain, survey
 
 __all__ = [

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ganglion.core.errors import PlacementInfeasible
-from ganglion.core.topology import Path, Site, member
+from ganglion.core.topology import Path, Site, Topology, member
 from ganglion.flow.assignment import ALL
 from ganglion.flow.stages import TIERS
 from ganglion.placement import rules
@@ -25,6 +25,7 @@ from ganglion.placement.expansion import Expansion, Pattern
 from ganglion.placement.figures import Ground
 from ganglion.placement.fleet import Block, Counts, signature
 from ganglion.placement.gateways import Batch, Choice, Table, choose
+from ganglion.placement.patches import Gateway, Move, Patch, nothing_fits
 from ganglion.placement.routes import route
 from ganglion.placement.solver import OutOfBudget
 
@@ -32,49 +33,6 @@ _SLACK = 1e-9
 _ENDLESS = 1e12
 STEPS = (1.0, 2.0, 5.0, 20.0, 1e3)
 """Multiples of an edge site's prices at which its gateways are asked what else they could do."""
-
-
-@dataclass(frozen=True, slots=True)
-class Gateway:
-    """One gateway: what it is and has, its devices' columns, what those cost and take of the edge site and the cloud.
-
-    ``bound``: at its edge site's prices no choice is below. ``reachable``: false while it is cut off.
-    """
-
-    name: str
-    site: Site
-    edge: str | None
-    counts: Counts
-    faces: tuple[str, ...]
-    picks: tuple[int, ...]
-    cost: float
-    above: Floats
-    bound: float
-    reachable: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class Move:
-    """A stage for the devices of a group at a gateway goes to another tier."""
-
-    gateway: str
-    group: str
-    stage: str
-    before: str
-    after: str
-
-
-@dataclass(frozen=True, slots=True)
-class Patch:
-    """What a change asks for: touched gateways as they are and would be (None: not there), nothing done yet."""
-
-    before: Mapping[str, Gateway | None]
-    after: Mapping[str, Gateway | None]
-    moves: tuple[Move, ...]
-    money: float
-    """What the objective's first level rises by."""
-    unmoved: tuple[str, ...] = ()
-    """Gateways that are cut off: they keep what they run until they are reachable."""
 
 
 @dataclass(slots=True)
@@ -207,6 +165,35 @@ class Standing:
         """The gateways of an edge site."""
         return tuple(self._edges[edge].gateways)
 
+    def topology(self) -> Topology:
+        """The topology as it is now, each gateway written out."""
+        old, alike = self._topology, self._solution.terrain.fleet.alike
+        sites = {old.cloud: old.sites[old.cloud]}
+        for site_id, site in old.sites.items():
+            if site.tier == "edge":
+                names = [member(site_id, n, alike[site_id]) for n in range(alike[site_id])]
+                sites |= {name: site.model_copy(update={"count": 1}) for name in names}
+        for gateway in self.gateways.values():
+            parent = old.cloud if gateway.edge is None else gateway.edge
+            sites[gateway.name] = gateway.site.model_copy(update={"parent": parent, "count": 1})
+        groups = {}
+        for place, (name, group) in enumerate(old.devices.items()):
+            shares = {g.name: g.counts[place] for g in self.gateways.values() if g.counts[place]}
+            if shares:
+                gateways, counts = tuple(shares), tuple(shares.values())
+                groups[name] = group.model_copy(
+                    update={"gateways": gateways, "counts": counts, "count": sum(counts)}
+                )
+        return old.model_copy(update={"sites": sites, "devices": groups})
+
+    def tiers(self) -> dict[tuple[str, str], str]:
+        """(stage, path) -> tier, for all gateways."""
+        found = {(s, ALL): TIERS[r] for s, r in self._solution.merged_ranks.items()}
+        for gateway in self.gateways.values():
+            for (group, stage), rank in self._ranks(gateway).items():
+                found[stage, f"{gateway.name}-{group}"] = TIERS[rank]
+        return found
+
     def accept(self, patch: Patch) -> None:
         """Makes it so."""
         for name, old in patch.before.items():
@@ -249,10 +236,10 @@ class Standing:
         )
         tables = [self._tables[f] for f in faces]
         if not all(len(t.cost) for t in tables):
-            raise _nothing_fits(name)
+            raise nothing_fits(name)
         found = choose(self._batch(faces, [present]), tables, self._prices(edge), self._gateway_limit)
         if np.isinf(found.cost[0]):
-            raise _nothing_fits(name)
+            raise nothing_fits(name)
         picks = tuple(int(c) for c in found.picks[0])
         return Gateway(
             name,
@@ -403,12 +390,3 @@ class Standing:
                 self._stencils[face].stages, self._tables[face].columns.ranks[pick], strict=True
             )
         }
-
-
-def _nothing_fits(name: str) -> PlacementInfeasible:
-    return PlacementInfeasible(
-        "placement.no-repair",
-        f"gateway {name} has no placement after this change",
-        why="its rules and capacities clash then",
-        next_step="see which: change the topology file and run ganglion plan FLOW_DIR",
-    )
