@@ -42,8 +42,8 @@ def moving(number):
     """A random instance, and the same after a change that may move stages; None when either has no plan."""
     rng = np.random.default_rng(number)
     spec, topology = random_flow(rng), random_topology(rng)
-    texts = ["class c0 ns_per_call=900000", "class c1 memory=40KB", "class c0 memory=9KB", "class c1 cpus=0.02",
-             "price electricity_per_kwh=90", "link gw0 price_per_gb=900", "home gw0 cloud"]  # fmt: skip
+    texts = ["class c0 ns_per_call=9000000 watts_busy=900", "class c1 price_per_cpu_month=90000 memory=90KB",
+             "class c0 memory=9KB", "price electricity_per_kwh=900", "home gw0 cloud"]  # fmt: skip
     try:
         before = plan(spec, topology)
         there = changed(topology, texts[number % len(texts)])
@@ -73,7 +73,7 @@ def test_repairs_obey_every_rule_and_no_step_of_them_breaks_a_reflex():
         assert all(not broken_reflexes(spec, s) for s in stages)
         assert (stages[-1] if stages else was) == now
     assert repaired >= 15
-    assert moved >= 4
+    assert moved >= 3
 
 
 def test_senders_that_change_before_their_receivers_break_a_reflex():
