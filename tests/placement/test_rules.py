@@ -168,18 +168,24 @@ def test_a_window_by_all_has_one_node_for_all_paths():
     assert alone.node_of("minutes", "*") == "gw2"  # the only gateway is above all paths
 
 
+def found(pattern, text):
+    match = re.search(pattern, text)
+    assert match is not None, text
+    return match[1]
+
+
 def test_what_would_do_is_said_and_does():
     """Each change that the message names was tried; it does make the flow fit."""
     error = clashing(small_flow(within="2ms"), small_topology())
-    needed = re.search(r"within=(\S+) of breaker_open would do", error.next_step)[1]
+    needed = found(r"within=(\S+) of breaker_open would do", error.next_step)
     plan(small_flow(within=needed), small_topology())
     small = {"sites__cloud__node": {"class": "hall", "memory": "2KB"}}
     error = clashing(small_flow(rollup=False), small_topology(**small))
-    amount = re.search(r"(\S+ \S+) of cloud would do", error.next_step)[1].replace(" ", "")
+    amount = found(r"(\S+ \S+) of cloud would do", error.next_step).replace(" ", "")
     small = {"sites__cloud__node": {"class": "hall", "memory": amount}}
     plan(small_flow(rollup=False), small_topology(**small))
     error = clashing(small_flow(), small_topology(sites__gw1__uplink__bandwidth="1500bit"))
-    rate = float(re.search(r"(\S+) Mbit of gw1>edge1 would do", error.next_step)[1])
+    rate = float(found(r"(\S+) Mbit of gw1>edge1 would do", error.next_step))
     assert rate * 1e6 > 1500
     plan(small_flow(), small_topology(sites__gw1__uplink__bandwidth=f"{int(rate * 1e6) + 1}bit"))
     error = clashing(kept_flow("DE"), small_topology(sites__gw2__jurisdiction="DE"))

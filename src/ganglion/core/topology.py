@@ -18,7 +18,7 @@ from ganglion.core.topology_checks import RuleBroken, check_devices, check_nodes
 from ganglion.core.units import parse_duration_ns, parse_rate_bit_per_s, parse_size_bytes
 
 FORMAT = 1
-SITES_MAX = 50_000
+SITES_MAX = 25_000
 """Sites that a text names; one of them may stand for many alike."""
 ALIKE_MAX = 100_000
 CLASSES_MAX = 200

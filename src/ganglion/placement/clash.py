@@ -105,8 +105,8 @@ def _amount(rule: Rule, ground: Ground, beyond: float) -> str:
     """What the limit has to be when rows, scaled to it, reach that far beyond it."""
     if rule.kind == "deadline":
         act = next(a for a in ground.spec.reflexes if a.id == rule.subject)
-        needed = math.ceil(act.within_ns * (1 + beyond) / 1e3) * 1000
-        return f"within={format_duration(needed)} of {act.id}"
+        within_ns = math.ceil(act.within_ns * (1 + beyond) / 1e3) * 1000
+        return f"within={format_duration(within_ns)} of {act.id}"
     if rule.kind == "bandwidth":
         wire = ground.wires()[rule.subject]
         idle = cost.idle_share(wire)
@@ -199,7 +199,7 @@ def block_ground(terrain: Terrain, block: int, kind: int | None) -> Ground:
         for group, count in zip(topology.devices, counts, strict=True):
             if not count:
                 continue
-            chain = {topology.sites[s].tier: s for s in topology.chain(site)}
+            chain: dict[str, str] = {topology.sites[s].tier: s for s in topology.chain(site)}
             nodes = {tier: topology.node_id(s) for tier, s in chain.items()} | {"gateway": name}
             at = f"{name}-{group}"
             path = Path(at, site, group, count * pooled, dict(chain), {"device": f"device:{at}", **nodes})

@@ -213,12 +213,12 @@ def faces(fleet: Fleet) -> Faces:
     """The different ways up that devices have."""
     topology = fleet.topology
     totals: Counter[str] = Counter()
-    example: dict[Hashable, tuple[str, str]] = {}
+    example: dict[tuple[str, int, int | None], tuple[str, str]] = {}
     table = []
     signs = fleet.signs
     rows_known: dict[Hashable, tuple[str | None, ...]] = {}
     for block in fleet.blocks:
-        above = block.edge and signs[block.edge]
+        above = None if block.edge is None else signs[block.edge]
         rows = []
         for kind in block.kinds:
             key = (above, signs[kind.site], tuple(map(bool, kind.counts)))
@@ -239,7 +239,7 @@ def faces(fleet: Fleet) -> Faces:
         table.append(tuple(rows))
     paths = {}
     for (group, _, _), (site, name) in example.items():
-        chain = {topology.sites[s].tier: s for s in topology.chain(site)}
+        chain: dict[str, str] = {topology.sites[s].tier: s for s in topology.chain(site)}
         nodes = {tier: topology.node_id(s) for tier, s in chain.items()}
         paths[name] = Path(
             name, site, group, totals[name], dict(chain), {"device": f"device:{name}", **nodes}

@@ -36,6 +36,7 @@ class Table:
 
     @staticmethod
     def make(columns: Columns, weights: Floats) -> Table:
+        """The table of some columns, at the objective's weights."""
         sums = columns.sums
         return Table(
             columns,

@@ -105,13 +105,14 @@ def _siblings(
     if topology.sites[site].tier != "gateway":
         return ()
     nodes = [topology.node_id(site)]
-    nodes += [n for g, group in topology.devices.items() if (n := f"device:{site}-{g}") in runs and group]
+    nodes += [n for g in topology.devices if (n := f"device:{site}-{g}") in runs]
     return tuple((n.rpartition("-")[2] if "-" in n else "", tuple(runs.get(n, ()))) for n in nodes)
 
 
 def _few(cards: dict[str, _Card]) -> dict[str, _Card]:
     """No more than `ROWS_MAX` kinds of gateway and of devices."""
-    found, seen = {}, dict.fromkeys(TIERS, 0)
+    found: dict[str, _Card] = {}
+    seen: dict[str, int] = dict.fromkeys(TIERS, 0)
     for name, card in cards.items():
         if card.title == name:
             seen[card.tier] += 1

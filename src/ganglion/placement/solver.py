@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import highspy
 import numpy as np
+from numpy.typing import NDArray
 
 NAME = "HiGHS " + ".".join(
     str(v) for v in (highspy.HIGHS_VERSION_MAJOR, highspy.HIGHS_VERSION_MINOR, highspy.HIGHS_VERSION_PATCH)
@@ -106,7 +107,7 @@ def solve(
 
 
 def mixture(
-    values: Sequence[float], excess: Sequence[Sequence[float]], price_max: float
+    values: Sequence[float], excess: Sequence[NDArray[np.float64]], price_max: float
 ) -> tuple[float, tuple[float, ...]]:
     """Weights (sum 1) of points that minimise their mean value while their mean excess is at most 0 in each row.
 
@@ -120,7 +121,7 @@ def mixture(
     program.upper[points:] = [np.inf] * rows
     program.row(dict.fromkeys(range(points), 1.0), low=1.0, high=1.0)
     for r in range(rows):
-        terms = {i: excess[i][r] for i in range(points)} | {points + r: -1.0}
+        terms = {i: float(excess[i][r]) for i in range(points)} | {points + r: -1.0}
         program.row(terms, high=0.0)
     costs = dict(enumerate(values)) | {points + r: price_max for r in range(rows)}
     highs = _prepared(program, costs, (), program.rows)

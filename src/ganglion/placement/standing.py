@@ -188,7 +188,9 @@ class Standing:
 
     def tiers(self) -> dict[tuple[str, str], str]:
         """(stage, path) -> tier, for all gateways."""
-        found = {(s, ALL): TIERS[r] for s, r in self._solution.merged_ranks.items()}
+        found: dict[tuple[str, str], str] = {
+            (s, ALL): TIERS[r] for s, r in self._solution.merged_ranks.items()
+        }
         for gateway in self.gateways.values():
             for (group, stage), rank in self._ranks(gateway).items():
                 found[stage, f"{gateway.name}-{group}"] = TIERS[rank]
