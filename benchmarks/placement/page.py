@@ -119,9 +119,9 @@ def _verdict(rows: list[dict[str, Any]]) -> list[str]:
     text = (
         f"**Where greedy is as good.** Of {len(rows)} cases greedy (the cheapest column that fits, gateway by gateway) "
         f"is as good as the plan in {len(equal)}, within 1 % in {len(near)}, at worst {worst:.3f} times it; in "
-        f"{failed} it leaves devices without any placement although one exists. With slack capacities it was as good in "
-        f"{sum(r in equal for r in slack)} of {len(slack)}: there the certificate and the explanation are what a plan "
-        "adds, not a saving."
+        f"{failed} it leaves devices without any placement although one exists. With slack capacities it was as good "
+        f"in {sum(r in equal for r in slack)} of {len(slack)}: there the certificate and the explanation are what a "
+        "plan adds, not a saving."
     )
     return [text]
 

@@ -187,6 +187,7 @@ def main() -> None:
     machine = {"python": platform.python_version(), "cpus": os.cpu_count(), "machine": platform.machine(),
                "load": os.getloadavg()[0]}  # fmt: skip
     rows = []
+    RESULTS.parent.mkdir(exist_ok=True)
     for case in cases(quick=options.quick):
         done = subprocess.run(
             [sys.executable, str(Path(__file__)), "--one", json.dumps(case)],
@@ -201,10 +202,8 @@ def main() -> None:
         row = {"run": run, "quick": options.quick, **machine, **json.loads(done.stdout.splitlines()[-1])}
         rows.append(row)
         print(page.line(row), flush=True)
-    RESULTS.parent.mkdir(exist_ok=True)
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    with (options.json or RESULTS).open("a") as file:
-        file.write(text)
+        with (options.json or RESULTS).open("a") as file:
+            file.write(json.dumps(row) + "\n")
     if not options.quick and options.json is None:
         page.write(rows, PAGE, PLOT)
 
