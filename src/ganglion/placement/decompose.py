@@ -137,7 +137,7 @@ def _solve_with(terrain: Terrain, merged_ranks: dict[str, int], found: float) ->
             raise NoColumns(name)
     limits = limits_left(fixed)
     weights = _weights(terrain, stencils)
-    active = _active(terrain, stencils, limits)
+    active = scarce_rows(terrain, stencils, limits)
     tables = {name: _table(name, face, weights, active[name]) for name, face in stencils.items()}
     alone = sum(terrain.faces.paths[name].count * table.cost.min() for name, table in tables.items())
     if alone + float(fixed @ weights) > found and all(t.columns.complete for t in tables.values()):
@@ -188,7 +188,7 @@ def _weights(terrain: Terrain, stencils: Mapping[str, Stencil]) -> Floats:
     return weights
 
 
-def _active(
+def scarce_rows(
     terrain: Terrain, stencils: Mapping[str, Stencil], limits: Limits
 ) -> dict[str, NDArray[np.bool_]]:
     """Per face, which of the shared rows could run out at all."""
