@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 BEGIN, END = "<!-- benchmark: begin -->", "<!-- benchmark: end -->"
+PRESSURES = ("slack", "binding", "edge-congested")
 COLOURS = {"slack": "#4d7c5a", "binding": "#2f6690", "edge-congested": "#c2410c"}
 
 
@@ -50,6 +51,7 @@ def _flat(flat: dict[str, Any] | None) -> str:
 
 def write(rows: list[dict[str, Any]], page: Path, plot: Path) -> None:
     """Puts table and plot where the documentation shows them."""
+    rows = sorted(rows, key=lambda r: (r["stages"], r["shape"], PRESSURES.index(r["pressure"]), r["devices"]))
     plot.write_text(_plot(rows))
     text = page.read_text()
     before, rest = text.split(BEGIN)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -80,7 +80,7 @@ def test_plan_compares_itself_with_policies_and_says_when_one_is_as_good(ganglio
 def test_plan_takes_an_objective_in_words_and_draws_a_picture(ganglion, tmp_path):
     _, text, _ = ganglion("plan", str(FEEDER), "--objective", "latency, then money", "--svg", "plan.svg")
     assert "objective: latency, then money" in text
-    root = ElementTree.parse(tmp_path / "plan.svg").getroot()
+    root = ET.parse(tmp_path / "plan.svg").getroot()
     words = " ".join(e.text or "" for e in root.iter("{http://www.w3.org/2000/svg}text"))
     for word in ("feeder-protection", "gw1", "edge1", "cloud", "breaker_open", "proved optimal"):
         assert word in words

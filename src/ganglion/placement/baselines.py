@@ -1,15 +1,17 @@
 """What simpler policies would do with the same fleet: to say what a plan is worth, and where it is worth nothing.
 
 Each goes through the gateways once, group by group, and gives every group the first of its columns, in the policy's
-order, that still fits the gateway, the edge site and the cloud. Rules are kept; devices for which nothing fits are
-counted.
+order, that fits the gateway, the edge site and the cloud and leaves each share that those who come later need at
+least. Rules are kept; devices for which nothing fits are counted.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ganglion.core.errors import PlacementInfeasible
 from ganglion.placement.columns import (
@@ -18,17 +20,20 @@ from ganglion.placement.columns import (
     Floats,
     Stencil,
     enumerate_columns,
-    key_sums,
     merged_sums,
     stencil,
     weights_of,
 )
+from ganglion.placement.decompose import limits_left, scarce_rows
+from ganglion.placement.gateways import Batch
 from ganglion.placement.objective import QUANTITIES, Objective
 from ganglion.placement.routes import EDGE, RANKS
 from ganglion.placement.terrain import Terrain, merged_choices
 
 POLICIES = ("greedy", "edge-ward", "edge-only", "cloud-only", "fastest")
 """Cheapest first; lowest tiers first; as near to the edge site as may be; as high as may be; fastest reflexes first."""
+COLUMNS_TRIED_MAX = 1_000
+"""A policy looks at no more of a face's columns: its first ones, and the leanest in each share."""
 _HEIGHT, _LATENCY = QUANTITIES.index("height"), QUANTITIES.index("latency_ms")
 _SLACK = 1e-9
 
@@ -68,22 +73,30 @@ def compare(terrain: Terrain, policy: str) -> Outcome:
 def _walk(
     terrain: Terrain, policy: str, merged_ranks: dict[str, int], fixed: Floats, first: Floats
 ) -> Outcome:
-    ordered = {}
-    for name in terrain.faces.paths:
-        face = stencil(terrain.ground, name, terrain.forbidden, merged_ranks)
-        ordered[name] = _in_order(face, policy, first)
+    stencils = {
+        name: stencil(terrain.ground, name, terrain.forbidden, merged_ranks) for name in terrain.faces.paths
+    }
+    if not all(all(face.allowed) for face in stencils.values()):
+        return Outcome(policy, 0.0, terrain.fleet.devices, terrain.fleet.devices)
+    scarce = scarce_rows(terrain, stencils, limits_left(fixed))
+    ordered = {name: _in_order(face, policy, first, scarce[name]) for name, face in stencils.items()}
     worth, unplaced = float(fixed @ first), 0
     cloud = 1 - fixed[SHARED][6:]
     for block, batches in zip(terrain.fleet.blocks, terrain.batches, strict=True):
         edge = 1 - fixed[SHARED][3:6] if block.edge is not None else np.full(3, 1e12)
         room = np.concatenate([np.zeros(3), edge, cloud])
+        later = sum((batch.many @ batch.counts @ _leanest(ordered, batch) for batch in batches), np.zeros(8))
         for batch in batches:
+            lean = _leanest(ordered, batch)
             for counts, many in zip(batch.counts, batch.many, strict=True):
                 for _ in range(int(many)):
                     room[:3] = 1 - fixed[SHARED][:3]
-                    for name, count in zip(batch.faces, counts, strict=True):
+                    here = counts @ lean
+                    for name, count, least in zip(batch.faces, counts, lean, strict=True):
+                        here, later = here - count * least, later - count * least
+                        kept = np.concatenate([here[:3], later[3:6], np.zeros(2)])
                         cost, shares = ordered[name]
-                        fits = (count * shares <= room + _SLACK).all(axis=1)
+                        fits = (count * shares <= room - kept + _SLACK).all(axis=1)
                         place = int(fits.argmax()) if len(fits) else 0
                         if not len(fits) or not fits[place]:
                             unplaced += int(count) * block.many
@@ -94,7 +107,13 @@ def _walk(
     return Outcome(policy, worth, unplaced, terrain.fleet.devices)
 
 
-def _in_order(face: Stencil, policy: str, first: Floats) -> tuple[Floats, Floats]:
+def _leanest(ordered: Mapping[str, tuple[Floats, Floats]], batch: Batch) -> Floats:
+    """[face, share]: what a device takes of each share at least."""
+    found = [ordered[f][1] for f in batch.faces]
+    return np.array([shares.min(axis=0) if len(shares) else np.zeros(8) for shares in found])
+
+
+def _in_order(face: Stencil, policy: str, first: Floats, scarce: NDArray[np.bool_]) -> tuple[Floats, Floats]:
     """Cost and shares of the columns, in the policy's order."""
     weights = np.zeros(WIDTH)
     if policy == "greedy":
@@ -111,12 +130,7 @@ def _in_order(face: Stencil, policy: str, first: Floats) -> tuple[Floats, Floats
         weights[_HEIGHT] = sign
     # Among columns that the policy finds equal, the cheaper one.
     weights = weights + (1e-9 * first if policy != "greedy" else 0.0)
-    if not all(face.allowed):
-        return np.zeros(0), np.zeros((0, SHARED.stop - SHARED.start))
-    active = face.upper[SHARED] > 0
-    columns = enumerate_columns(face, weights, active)
-    order = np.argsort(
-        key_sums(columns.sums, weights, np.zeros(len(active), dtype=bool))[:, 0], kind="stable"
-    )
+    columns = enumerate_columns(face, weights, scarce, most=COLUMNS_TRIED_MAX)
+    order = np.argsort(columns.sums[:, :WIDTH] @ weights, kind="stable")
     sums = columns.sums[order]
     return sums[:, :WIDTH] @ first, sums[:, SHARED]

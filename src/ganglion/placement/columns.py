@@ -196,12 +196,16 @@ class Columns:
     complete: bool
 
 
-def enumerate_columns(face: Stencil, weights: Floats, active: NDArray[np.bool_]) -> Columns:
+def enumerate_columns(
+    face: Stencil, weights: Floats, active: NDArray[np.bool_], *, most: int | None = None
+) -> Columns:
     """All columns that obey the rules of the device itself and that no other one beats.
 
-    ``weights``: of the `WIDTH` sums in the objective; ``active`` of `SHARED`: the shares that may run out.
+    ``weights``: of the `WIDTH` sums in the objective; ``active`` of `SHARED`: the shares that may run out; ``most``:
+    beginnings that are kept, `COLUMNS_MAX` unless given.
     """
     count, width = len(face.stages), face.seats.shape[2]
+    most = COLUMNS_MAX if most is None else most
     done_at = [max((*readers, i)) for i, readers in enumerate(face.readers)]
     ranks = np.zeros((1, 0), dtype=np.int8)
     sums = np.zeros((1, width))
@@ -232,8 +236,8 @@ def enumerate_columns(face: Stencil, weights: Floats, active: NDArray[np.bool_])
             open_stages = [s for s in range(i + 1) if done_at[s] > i]
             watched = () if i == count - 1 else scarce
             ranks, sums = _undominated(face, ranks, sums, open_stages, watched, weights, active)
-        if len(ranks) > COLUMNS_MAX:
-            ranks, sums, complete = *_cut(ranks, sums, weights, active), False
+        if len(ranks) > most:
+            ranks, sums, complete = *_cut(ranks, sums, weights, active, most), False
     return Columns(ranks, sums, complete)
 
 
@@ -306,12 +310,14 @@ def _undominated(
     return ranks[kept], sums[kept]
 
 
-def _cut(ranks: Ranks, sums: Floats, weights: Floats, active: NDArray[np.bool_]) -> tuple[Ranks, Floats]:
+def _cut(
+    ranks: Ranks, sums: Floats, weights: Floats, active: NDArray[np.bool_], most: int
+) -> tuple[Ranks, Floats]:
+    """The best in each key."""
     keys = key_sums(sums, weights, active)
-    share = COLUMNS_MAX // 2 // keys.shape[1]
-    kept = np.unique(
-        np.concatenate([np.argsort(keys[:, k], kind="stable")[:share] for k in range(keys.shape[1])])
-    )
+    share = max(1, most // 2 // keys.shape[1])
+    places = [np.argsort(keys[:, k], kind="stable")[:share] for k in range(keys.shape[1])]
+    kept = np.unique(np.concatenate(places))
     return ranks[kept], sums[kept]
 
 

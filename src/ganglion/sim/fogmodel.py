@@ -4,8 +4,8 @@ For comparing figures with other simulators (iFogSim's case study in the tests) 
 not show: queues on a full link, batches on one processor. Times are in milliseconds. Nothing is random: arrivals are
 given, and each step turns the times at which messages are ready into those at which they leave.
 
-Links: first in, first out, constant size; leaving times by Lindley's recursion (D. V. Lindley, 1952). Processors: work of
-messages that are there at once is shared equally (processor sharing).
+Links: first in, first out, constant size; leaving times by Lindley's recursion (D. V. Lindley, 1952). Processors: work
+of messages that are there at once is shared equally (processor sharing).
 """
 
 from __future__ import annotations
