@@ -29,7 +29,7 @@ PUBLISHED = {
 
 def streams(areas):
     """When each camera's motion detector emits: [area, camera, frame]; a frame is 1000 MI on 500 MIPS."""
-    frames = np.arange(1, int(END_MS / PERIOD_MS)) * PERIOD_MS + 1
+    frames = np.arange(1.0, END_MS / PERIOD_MS) * PERIOD_MS + 1
     done = process(frames, 1000, 500) + GAP_MS
     return np.broadcast_to(done, (areas, 4, len(done)))
 
