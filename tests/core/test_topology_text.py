@@ -5,9 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
 from hypothesis import example, given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from ganglion.core.errors import TopologyError
 from ganglion.core.topology import SITES_MAX, DeviceGroup, Link, Node, NodeClass, Site, Topology

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ganglion.core.calibration import Calibration, ClassFigures, calibrated, figures_of
 from ganglion.core.errors import PlacementInfeasible, TopologyError
 from ganglion.placement import (
     Cut,
@@ -244,3 +245,15 @@ def test_a_patch_changes_nothing_until_it_is_accepted():
     assert stand.gateways["g3"].counts[1] == before["g3"].counts[1] + 2
     with pytest.raises(AssertionError):
         stand.accept(patch)
+
+
+def test_what_was_measured_stays_where_its_class_did_not_change():
+    classes = {name: ClassFigures(measured_on="here") for name in ("box", "relay")}
+    calibration = Calibration(
+        format=1, flow="small", measured_at="2026-11-25T17:00:00Z", machine={}, classes=classes
+    )
+    topology = calibrated(small_topology(), calibration)
+    link = changed(topology, "link gw1 halves")
+    assert {n for n, k in link.classes.items() if figures_of(k)} == {"box", "relay"}
+    faster = changed(topology, "class box ns_per_call=1")
+    assert {n for n, k in faster.classes.items() if figures_of(k)} == {"relay"}

@@ -99,9 +99,7 @@ def _what_if(spec: FlowSpec, topology: Topology, chosen: Plan, change: str) -> t
     except Cut as error:
         after, cut = topology, error.sites
     small = chosen.summary.gateways <= SMALL_GATEWAYS_MAX
-    anew = plan(
-        spec, after, pins=chosen.pins, selectivities=chosen.selectivities, objective=chosen.objective
-    )
+    anew = plan(spec, after, pins=chosen.pins, selectivities=chosen.selectivities, objective=chosen.objective)
     mended = repair(spec, topology, chosen, after, unreachable=cut) if small else None
     lines = [f"if {change}:"]
     if cut:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from ganglion.core.calibration import kept_figures
 from ganglion.core.errors import TopologyError
 from ganglion.core.topology import Topology
 from ganglion.core.topology_text import read_topology
@@ -39,8 +40,8 @@ class Cut(Exception):
 def changed(topology: Topology, text: str) -> Topology:
     """The topology after the change. Raises `Cut` when it only makes sites unreachable.
 
-    Raises `TopologyError` ``topology.change`` for what is not understood, and as the reader of topologies does for
-    values that do not fit.
+    What was measured of a class stays, unless the change is of that class. Raises `TopologyError`
+    ``topology.change`` for what is not understood, and as the reader of topologies does for values that do not fit.
     """
     words = text.split()
     handlers: dict[str, Callable[[Topology, Value, list[str], str], None]] = {
@@ -57,7 +58,7 @@ def changed(topology: Topology, text: str) -> Topology:
     value = topology.model_dump(by_alias=True, exclude_none=True, mode="json")
     _restore_units(value)
     handlers[words[0]](topology, value, words[1:], text)
-    return read_topology(json.dumps(value, indent=1), text)
+    return kept_figures(topology, read_topology(json.dumps(value, indent=1), text))
 
 
 def _restore_units(value: Value) -> None:

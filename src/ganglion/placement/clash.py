@@ -17,6 +17,7 @@ from ganglion.placement import cost
 from ganglion.placement.demand import demand
 from ganglion.placement.figures import Ground
 from ganglion.placement.formulation import Formulation, build, row_scale
+from ganglion.placement.measured import uplink_row_bytes
 from ganglion.placement.routes import GATEWAY, Route, route
 from ganglion.placement.rules import KINDS, Rule
 from ganglion.placement.solver import OutOfBudget, as_row, solve
@@ -206,7 +207,8 @@ def block_ground(terrain: Terrain, block: int, kind: int | None) -> Ground:
             ways[at] = _pooled(_renamed(route(topology, path), site, name), pooled)
             origins[at] = count * pooled
     ways[ALL] = terrain.ground.ways[ALL]
-    return Ground(spec, topology, ways, demand(spec, origins, {}))
+    loads = demand(spec, origins, terrain.selectivities, uplink_row_bytes(spec, topology))
+    return Ground(spec, topology, ways, loads)
 
 
 def _renamed(way: Route, site: str, name: str) -> Route:

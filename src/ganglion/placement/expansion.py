@@ -18,6 +18,7 @@ from ganglion.placement.decompose import FleetSolution, final_picks
 from ganglion.placement.demand import Key, demand, merged_stages
 from ganglion.placement.figures import Ground
 from ganglion.placement.fleet import Run
+from ganglion.placement.measured import uplink_row_bytes
 from ganglion.placement.objective import QUANTITIES
 from ganglion.placement.plan import Detail, Loop, Money, Placement
 from ganglion.placement.routes import HOURS_PER_MONTH, SECONDS_PER_MONTH, Spot, Wire, routes
@@ -177,7 +178,9 @@ class Expansion:
         topology = terrain.topology.expanded()
         ways = routes(topology)
         origins = {path.id: path.count for path in topology.paths()}
-        ground = Ground(terrain.spec, topology, ways, demand(terrain.spec, origins, self._selectivities))
+        row_bytes = uplink_row_bytes(terrain.spec, topology)
+        loads = demand(terrain.spec, origins, self._selectivities, row_bytes)
+        ground = Ground(terrain.spec, topology, ways, loads)
         chosen = self._all_ranks(topology)
         return written_out(ground, {key: chosen[key] for key in ground.loads})
 
@@ -259,7 +262,9 @@ class Expansion:
         if merged_stages(self.terrain.spec):
             ways[ALL] = self.terrain.ground.ways[ALL]
         origins = {path.id: path.count for path in small.paths()}
-        return Ground(self.terrain.spec, small, ways, demand(self.terrain.spec, origins, self._selectivities))
+        spec = self.terrain.spec
+        loads = demand(spec, origins, self._selectivities, uplink_row_bytes(spec, topology))
+        return Ground(spec, small, ways, loads)
 
 
 def _place(site: str, runs: tuple[Run, ...], alike: Mapping[str, int]) -> int | None:

@@ -16,8 +16,8 @@ from ganglion.placement.decompose import FleetSolution, NoBlock, NoColumns, solv
 from ganglion.placement.demand import Key, demand
 from ganglion.placement.expansion import Expansion, written_out
 from ganglion.placement.figures import Ground
-from ganglion.placement.measured import uplink_row_bytes
 from ganglion.placement.formulation import COLUMNS_MAX, Formulation, Terms, build
+from ganglion.placement.measured import uplink_row_bytes
 from ganglion.placement.objective import QUANTITIES, Objective, parse_objective
 from ganglion.placement.plan import Plan, Summary
 from ganglion.placement.routes import RANKS, routes

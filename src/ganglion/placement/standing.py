@@ -25,6 +25,7 @@ from ganglion.placement.expansion import Expansion, Pattern
 from ganglion.placement.figures import Ground
 from ganglion.placement.fleet import Block, Counts, signature
 from ganglion.placement.gateways import Batch, Choice, Table, choose
+from ganglion.placement.measured import uplink_row_bytes
 from ganglion.placement.patches import Gateway, Move, Patch, nothing_fits
 from ganglion.placement.routes import route
 from ganglion.placement.solver import OutOfBudget
@@ -284,7 +285,9 @@ class Standing:
         small = topology.model_copy(update={"sites": sites})
         path = Path(name, "gateway", group, 1, chain, {"device": f"device:{name}", **chain})
         ways = {name: route(small, path), ALL: terrain.ground.ways[ALL]}
-        ground = Ground(terrain.spec, small, ways, demand(terrain.spec, {name: 1}, self._selectivities))
+        row_bytes = uplink_row_bytes(terrain.spec, topology)
+        loads = demand(terrain.spec, {name: 1}, self._selectivities, row_bytes)
+        ground = Ground(terrain.spec, small, ways, loads)
         barred = rules.forbidden(terrain.spec, ways, ground.loads, self._pins)
         face = stencil(ground, name, barred, self._solution.merged_ranks)
         weights = self._solution.weights

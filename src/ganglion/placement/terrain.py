@@ -15,6 +15,7 @@ from ganglion.placement.demand import demand, merged_stages
 from ganglion.placement.figures import Ground
 from ganglion.placement.fleet import Faces, Fleet, collapse, faces, shared_ranks
 from ganglion.placement.gateways import Batch
+from ganglion.placement.measured import uplink_row_bytes
 from ganglion.placement.objective import Objective
 from ganglion.placement.routes import CLOUD, EDGE, GATEWAY, RANKS, Route, route
 from ganglion.placement.rules import Rule, Seat
@@ -32,6 +33,7 @@ class Terrain:
     forbidden: Mapping[Seat, frozenset[Rule]]
     batches: tuple[tuple[Batch, ...], ...]
     objective: Objective
+    selectivities: Mapping[str, float]
 
 
 def survey(
@@ -52,11 +54,12 @@ def survey(
     ]
     wires = tuple(w for w in first.wires if w.lower in shared and w.upper in shared)
     ways[ALL] = Route(ALL, {r: first.spots[r] for r in shared}, wires, frozenset(), "")
-    loads = demand(spec, {name: path.count for name, path in found.paths.items()}, selectivities)
+    origins = {name: path.count for name, path in found.paths.items()}
+    loads = demand(spec, origins, selectivities, uplink_row_bytes(spec, topology))
     ground = Ground(spec, topology, ways, loads)
     barred = rules.forbidden(spec, ways, loads, pins)
     batches = tuple(_batches(fleet, found, b) for b in range(len(fleet.blocks)))
-    return Terrain(spec, topology, fleet, found, ground, barred, batches, objective)
+    return Terrain(spec, topology, fleet, found, ground, barred, batches, objective, dict(selectivities))
 
 
 def _batches(fleet: Fleet, found: Faces, block: int) -> tuple[Batch, ...]:
