@@ -119,9 +119,9 @@ def decomposed(spec, topology, objective="money", pins=None):
 
 
 def test_decomposed_plans_of_small_instances_are_nearly_all_the_best():
-    """What the certificate leaves open is rarely needed: at most 2 in 100 are not optimal."""
+    """What the certificate leaves open is rarely needed: at most 1 in 40 is not optimal."""
     found = worse = 0
-    for number in range(100):
+    for number in range(40):
         spec, topology = instance(number)
         try:
             one, other = plan(spec, topology), decomposed(spec, topology)
@@ -129,8 +129,8 @@ def test_decomposed_plans_of_small_instances_are_nearly_all_the_best():
             continue
         found += 1
         worse += other.money.total > one.money.total + 1e-6
-    assert found > 30
-    assert worse <= 2
+    assert found > 12
+    assert worse <= 1
 
 
 def check_figures(made, verdict, topology):
