@@ -23,7 +23,7 @@ from ganglion.placement.objective import QUANTITIES
 from ganglion.placement.plan import Detail, Loop, Money, Placement
 from ganglion.placement.routes import HOURS_PER_MONTH, SECONDS_PER_MONTH, Spot, Wire, routes
 
-PLACEMENTS_MAX = 300_000
+PLACEMENTS_MAX = 100_000
 """Stages on paths that are written out at once; nodes one by one have no limit."""
 
 

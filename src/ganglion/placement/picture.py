@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from xml.sax.saxutils import escape
 
+from ganglion.core.errors import PlacementInfeasible
 from ganglion.core.topology import Topology
 from ganglion.core.units import format_bytes, format_duration
 from ganglion.flow.spec import FlowSpec
@@ -18,6 +19,7 @@ from ganglion.placement.plan import LinkUse, NodeUse, Plan
 ROWS_MAX = 14
 """Kinds of gateway that are drawn; more are counted."""
 STAGES_MAX = 12
+GATEWAYS_MAX = 300
 _WIDTH, _COLUMN, _BOX, _LINE, _TOP = 1240, 310, 220, 15, 96
 _PAPER, _INK, _FAINT, _FULL = "#fcfcfa", "#1f2430", "#8a8f99", "#c2410c"
 _TIMES = "\N{MULTIPLICATION SIGN}"
@@ -50,6 +52,13 @@ class _Card:
 
 def picture(plan: Plan, spec: FlowSpec, topology: Topology) -> str:
     """The SVG text. Raises ``placement.size`` for a fleet that is too large to be written out."""
+    if plan.summary.gateways > GATEWAYS_MAX:
+        raise PlacementInfeasible(
+            "placement.size",
+            f"a plan of {plan.summary.gateways} gateways is not drawn",
+            why=f"pictures have at most {GATEWAYS_MAX} gateways",
+            next_step="draw a part: lower the counts in a copy of the topology",
+        )
     cards = _cards(plan, spec, topology.expanded())
     columns: dict[str, list[_Card]] = {t: [c for c in cards.values() if c.tier == t] for t in TIERS}
     height = max(_lay(column) for column in columns.values())
