@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
@@ -53,9 +54,53 @@ def test_plan_says_where_why_and_what_it_costs(ganglion):
     assert "offline of breaker_open" in reasons
 
 
+def test_plan_says_what_would_happen_if(ganglion):
+    status, text, _ = ganglion("plan", str(FEEDER), "--what-if", "class emulated ns_per_call=40000000")
+    assert status == 0
+    assert "features: device (4) -> gateway (4)" in text
+    assert "applied in the order: gw1 (both), gw2 (both)" in text
+    _, text, _ = ganglion("plan", str(FEEDER), "--what-if", "link gw1 dies")
+    assert "gw1 cannot be reached" in text
+    assert "repair: nothing moves" in text
+    _, content, _ = ganglion("plan", str(FEEDER), "--what-if", "node gw2 dies", "--json")
+    value = json.loads(content)
+    assert value["money_per_month"]["after"] < value["money_per_month"]["before"]
+    assert {m["path"] for m in value["moves"]} == {"gw2-relay"}
+
+
+def test_plan_compares_itself_with_policies_and_says_when_one_is_as_good(ganglion):
+    _, text, _ = ganglion("plan", str(FEEDER), "--compare", "cloud-only,greedy")
+    assert "greedy: " in text
+    assert "as good as this plan" in text
+    assert "times this plan" in text
+    _, content, _ = ganglion("plan", str(FEEDER), "--compare", "greedy", "--json")
+    assert json.loads(content)["policies"][0]["policy"] == "greedy"
+
+
+def test_plan_takes_an_objective_in_words_and_draws_a_picture(ganglion, tmp_path):
+    _, text, _ = ganglion("plan", str(FEEDER), "--objective", "latency, then money", "--svg", "plan.svg")
+    assert "objective: latency, then money" in text
+    root = ET.parse(tmp_path / "plan.svg").getroot()
+    words = " ".join(e.text or "" for e in root.iter("{http://www.w3.org/2000/svg}text"))
+    for word in ("feeder-protection", "gw1", "edge1", "cloud", "breaker_open", "proved optimal"):
+        assert word in words
+
+
+def test_plan_explains_every_stage(ganglion):
+    _, content, _ = ganglion("plan", str(FEEDER), "--why", "all", "--json")
+    assert {"decide", "cycle", "trends"} <= {w["stage"] for w in json.loads(content)}
+
+
 @pytest.mark.parametrize(
     "arguments, code",
     [
+        (["plan", str(FEEDER), "--what-if", "make it better"], "topology.change"),
+        (["plan", str(FEEDER), "--what-if", "link gw1 bandwidth=2bananas"], "topology.field"),
+        (["plan", str(FEEDER), "--compare", "magic"], "placement.policy"),
+        (["plan", str(FEEDER), "--objective", "beauty"], "flow.objective"),
+        (["plan", str(FEEDER), "--objective", "carbon"], "flow.objective"),
+        (["plan", str(FEEDER), "--svg", "/dev/null/plan.svg"], "cli.svg"),
+        (["plan", str(FEEDER), "--why", "decide", "--compare", "greedy"], "cli.plan-question"),
         (["flow", "nowhere"], "flow.missing"),
         (["plan", "nowhere"], "flow.missing"),
         (["plan", str(FEEDER), "--why", "nothing"], "flow.unknown-stage"),

@@ -293,8 +293,8 @@ class Judge:
                 whole.broken.add({"link": "bandwidth"}.get(key[0], key[0]))
         return whole
 
-    def best(self):
-        """By trying everything: (money, latency, height) of the best, or None; see `smallest`."""
+    def best(self, order=("money", "latency", "height")):
+        """By trying everything: the objectives of the best in that order, or None."""
         alone = [s.id for s in self.spec.stages if s.id not in self.merged]
         merged = sorted(self.merged, key=[s.id for s in self.spec.stages].index)
         found = []
@@ -308,7 +308,8 @@ class Judge:
             if all(parts):
                 found.append(_combined(base.sums, parts))
         found = [f for f in found if len(f)]
-        return _lexicographic(np.concatenate(found)) if found else None
+        columns = [OBJECTIVES.index(name) for name in order]
+        return _lexicographic(np.concatenate(found)[:, columns]) if found else None
 
     def columns(self, path, alone, common):
         """Every way to place one path's stages that breaks no rule by itself."""

@@ -68,7 +68,7 @@ def build_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")] = False,
 ) -> None:
     """Link the device part of a flow's plan into one image per kind of device, and say what it needs."""
-    spec, topology = load_flow(flow_dir), load_topology(flow_dir)
+    spec, topology = load_flow(flow_dir), load_topology(flow_dir).expanded()
     group = _group(topology, device_class)
     target = _board(board)
     flash_max, ram_max = _size(flash), _size(ram)

@@ -18,6 +18,7 @@ from ganglion.cli.compare import compare_command
 from ganglion.cli.device import device
 from ganglion.cli.learning import model
 from ganglion.cli.live import watching
+from ganglion.cli.planning import Question, answer
 from ganglion.cli.replay import replay
 from ganglion.cli.sim import sim
 from ganglion.core.errors import GanglionError, RunError
@@ -27,11 +28,6 @@ from ganglion.device.firmware.choice import RunsAs
 from ganglion.flow.load import load_flow
 from ganglion.flow.spec import FlowSpec
 from ganglion.host.system import system_host
-from ganglion.placement import plan as make_plan
-from ganglion.placement import report as plan_text
-from ganglion.placement import why, why_text
-from ganglion.placement.measured import shares
-from ganglion.placement.origins import origins
 from ganglion.sim.run import Job, load_topology, prepare
 from ganglion.sim.run import run as run_world
 from ganglion.sim.rundir import make_run_dir
@@ -78,7 +74,28 @@ def plan(
     flow_dir: FlowDir,
     why_stage: Annotated[
         str | None,
-        typer.Option("--why", metavar="STAGE", help="Say for one stage what every other tier would mean."),
+        typer.Option(
+            "--why", metavar="STAGE", help="Say what every other tier would mean for a stage, or for all."
+        ),
+    ] = None,
+    what_if: Annotated[
+        str | None,
+        typer.Option(
+            "--what-if", metavar="CHANGE", help='Such as "link gw7 bandwidth=1Mbit" or "node edge1 dies".'
+        ),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option("--compare", metavar="POLICIES", help="cloud-only,edge-only,edge-ward,greedy,fastest"),
+    ] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            "--objective", metavar="WORDS", help='Such as "money, then latency" or "money + 50 EUR/t carbon".'
+        ),
+    ] = None,
+    svg: Annotated[
+        Path | None, typer.Option("--svg", metavar="FILE", help="Draw the plan on its topology.")
     ] = None,
     devices: Devices = None,
     pin: Pins = None,
@@ -86,16 +103,8 @@ def plan(
 ) -> None:
     """Print where each stage runs, the predicted loop latency, bytes per day and money per month."""
     spec, topology = _given(flow_dir, devices)
-    chosen = make_plan(spec, topology, pins=_pins(pin), selectivities=shares(spec, topology))
-    if why_stage is not None:
-        reasons = why(spec, topology, chosen, why_stage)
-        sys.stdout.write(_json(reasons.to_json()) if as_json else why_text(reasons))
-        return
-    known = origins(spec, topology)
-    if as_json:
-        sys.stdout.write(_json(chosen.to_json() | {"figures": known.to_json()}))
-    else:
-        sys.stdout.write(plan_text(chosen, spec) + "\n" + known.text())
+    text, value = answer(spec, topology, _pins(pin), objective, Question(why_stage, what_if, against, svg))
+    sys.stdout.write(_json(value) if as_json else text)
 
 
 @app.command()

@@ -172,6 +172,16 @@ def _with(kind: NodeClass, figures: ClassFigures | None) -> NodeClass:
     return copy
 
 
+def kept_figures(before: Topology, after: Topology) -> Topology:
+    """``after`` with what was measured of ``before``, where a class is the same in both."""
+    declared = {name: kind.model_dump() for name, kind in after.classes.items()}
+    same = {n: figures_of(kind) for n, kind in before.classes.items() if declared.get(n) == kind.model_dump()}
+    classes = {name: _with(kind, same.get(name)) for name, kind in after.classes.items()}
+    copy = after.model_copy(update={"classes": classes})
+    copy._streams = before._streams
+    return copy
+
+
 def streams_of(topology: Topology) -> dict[str, StreamFigures]:
     """What was measured of a flow's streams, of a calibrated topology; empty without."""
     streams: dict[str, StreamFigures] = topology._streams or {}

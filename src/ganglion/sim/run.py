@@ -111,7 +111,7 @@ def prepare(settings: Settings) -> Job:
     Raises a `GanglionError` for whatever would keep it from running.
     """
     spec = load_flow(settings.flow_dir)
-    topology = load_topology(settings.flow_dir)
+    topology = load_topology(settings.flow_dir).expanded()  # every site is a process here
     if settings.devices is not None:
         topology = topology.with_devices(settings.devices)
     check(settings, topology)
