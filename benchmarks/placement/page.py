@@ -130,8 +130,8 @@ def _verdict(rows: list[dict[str, Any]]) -> list[str]:
 
 def _plot(rows: list[dict[str, Any]]) -> str:
     """Time over devices, both logarithmic: one line per pressure and shape, at 10 stages; dots for 20 and 30."""
-    width, height, left, top, right, bottom = 760, 380, 64, 30, 190, 46
-    low, high = 0.01, 30.0
+    width, height, left, top, right, bottom = 800, 380, 64, 30, 226, 46
+    low, high = 0.01, 100.0
 
     def x(devices: float) -> float:
         return left + (math.log10(devices) - 1) / 5 * (width - left - right)
@@ -150,7 +150,7 @@ def _plot(rows: list[dict[str, Any]]) -> str:
     for power in range(1, 7):
         at = f'x="{x(10**power):.0f}" y="{height - 26}" text-anchor="middle"'
         parts += [f'<text {at} fill="#555">{10**power:,}</text>']
-    for value in (0.01, 0.1, 1, 10):
+    for value in (0.01, 0.1, 1, 10, 100):
         ends = f'x1="{left}" x2="{edge}" y1="{y(value):.1f}" y2="{y(value):.1f}"'
         parts += [f'<line {ends} stroke="#e2e2dd"/>']
         parts += [
