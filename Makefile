@@ -51,8 +51,14 @@ $(INSTALLED): $(LOCKED) pyproject.toml
 run: $(INSTALLED) ## protect a feeder across four tiers, with gw1's uplink cut in the middle: FOR= CUT= REPORT= ARGS=
 	$(BIN)/ganglion run examples/feeder --for $(FOR) --cut $(CUT) --report $(REPORT) $(ARGS)
 
-test: $(INSTALLED) ## all tests, under ten minutes on two cores: ARGS='-k window -x', ARGS='-m "not integration" -n 2'
+# What takes processors runs beside each other; what runs in real time, alone.
+test: $(INSTALLED) ## all tests, under fifteen minutes on two cores: ARGS='-k window -x', ARGS='-m "not integration" -n 2'
+ifeq ($(strip $(ARGS)),)
+	$(PY) -m pytest -m "not integration" -n 2
+	$(PY) -m pytest -m integration
+else
 	$(PY) -m pytest $(ARGS)
+endif
 
 soak: $(INSTALLED) ## play many deterministic worlds: SEEDS=1..50 SCENARIOS='storm my.toml'
 	$(BIN)/ganglion sim run $(or $(SCENARIOS),$$($(BIN)/ganglion sim list)) --seeds $(SEEDS)
