@@ -263,6 +263,59 @@ def test_a_damaged_network_is_refused_or_computed_but_never_a_bug(data):
         assert emit(program, "k").workspace_bytes < 1 << 27
 
 
+# --- memory ---
+
+SIGNED, UNSIGNED = graphs.NETWORKS["residual_int8"], graphs.NETWORKS["residual_uint8"]
+
+
+def quantised(x, dtype=np.int8):
+    return gg.quantize(x, 0.1, 3, dtype)
+
+
+def both(x):
+    """One quantisation for two networks: the one reads it in place, the other within another range."""
+    q = quantised(x)
+    return {"near": SIGNED(q), "far": UNSIGNED(q), "q": q[0], "sum": np.sum(q)}
+
+
+def part(x):
+    q = quantised(np.stack([x, -x, x * 2]))
+    return {"y": SIGNED(q[1]), "turned": SIGNED(q[:, :, ::-1][2]), "rest": q[2]}
+
+
+def chained(x):
+    y = SIGNED(quantised(x))
+    again = SIGNED(np.concatenate([np.reshape(y, -1)] * 70)[:70].reshape(2, 7, 5))
+    return {"y": gg.dequantize(again, 0.5, -7), "best": np.argmax(np.reshape(y, -1)), "plain": y}
+
+
+def scanned(x):
+    """A scan reads its sequence by address, as whole numbers; a network reads the same one."""
+    q = quantised(x, np.uint8)
+    (total,), seen = gg.scan(lambda c, row: ((c[0] + np.sum(row),), row[0]), (0,), np.reshape(q, (14, 5)))
+    return {"y": UNSIGNED(q), "total": total, "seen": seen}
+
+
+@pytest.mark.skipif(not COMPILERS, reason="there is no C compiler (gcc, clang or ziglang)")
+@pytest.mark.parametrize("compiler", COMPILERS, ids=lambda c: c.kind)
+@pytest.mark.parametrize("function", [both, part, chained, scanned], ids=lambda f: f.__name__)
+def test_whole_numbers_kept_as_bytes_are_the_same_numbers(function, compiler, tmp_path):
+    program = gg.kernel(x=gg.f32[2, 7, 5])(function).program
+    assert wrong_frames(Library.build(program, compiler, tmp_path)) == 0
+
+
+def test_what_only_networks_read_lies_in_memory_once():
+    """A byte for each whole number, none copied between two networks."""
+    one, two = (
+        emit(gg.kernel(x=gg.f32[2, 7, 5])(f).program, "k").workspace_bytes
+        for f in (
+            lambda x: {"y": SIGNED(quantised(x))},
+            lambda x: {"y": SIGNED(quantised(x)), "z": SIGNED(quantised(x))},
+        )
+    )
+    assert two - one <= SIGNED.output.elements + 16
+
+
 # --- bugs ---
 
 

@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+import ganglion as gg
+from ganglion.kernels import KernelNetwork
+from ganglion.kernels.c.emission import emit
 from ganglion.kernels.c.toolchain import compilers
 from ganglion.kernels.networks.emission import emit_network
 from ganglion.kernels.networks.library import NetworkLibrary
@@ -114,6 +117,24 @@ def test_the_other_shapes_fit_their_memory(name):
     written = emit_network(lower(read_onnx(SHAPES[name]())), "gg_network")
     used = written.workspace_bytes + written.input_bytes + written.output_bytes
     assert used <= RAM_BYTES_MAX[name]
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_other_shapes_fit_their_memory_within_a_kernel(name):
+    """Working memory, in which the network's input and output lie as bytes between real numbers."""
+    network = KernelNetwork(lower(read_onnx(SHAPES[name]())))
+    scale, zero = np.float32(0.1), np.int32(3)
+
+    @gg.kernel(x=gg.f32[network.input.shape])
+    def real(x):
+        whole = network(gg.quantize(x, scale, zero, np.int8))
+        return {"y": gg.dequantize(whole, scale, zero), "best": np.argmax(np.reshape(whole, -1))}
+
+    alone = emit_network(network.layers, "gg_network")
+    used = emit(real.program, "gg_kernel").workspace_bytes
+    assert used <= RAM_BYTES_MAX[name]
+    # Nothing but the network's own, rounded up to what vectors are aligned to.
+    assert used <= alone.workspace_bytes + alone.input_bytes + alone.output_bytes + 3 * 16
 
 
 @needs_compiler

@@ -29,7 +29,7 @@ from ganglion.kernels.ops import OPS
 from ganglion.kernels.ops.op import flat_index
 from ganglion.kernels.ops.reduction import C_TYPES
 
-RUNTIME_VERSION = 2
+RUNTIME_VERSION = 3
 """Changes with every change of the C that could change a result."""
 
 
@@ -153,7 +153,7 @@ class Emitter(Reader):
     def statements(self) -> None:
         """Everything that is stored, in order."""
         for number, offset in self._layout.offsets.items():
-            kind = C_TYPES[self._program.nodes[number].type.dtype]
+            kind = self._kept_type(number)
             place = self._offset_of(self._base + offset)
             self.line(f"{kind} *const {self._prefix}b{number} = ({kind} *)(work + {place});")
         for number in self._layout.stored:
@@ -168,11 +168,11 @@ class Emitter(Reader):
         node = self._program.nodes[number]
         self._current = number
         self._scratch_used = 0
-        kind = C_TYPES[node.type.dtype]
+        kind = self._kept_type(number)
         write = OPS[node.op].write
         if not node.type.shape:
             if write is None:
-                self._declare(number, kind, self._computed(node, []))
+                self._declare(number, kind, self._kept(number, self._computed(node, [])))
                 return
             self._declare(number, kind)
             write(self, self._types(node), node.attributes, node.type)
@@ -184,7 +184,7 @@ class Emitter(Reader):
             write(self, self._types(node), node.attributes, node.type)
         else:
             index = self.loop(node.type.shape)
-            self.line(f"{self.rows}{self.result(index)} = {self._computed(node, index)};")
+            self.line(f"{self.rows}{self.result(index)} = {self._kept(number, self._computed(node, index))};")
             self.end(len(node.type.shape))
         self.end()
 

@@ -286,7 +286,7 @@ class GroupEmitter(SideBySide):
         for entry in self._held:
             self._take_in(entry)
         for number, offset in self._layout.offsets.items():
-            kind_c = C_TYPES[nodes[number].type.dtype]
+            kind_c = self._kept_type(number)
             self.line(
                 f"{kind_c} *const {self._prefix}b{number} = ({kind_c} *)(work + {self._offset_of(offset)});"
             )

@@ -49,7 +49,32 @@ def lies_in_memory(program: Program, node: Node) -> range | tuple[int, ...]:
     """The operands that a node reads by address: what a reshape rearranges, what a scan runs along or takes in."""
     if node.op == "scan":
         return range(node.attributes["carries"], len(node.inputs))
+    if node.op == "network":
+        return (0,)
     return (0,) if node.op == "reshape" and rearranges(program, node) else ()
+
+
+def origin(program: Program, number: int) -> int:
+    """The value that a view, or a view of views, looks at; the value itself when it is none."""
+    while program.nodes[number].op in VIEWS:
+        number = program.nodes[number].inputs[0]
+    return number
+
+
+def kept_as_bytes(program: Program) -> dict[int, int]:
+    """Values that take a byte in memory, less what is named here so that it is one of int8.
+
+    Not those that a scan reads by address: its program takes whole words.
+    """
+    nodes = program.nodes
+    leasts = {
+        n: least for n, node in enumerate(nodes) if (least := OPS[node.op].least(node.attributes)) is not None
+    }
+    for node in nodes:
+        if node.op == "scan":
+            for place in lies_in_memory(program, node):
+                leasts.pop(origin(program, node.inputs[place]), None)
+    return {number: least + 128 for number, least in leasts.items()}
 
 
 def contiguous_offset(parts: Sequence[Part], shape: Sequence[int]) -> int | None:
@@ -83,12 +108,28 @@ def is_flat(program: Program, number: int) -> bool:
 
 
 def copy_scattered(program: Program) -> Program:
-    """What needs an operand in memory, and is given a view whose elements lie apart, gets a copy to work on."""
+    """What needs an operand in memory, and is given a view whose elements lie apart, gets a copy to work on.
+
+    So does a network that is given anything but bytes of its own range: its copy is of bytes, and within the range.
+    """
     nodes: list[Node] = []
+    lessened = kept_as_bytes(program)
+
+    def as_bytes(node: Node) -> bool:
+        source, least = origin(program, node.inputs[0]), OPS[node.op].least(node.attributes)
+        found = lessened.get(source)
+        alone = source == node.inputs[0] or program.nodes[source].type.shape
+        return least is not None and found == least + 128 and bool(alone) and is_flat(program, node.inputs[0])
 
     def make(_number: int, node: Node, operands: list[int]) -> int:
         for place in lies_in_memory(program, node):
-            if not is_flat(program, node.inputs[place]):
+            if node.op == "network":
+                if not as_bytes(node):
+                    source = nodes[operands[0]]
+                    least = {"least": OPS[node.op].least(node.attributes)}
+                    nodes.append(Node("saturate", (operands[0],), source.type, least, node.source))
+                    operands[0] = len(nodes) - 1
+            elif not is_flat(program, node.inputs[place]):
                 source = nodes[operands[place]]
                 nodes.append(Node("copy", (operands[place],), source.type, {}, node.source))
                 operands[place] = len(nodes) - 1
@@ -102,13 +143,15 @@ def copy_scattered(program: Program) -> Program:
 class Layout:
     """``stored``: nodes that get memory or a local, in order; the others are computed or found where they are read.
 
-    ``offsets``: place of each stored array in working memory; ``workspace_bytes``: how much of that there is.
+    ``offsets``: place of each stored array in working memory; ``workspace_bytes``: how much of that there is;
+    ``lessened``: see `kept_as_bytes`.
     """
 
     stored: list[int] = field(default_factory=list)
     offsets: dict[int, int] = field(default_factory=dict)
     scratch: dict[int, int] = field(default_factory=dict)
     workspace_bytes: int = 0
+    lessened: dict[int, int] = field(default_factory=dict)
 
 
 class Planner:
@@ -137,7 +180,7 @@ class Planner:
 
     def plan(self) -> Layout:
         """The layout."""
-        layout = Layout()
+        layout = Layout(lessened=kept_as_bytes(self.program))
         layout.stored = [n for n in range(len(self.program.nodes)) if self._is_stored(n)]
         self._pack(layout)
         return layout
@@ -153,13 +196,9 @@ class Planner:
     def _flat_sources(self) -> set[int]:
         """Values that are read by address, so they must lie in memory as they are."""
         wanted: set[int] = set()
-        nodes = self.program.nodes
-        for node in nodes:
+        for node in self.program.nodes:
             for place in lies_in_memory(self.program, node):
-                source = node.inputs[place]
-                while nodes[source].op in VIEWS:
-                    source = nodes[source].inputs[0]
-                wanted.add(source)
+                wanted.add(origin(self.program, node.inputs[place]))
         return wanted
 
     def _read_once(self, number: int) -> bool:
@@ -206,7 +245,8 @@ class Planner:
             kind = self.program.nodes[number].type
             if kind.shape:
                 last = max(number, self._last_reader(number, memo))
-                layout.offsets[number] = self._place(layout, live, size_bytes(kind), last)
+                size = kind.elements if number in layout.lessened else size_bytes(kind)
+                layout.offsets[number] = self._place(layout, live, size, last)
             if number in self._scratch_bytes:
                 layout.scratch[number] = self._place(layout, live, self._scratch_bytes[number], number)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ganglion.core.schema import TensorType
-from ganglion.kernels.c.layout import VIEWS, Layout, contiguous_offset, squeezed, state_dtype
+from ganglion.kernels.c.layout import VIEWS, Layout, contiguous_offset, origin, squeezed, state_dtype
 from ganglion.kernels.ir.program import Node, Program
 from ganglion.kernels.ops import OPS
 from ganglion.kernels.ops.op import Array, flat_index
@@ -127,17 +127,37 @@ class Reader:
         if node.op == "const":
             return self._constant(node, index)
         if number in self._stored and not node.type.shape:
-            return self._scalar(number)
+            return self._whole(number, self._scalar(number))
         flat = self.memory(number)
         if flat is not None:
             base, offset = flat
             place = flat_index(index, node.type.shape)
             if offset:
                 place = str(offset) if place == "0" else f"{place} + {offset}"
-            return f"{base}[{self._place(number, place)}]"
+            return self._whole(number, f"{base}[{self._place(number, place)}]")
         if node.op in VIEWS:
             return self.element(node.inputs[0], self._through(node, index))
         return self._computed(node, index)
+
+    def _whole(self, number: int, stored: str) -> str:
+        """The number that an element in memory stands for."""
+        less = self._layout.lessened.get(origin(self._program, number))
+        if less is None:
+            return stored
+        return f"((int32_t){stored} + {less})" if less else f"((int32_t){stored})"
+
+    def _kept(self, number: int, value: str) -> str:
+        """What is put into memory for a number."""
+        less = self._layout.lessened.get(number)
+        if less is None:
+            return value
+        return f"(int8_t)({value} - {less})" if less else f"(int8_t){value}"
+
+    def _kept_type(self, number: int) -> str:
+        """The C type of a stored value's elements in memory."""
+        return (
+            "int8_t" if number in self._layout.lessened else C_TYPES[self._program.nodes[number].type.dtype]
+        )
 
     def _scalar(self, number: int) -> str:
         """The local variable of a stored value without axes."""

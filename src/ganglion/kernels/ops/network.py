@@ -17,7 +17,7 @@ from ganglion.kernels.networks.layers import Network
 from ganglion.kernels.networks.memory import plan
 from ganglion.kernels.networks.reference import compute
 from ganglion.kernels.networks.stored import network_digest
-from ganglion.kernels.ops.op import Array, Attributes, Op, Types, Writer, flat_index, require
+from ganglion.kernels.ops.op import Array, Attributes, Op, Types, Writer, require
 
 _ALIGNMENT_BYTES = 16
 
@@ -36,25 +36,14 @@ def _evaluate(arrays: Sequence[Array], attributes: Attributes, _result: TensorTy
     return compute(network, whole.astype(np.int8)).astype(np.int32) + np.int32(network.low + 128)
 
 
-def _write(writer: Writer, types: Types, attributes: Attributes, result: TensorType) -> None:
+def _write(writer: Writer, _types: Types, attributes: Attributes, result: TensorType) -> None:
+    """Operand and result lie in memory as bytes: the layers read the one and write the other."""
     network: Network = attributes["network"]
     writer.define("int8_kernels.h", lambda _prefix: runtime_text())
     prefix = writer.define(network_digest(network), partial(network_c, network))
-    # Bytes: a truth value takes one.
-    given, found = writer.scratch("bool", types[0].elements), writer.scratch("bool", result.elements)
     work = writer.scratch("bool", plan(network).workspace_bytes) if plan(network).workspace_bytes else "0"
-    shift, low = network.low + 128, network.low
-    index = writer.loop(types[0].shape)
-    value = writer.name()
-    writer.line(f"const int32_t {value} = {writer.read(0, index)};")
-    cut = f"({value} < {low} ? {low} : {value} > {low + 255} ? {low + 255} : {value})"
-    writer.line(f"((int8_t *){given})[{flat_index(index, types[0].shape)}] = (int8_t)({cut} - {shift});")
-    writer.end(len(types[0].shape) or 1)
-    writer.line(f"{prefix}_step((const int8_t *){given}, (int8_t *){found}, {work});")
-    index = writer.loop(result.shape)
-    place = flat_index(index, result.shape)
-    writer.line(f"{writer.result(index)} = (int32_t)((const int8_t *){found})[{place}] + {shift};")
-    writer.end(len(result.shape) or 1)
+    first = writer.result(["0"] * len(result.shape))
+    writer.line(f"{prefix}_step({writer.pointer(0)}, &{first}, {work});")
 
 
 def _cost(types: Types, attributes: Attributes, result: TensorType) -> int:
@@ -62,10 +51,34 @@ def _cost(types: Types, attributes: Attributes, result: TensorType) -> int:
     return operations + types[0].elements + result.elements
 
 
-def _scratch_bytes(types: Types, attributes: Attributes) -> int:
+def _scratch_bytes(_types: Types, attributes: Attributes) -> int:
+    return -(-plan(attributes["network"]).workspace_bytes // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
+
+
+def _least(attributes: Attributes) -> int:
     network: Network = attributes["network"]
-    sizes = types[0].elements, network.elements(network.output), plan(network).workspace_bytes
-    return sum(-(-size // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES for size in sizes)
+    return network.low
 
 
-NETWORK = (Op("network", _type, _evaluate, None, _write, _cost, _scratch_bytes),)
+def _saturate_type(types: Types, attributes: Attributes) -> TensorType:
+    least = attributes["least"]
+    require(len(types) == 1 and types[0].dtype == "i32", "saturate takes whole numbers")
+    require(isinstance(least, int) and abs(least) <= 1 << 30, "saturate needs a range of 256")
+    return types[0]
+
+
+def _saturate(arrays: Sequence[Array], attributes: Attributes, _result: TensorType) -> Array:
+    least = attributes["least"]
+    return np.clip(arrays[0], np.int32(least), np.int32(least + 255))
+
+
+def _saturate_c(_types: Types, attributes: Attributes, operands: Sequence[str]) -> str:
+    least = attributes["least"]
+    return f"gg_mini(gg_maxi({operands[0]}, {least}), {least + 255})"
+
+
+NETWORK = (
+    Op("network", _type, _evaluate, None, _write, _cost, _scratch_bytes, least=_least),
+    # What a network is given, where nothing else has it as bytes: the nearest ends of its range.
+    Op("saturate", _saturate_type, _saturate, _saturate_c, least=lambda attributes: attributes["least"]),
+)

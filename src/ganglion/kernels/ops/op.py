@@ -95,7 +95,8 @@ class Op:
     an operation without it (None) writes its loops with ``write(writer, types, attributes, type)``, and may take up to
     ``scratch_bytes(types, attributes)`` of working memory for it. ``cost`` counts arithmetic operations. ``grouped``:
     its ``write`` puts ``writer.rows`` before all statements on values and declares them by ``writer.local``, so it can
-    be written for rows side by side.
+    be written for rows side by side. ``least(attributes)``: the lowest of the 256 whole numbers among which every
+    element of the result is, so that it takes a byte in memory (``c/layout.py``); None where it may be any number.
     """
 
     name: str
@@ -106,6 +107,7 @@ class Op:
     cost: Callable[[Types, Attributes, TensorType], int] = lambda _types, _attributes, result: result.elements
     scratch_bytes: Callable[[Types, Attributes], int] = lambda _types, _attributes: 0
     grouped: bool = False
+    least: Callable[[Attributes], int | None] = lambda _attributes: None
 
 
 def broadcast(types: Types) -> tuple[int, ...]:

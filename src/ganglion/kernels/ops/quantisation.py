@@ -57,6 +57,7 @@ QUANTISATION = (
         _quantize,
         _quantize_c,
         cost=lambda _types, _attributes, result: 20 * result.elements,
+        least=lambda attributes: RANGES[attributes["dtype"]][0],
     ),
     Op(
         "dequantize",
