@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import ganglion as gg
 from ganglion.kernels.c import toolchain
 from ganglion.kernels.c.emission import emit, runtime_header
 from ganglion.kernels.c.library import Library
@@ -196,6 +197,36 @@ def test_the_reference_is_near_numpy_in_double_precision(name):
             close = np.isclose(mine, exact, rtol=3e-5, atol=bound, equal_nan=True)
             overflowed = ~np.isfinite(mine) & (np.abs(exact) > 3.4e38)
             assert np.all(close | overflowed), (name, field, row, mine, exact)
+
+
+HELD = np.full((3, 5), 0.5, np.float32)
+EACH = np.arange(15, dtype=np.float32).reshape(3, 5)
+PLACED = {
+    # One element from those of the same place, so all rows are one loop:
+    "whole": lambda x: {"i": x.astype(np.int32) % 7, "b": np.isnan(x) | (x > 1), "f": np.tanh(x) + np.exp(x)},
+    "reshaped": lambda x: {"y": np.reshape(x * HELD, 15) + 1, "z": np.reshape(np.sin(x), (5, 3)), "x": x},
+    # and where the place matters:
+    "a number for each": lambda x: {"y": x * EACH},
+    "turned": lambda x: {"y": x.T + 1, "z": np.roll(x, 1)},
+    "along an axis": lambda x: {"y": x - x[:1], "z": x[0, 0] + x},
+    "summed": lambda x: {"y": x - np.sum(x), "z": np.exp(x)},
+}
+
+
+@pytest.mark.skipif(not COMPILERS, reason="there is no C compiler (gcc, clang or ziglang)")
+@pytest.mark.parametrize("name", PLACED)
+@pytest.mark.parametrize("compiler", COMPILERS, ids=lambda c: c.kind)
+def test_rows_in_one_loop_are_the_rows_in_turn(name, compiler, cache):
+    """Fewer elements than a vector, vectors and a rest, and more than one call takes."""
+    program = gg.kernel(x=gg.f32[3, 5])(PLACED[name]).program
+    library = Library.build(program, compiler, cache)
+    given = inputs(program, 9_001, SEED)
+    wanted = interpret(program, given).outputs
+    for n in (1, 2, 16, 33, 9_001):
+        out, emitted = library.rows({k: v[:n] for k, v in given.items()}, library.fresh())
+        assert emitted.all() and len(emitted) == n
+        for field, values in wanted.items():
+            assert out[field].tobytes() == values[:n].tobytes(), f"seed {SEED}, {n} rows, {field}"
 
 
 def test_the_source_is_the_same_every_time():

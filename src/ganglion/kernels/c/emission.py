@@ -270,7 +270,7 @@ void {symbol}_rows(int32_t n, const void *const *in, const int32_t *key, void *t
 class Group:
     """Functions that compute ``GG_WIDE`` rows, and the statement that calls them for those from ``b`` on.
 
-    ``rows``: how many are best; ``row_bytes``: working memory for each.
+    ``rows``: how many are best, 0 when the statement is for all rows at once; ``row_bytes``: working memory for each.
     """
 
     functions: str
@@ -286,6 +286,10 @@ _GROUPS = """\
     {call}
   }}
 """
+
+
+def _loop_over_groups(group: Group, places: dict[str, object]) -> str:
+    return _GROUPS.format(call=group.call, **places) if group.rows else f"  {group.call}\n"
 
 
 def emit(
@@ -304,7 +308,7 @@ def emit(
     outputs = [program.nodes[n].type for _, n in program.outputs]
     text = emitter.text()
     grouped = group(program, symbol, text.beside()) if group else None
-    places = {
+    places: dict[str, object] = {
         "inputs_n": len(inputs),
         "outputs_n": len(outputs),
         "in_b": ", ".join(
@@ -315,7 +319,7 @@ def emit(
         ),
     }
     workspace = str(layout.workspace_bytes)
-    if grouped:
+    if grouped and grouped.rows:
         workspace = f"GG_LARGER({workspace}u, {grouped.row_bytes}u * GG_WIDE)"
     source = _TEMPLATE.format(
         name=program.name,
@@ -324,9 +328,9 @@ def emit(
         definitions="\n".join(text.before()),
         symbol=symbol,
         body=body,
-        wide=f"#ifndef GG_WIDE\n#define GG_WIDE {grouped.rows}\n#endif\n" if grouped else "",
+        wide=f"#ifndef GG_WIDE\n#define GG_WIDE {grouped.rows}\n#endif\n" if grouped and grouped.rows else "",
         group=grouped.functions if grouped else "",
-        groups=_GROUPS.format(call=grouped.call, **places) if grouped else "",
+        groups=_loop_over_groups(grouped, places) if grouped else "",
         workspace=workspace,
         state_bytes=state.itemsize,
         **places,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ganglion.kernels.c.emission import Emitter, Group, plan_of
+from ganglion.kernels.c.flat import flat_of
 from ganglion.kernels.c.layout import GIVEN, VIEWS, Layout, aligned, lies_in_memory, size_bytes
 from ganglion.kernels.c.reading import Text
 from ganglion.kernels.cost import operations
@@ -111,6 +112,9 @@ _ARGUMENTS = "(in_b, key ? key + b : key, table, out_b, emit + b, (uint8_t *)wor
 
 def group_of(program: Program, symbol: str, text: Text) -> Group | None:
     """The functions for a group of rows; None when rows one after the other are as good."""
+    flat = flat_of(program, symbol, text)
+    if flat is not None:
+        return flat
     whole = frozenset(range(len(program.nodes)))
     able = apart_from_state(program, stateful=True) == whole
     worth = operations(program) >= OPERATIONS_FOR_EACH_MOVED * moved(program)

@@ -25,6 +25,13 @@
 #define GG_MASKED
 #endif
 
+/* A loop over all elements of all rows. */
+#if defined(__clang__)
+#define GG_ALL _Pragma("clang loop vectorize(enable) interleave(disable)")
+#else
+#define GG_ALL _Pragma("GCC ivdep")
+#endif
+
 #define GG_INLINE static inline __attribute__((always_inline, unused))
 
 GG_INLINE uint32_t gg_bits(float f) { union { float f; uint32_t u; } v; v.f = f; return v.u; }
@@ -236,27 +243,28 @@ GG_INLINE int gg_distinct(const int32_t *key) {
 GG_INLINE int32_t gg_quantize(float x, float scale, int32_t zero, int32_t low, int32_t high) {
   return gg_quantize_step(gg_div(x, scale), zero, low, high);
 }
+/* e^r - 1 and k for x = r + k * log 2. Adding 1.5 * 2^23 rounds to a whole number, which then stands in the lowest bits.
+ * NaN stays NaN in what is returned, whatever k is. */
+GG_INLINE float gg_reduced(float x, int32_t *k) {
+  float m = x * 0x1.715476p+0f + 12582912.0f, n = m - 12582912.0f, r, y;
+  *k = (int32_t)(gg_bits(m) - 0x4b400000u);
+  r = (x - n * 0.693359375f) - n * -2.12194440e-4f;
+  y = (((1.3950725551694632e-3f * r + 8.369024842977524e-3f) * r + 4.166620224714279e-2f) * r + 1.66665181517601e-1f) * r + 0.5f;
+  return y * (r * r) + r;
+}
 GG_INLINE float gg_exp(float x) {
-  float c = x > 89.0f ? 89.0f : x, m, n, r, y;
+  float c = x > 89.0f ? 89.0f : x, y;
   int32_t k, half;
   c = c < -104.0f ? -104.0f : c;
-  m = c * 0x1.715476p+0f + 12582912.0f;  /* rounds to a whole number, which then stands in the lowest bits */
-  n = m - 12582912.0f;
-  r = (c - n * 0.693359375f) - n * -2.12194440e-4f;
-  y = ((((1.9875691500e-4f * r + 1.3981999507e-3f) * r + 8.3334519073e-3f) * r + 4.1665795894e-2f) * r + 1.6666665459e-1f) * r + 5.0000001201e-1f;
-  y = (y * (r * r) + r) + 1.0f;
-  k = (int32_t)(gg_bits(m) - 0x4b400000u);
+  y = gg_reduced(c, &k);
   half = k >> 1;
-  y = (y * gg_float((uint32_t)(half + 127) << 23)) * gg_float((uint32_t)(k - half + 127) << 23);
-  return x != x ? x : y;
+  return ((y + 1.0f) * gg_float((uint32_t)(half + 127) << 23)) * gg_float((uint32_t)(k - half + 127) << 23);
 }
 GG_INLINE float gg_log(float x) {
   int32_t small = x < 1.17549435e-38f, e;
-  uint32_t u = gg_bits(small ? x * 8388608.0f : x);
-  float m = gg_float((u & 0x7fffffu) | 0x3f000000u), z, y, fe;
-  int32_t low = m < 0.707106781f;
-  e = (int32_t)(u >> 23) - (small ? 149 : 126) - low;
-  m = low ? (m + m) - 1.0f : m - 1.0f;
+  uint32_t u = gg_bits(small ? x * 8388608.0f : x) - 0x3f3504f3u;  /* mantissas from the root of 1/2 to its double */
+  float m = gg_float((u & 0x7fffffu) + 0x3f3504f3u) - 1.0f, z, y, fe;
+  e = ((int32_t)u >> 23) - (small ? 23 : 0);
   z = m * m;
   y = (((((((7.0376836292e-2f * m + -1.1514610310e-1f) * m + 1.1676998740e-1f) * m + -1.2420140846e-1f) * m + 1.4249322787e-1f) * m + -1.6668057665e-1f) * m + 2.0000714765e-1f) * m + -2.4999993993e-1f) * m + 3.3333331174e-1f;
   y = y * m * z;
@@ -265,34 +273,28 @@ GG_INLINE float gg_log(float x) {
   y = y - 0.5f * z;
   y = m + y;
   y = y + fe * 0.693359375f;
-  y = x == gg_float(0x7f800000u) ? x : y;
-  y = x == 0.0f ? gg_float(0xff800000u) : y;
-  y = x < 0.0f ? gg_float(0x7fc00000u) : y;
-  return x != x ? x : y;
+  y = x < gg_float(0x7f800000u) ? y : x;
+  return x > 0.0f ? y : x == 0.0f ? gg_float(0xff800000u) : gg_float(0x7fc00000u);
 }
-GG_INLINE float gg_turned(float x, int32_t quarter) {
-  float a = gg_abs(x), m, n, r, z, s, c, y;
-  int32_t k;
-  a = a <= 8192.0f ? a : 0.0f;
-  m = a * 0.636619772f + 12582912.0f;
-  n = m - 12582912.0f;
-  r = ((a - n * 1.5703125f) - n * 4.837512969970703125e-4f) - n * 7.549789948768648e-8f;
+GG_INLINE float gg_turned(float x, uint32_t quarter) {
+  float m = x * 0.636619772f + 12582912.0f, n = m - 12582912.0f, r, z, s, c;
+  uint32_t k = gg_bits(m) + quarter;
+  r = ((x - n * 1.5703125f) - n * 4.837512969970703125e-4f) - n * 7.549789948768648e-8f;
   z = r * r;
-  k = (int32_t)(gg_bits(m) - 0x4b400000u + (uint32_t)quarter) & 3;
   s = (((-1.9515295891e-4f * z + 8.3321608736e-3f) * z + -1.6666654611e-1f) * z) * r + r;
   c = ((((2.443315711809948e-5f * z + -1.388731625493765e-3f) * z + 4.166664568298827e-2f) * z) * z - 0.5f * z) + 1.0f;
-  y = (k & 1) ? c : s;
-  y = (k & 2) ? -y : y;
-  return gg_abs(x) <= 8192.0f ? y : gg_float(0x7fc00000u);
+  s = gg_float(gg_bits((k & 1u) ? c : s) ^ (k & 2u) << 30);
+  return gg_abs(x) <= 8192.0f ? s : gg_float(0x7fc00000u);
 }
-GG_INLINE float gg_sin(float x) { float y = gg_turned(x, 0); return x < 0.0f ? -y : y; }
-GG_INLINE float gg_cos(float x) { return gg_turned(x, 1); }
+GG_INLINE float gg_sin(float x) { return gg_turned(x, 0u); }
+GG_INLINE float gg_cos(float x) { return gg_turned(x, 1u); }
 GG_INLINE float gg_tanh(float x) {
-  float a = gg_abs(x), z = x * x, near, far;
-  near = (((((-5.70498872745e-3f * z + 2.06390887954e-2f) * z + -5.37397155531e-2f) * z + 1.33314422036e-1f) * z + -3.33332819422e-1f) * z) * x + x;
-  far = 1.0f - gg_div(2.0f, gg_exp(a + a) + 1.0f);
-  far = x < 0.0f ? -far : far;
-  return a < 0.625f ? near : x != x ? x : far;
+  float a = gg_abs(x) + gg_abs(x), e, y;
+  int32_t k;
+  y = gg_reduced(a > 20.0f ? 20.0f : a, &k);
+  e = gg_float((uint32_t)(k + 127) << 23);
+  y = e * y + (e - 1.0f);
+  return gg_copysign(gg_div(y, y + 2.0f), x);
 }
 GG_INLINE float gg_sigmoid(float x) { return gg_div(1.0f, 1.0f + gg_exp(-x)); }
 #endif

@@ -145,7 +145,7 @@ ELEMENTWISE = (
     _op("log", mathematics.log, "gg_log({0})", cost=35),
     _op("sin", mathematics.sin, "gg_sin({0})", cost=35),
     _op("cos", mathematics.cos, "gg_cos({0})", cost=35),
-    _op("tanh", mathematics.tanh, "gg_tanh({0})", cost=70),
+    _op("tanh", mathematics.tanh, "gg_tanh({0})", cost=40),
     _op("sigmoid", mathematics.sigmoid, "gg_sigmoid({0})", cost=60),
     _op("copy", lambda a: a, "{0}", "{0}", "{0}", cost=0),
     Op(

@@ -1,7 +1,7 @@
 """exp, log, sin, cos, tanh and sigmoid in f32, step by step the same in NumPy and in C (``kernel_runtime.h``).
 
-Polynomials and reductions are those of the Cephes library (S. Moshier, "Methods and Programs for Mathematical
-Functions", 1989) in single precision. Every step is one IEEE 754 operation or a move of bits.
+Reductions, and the polynomials of log, sin and cos, are those of the Cephes library (S. Moshier, "Methods and Programs
+for Mathematical Functions", 1989) in single precision. Every step is one IEEE 754 operation or a move of bits.
 """
 
 from __future__ import annotations
@@ -62,24 +62,38 @@ def _polynomial(x: F, coefficients: tuple[float, ...]) -> F:
 
 
 def _power_of_two(k: I) -> F:
-    return floats((((k + 127) & 0x1FF).astype(np.uint32)) << np.uint32(23))
+    return floats(((k + 127) & 0x1FF).astype(np.uint32) << np.uint32(23))
 
 
-EXP = (1.9875691500e-4, 1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1)
+MAGIC = 12582912.0
+"""1.5 * 2^23: a number below 2^22 added to it is rounded to a whole one, which then stands in the lowest bits."""
+MAGIC_BITS = np.uint32(0x4B400000)
+
+
+def _whole(x: F) -> tuple[F, I]:
+    """``x`` rounded, as a number and as an integer; of NaN and what is too large, NaN or too large and any integer."""
+    m = x + _f(MAGIC)
+    return m - _f(MAGIC), (bits(m) - MAGIC_BITS).view(np.int32)
+
+
+EXP = (1.3950725551694632e-3, 8.369024842977524e-3, 4.166620224714279e-2, 1.66665181517601e-1, 5e-1)
+"""(e^r - 1 - r) / r^2 for r up to half a logarithm of 2: the least greatest error of e^r, 0.06 of 2^-24."""
+
+
+def _reduced(x: F) -> tuple[F, I]:
+    """e^r - 1 and k, for x = r + k * log 2."""
+    n, k = _whole(x * _f(float.fromhex("0x1.715476p+0")))
+    r = (x - n * _f(0.693359375)) - n * _f(-2.12194440e-4)
+    return _polynomial(r, EXP) * (r * r) + r, k
 
 
 def exp(x: F) -> F:
     """E to the x; relative error below 2 units in the last place; overflows and underflows as it should."""
     c = np.where(x > _f(89), _f(89), x)
     c = np.where(c < _f(-104), _f(-104), c)
-    c = np.where(np.isnan(x), _f(0), c)
-    n = rint(c * _f(float.fromhex("0x1.715476p+0")))
-    r = (c - n * _f(0.693359375)) - n * _f(-2.12194440e-4)
-    y = (_polynomial(r, EXP) * (r * r) + r) + _f(1)
-    k = n.astype(np.int32)
+    y, k = _reduced(c)
     half = k >> 1
-    y = (y * _power_of_two(half)) * _power_of_two(k - half)
-    return np.where(np.isnan(x), x, y)
+    return ((y + _f(1)) * _power_of_two(half)) * _power_of_two(k - half)
 
 
 LOG = (
@@ -95,15 +109,16 @@ LOG = (
 )
 
 
+ROOT_HALF = np.uint32(0x3F3504F3)
+"""The bits of the root of one half: mantissas go from there to its double."""
+
+
 def log(x: F) -> F:
-    """Natural logarithm; of 0 minus infinity, of negative numbers NaN."""
+    """Natural logarithm, relative error below 2 units in the last place; of 0 minus infinity, of less NaN."""
     small = x < _f(1.17549435e-38)
-    u = bits(np.where(small, x * _f(8388608.0), x))
-    e = (u >> np.uint32(23)).astype(np.int32) - np.where(small, np.int32(149), np.int32(126))
-    m = floats((u & np.uint32(0x7FFFFF)) | np.uint32(0x3F000000))
-    low = m < _f(0.707106781)
-    e = e - low.astype(np.int32)
-    m = np.where(low, (m + m) - _f(1), m - _f(1))
+    u = bits(np.where(small, x * _f(8388608.0), x)) - ROOT_HALF
+    e = (u.view(np.int32) >> 23) - np.where(small, np.int32(23), np.int32(0))
+    m = floats((u & np.uint32(0x7FFFFF)) + ROOT_HALF) - _f(1)
     z = m * m
     y = _polynomial(m, LOG) * m * z
     fe = e.astype(np.float32)
@@ -111,10 +126,8 @@ def log(x: F) -> F:
     y = y - _f(0.5) * z
     y = m + y
     y = y + fe * _f(0.693359375)
-    y = np.where(x == _f(np.inf), x, y)
-    y = np.where(x == 0, _f(-np.inf), y)
-    y = np.where(x < 0, _f(np.nan), y)
-    return np.where(np.isnan(x), x, y)
+    y = np.where(x < _f(np.inf), y, x)
+    return np.where(x > 0, y, np.where(x == 0, _f(-np.inf), np.where(np.isnan(x), x, _f(np.nan))))
 
 
 SIN = (-1.9515295891e-4, 8.3321608736e-3, -1.6666654611e-1)
@@ -122,12 +135,10 @@ COS = (2.443315711809948e-5, -1.388731625493765e-3, 4.166664568298827e-2)
 
 
 def _turned(x: F, quarter: int) -> F:
-    a = np.abs(x)
-    a = np.where(a <= _f(TURN_MAX), a, _f(0))
-    n = rint(a * _f(0.636619772))
-    r = ((a - n * _f(1.5703125)) - n * _f(4.837512969970703125e-4)) - n * _f(7.549789948768648e-8)
+    n, k = _whole(x * _f(0.636619772))
+    r = ((x - n * _f(1.5703125)) - n * _f(4.837512969970703125e-4)) - n * _f(7.549789948768648e-8)
     z = r * r
-    k = (n.astype(np.int32) + quarter) & 3
+    k = k + np.int32(quarter)
     s = (_polynomial(z, SIN) * z) * r + r
     c = ((_polynomial(z, COS) * z) * z - _f(0.5) * z) + _f(1)
     y = np.where((k & 1) != 0, c, s)
@@ -136,29 +147,25 @@ def _turned(x: F, quarter: int) -> F:
 
 
 def sin(x: F) -> F:
-    """Sine of radians up to `TURN_MAX`; NaN beyond."""
-    y = _turned(x, 0)
-    return np.where(x < 0, -y, y)
+    """Sine of radians up to `TURN_MAX`, within 1e-7; NaN beyond."""
+    return _turned(x, 0)
 
 
 def cos(x: F) -> F:
-    """Cosine of radians up to `TURN_MAX`; NaN beyond."""
+    """Cosine of radians up to `TURN_MAX`, within 1e-7; NaN beyond."""
     return _turned(x, 1)
 
 
-TANH = (-5.70498872745e-3, 2.06390887954e-2, -5.37397155531e-2, 1.33314422036e-1, -3.33332819422e-1)
-
-
 def tanh(x: F) -> F:
-    """Hyperbolic tangent."""
+    """Hyperbolic tangent, as (e^2x - 1) / (e^2x + 1); relative error below 3 units in the last place."""
     a = np.abs(x)
-    z = x * x
-    near = (_polynomial(z, TANH) * z) * x + x
-    far = _f(1) - _f(2) / (exp(a + a) + _f(1))
-    far = np.where(x < 0, -far, far)
-    return np.where(a < _f(0.625), near, np.where(np.isnan(x), x, far))
+    a = a + a
+    p, k = _reduced(np.where(a > _f(20), _f(20), a))  # the result is 1 from 18 on
+    e = floats((k + 127).astype(np.uint32) << np.uint32(23))
+    y = e * p + (e - _f(1))
+    return np.copysign(y / (y + _f(2)), x)
 
 
 def sigmoid(x: F) -> F:
-    """1 / (1 + exp(-x))."""
+    """1 / (1 + exp(-x)); relative error below 3 units in the last place."""
     return _f(1) / (_f(1) + exp(-x))
