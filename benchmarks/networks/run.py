@@ -5,7 +5,8 @@ python benchmarks/networks/run.py [--json FILE] [--target cortex-m4f] [NAME ...]
 The networks are MLPerf Tiny's: keyword spotting with the reference weights (where its folder is at hand) and without
 its softmax, the other three with random weights of the same shapes. Every frame's integers are compared with the NumPy
 reference before anything is counted. Instructions are counted by blocks in Unicorn; they are not cycles. RAM is working
-memory, input and output, as in TFLM's arena; the stack is beside it, as there.
+memory, input and output, as in TFLM's arena; the stack is beside it, as there. The same within a kernel is all working
+memory of one that quantises, calls the network and dequantises.
 """
 
 from __future__ import annotations
@@ -24,9 +25,13 @@ import numpy as np
 REPOSITORY = Path(__file__).parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
+import ganglion as gg  # noqa: E402 # after the path that finds the tests
+from ganglion.kernels import KernelNetwork  # noqa: E402 # see above
+from ganglion.kernels.c.emission import emit  # noqa: E402 # see above
 from ganglion.kernels.c.targets import TARGETS  # noqa: E402 # after the path that finds the tests
 from ganglion.kernels.c.toolchain import build_image, compilers  # noqa: E402 # see above
 from ganglion.kernels.networks.emission import emit_network  # noqa: E402 # see above
+from ganglion.kernels.networks.layers import Network  # noqa: E402 # see above
 from ganglion.kernels.networks.onnx_reader import read_onnx  # noqa: E402 # see above
 from ganglion.kernels.networks.operations import lower  # noqa: E402 # see above
 from ganglion.kernels.networks.reference import compute  # noqa: E402 # see above
@@ -79,9 +84,23 @@ def measured(name: str, target: str, room: Path) -> dict[str, Any]:
             "instructions": int(result["counts"].max()),
             "ram_bytes": written.workspace_bytes + written.input_bytes + written.output_bytes,
             "workspace_bytes": written.workspace_bytes,
+            "kernel_bytes": within_a_kernel(network),
             "stack_bytes": int(result["stacks"].max()),
             "flash_bytes": flash_bytes(image),
         }
+
+
+def within_a_kernel(network: Network) -> int:
+    """Working memory of a kernel with the network between real numbers, in bytes."""
+    called = KernelNetwork(network)
+    scale, zero, dtype = np.float32(0.1), np.int32(3), np.uint8 if network.unsigned else np.int8
+
+    def real(x: Any) -> Any:
+        if called.input.dtype == "f32":
+            return {"y": called(x)}
+        return {"y": gg.dequantize(called(gg.quantize(x, scale, zero, dtype)), scale, zero)}
+
+    return emit(gg.kernel(x=gg.f32[called.input.shape])(real).program, "gg_kernel").workspace_bytes
 
 
 def flash_bytes(image: Path) -> int:
@@ -107,8 +126,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="as the other benchmarks; changes nothing here")
     arguments = parser.parse_args()
     print(
-        f"{'network':18}{'products':>12}{'instructions':>14}{'limit':>12}{'TFLM':>12}{'RAM':>9}{'limit':>9}"
-        f"{'stack':>7}{'flash':>9}"
+        f"{'network':18}{'products':>12}{'instructions':>14}{'limit':>12}{'TFLM':>12}{'RAM':>9}{'in kernel':>11}"
+        f"{'limit':>9}{'stack':>7}{'flash':>9}"
     )
     lines = []
     with tempfile.TemporaryDirectory() as room:
@@ -120,10 +139,12 @@ def main() -> None:
                 continue
             found = measured(name, arguments.target, Path(room))
             lines.append(found)
-            held = found["instructions"] <= most and found["ram_bytes"] <= most_bytes
+            held = (
+                found["instructions"] <= most and max(found["ram_bytes"], found["kernel_bytes"]) <= most_bytes
+            )
             print(
                 f"{name:18}{found['products']:12,}{found['instructions']:14,}{int(most):12,}{other:12,}"
-                f"{found['ram_bytes']:9,}{most_bytes:9,}{found['stack_bytes']:7,}{found['flash_bytes']:9,}"
+                f"{found['ram_bytes']:9,}{found['kernel_bytes']:11,}{most_bytes:9,}{found['stack_bytes']:7,}{found['flash_bytes']:9,}"
                 f"  {'held' if held else 'MISSED'}"
             )
     if arguments.json:
