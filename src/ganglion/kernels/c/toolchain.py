@@ -171,7 +171,8 @@ def build_image(
     script = LINKER_SCRIPT.format(entry=entry, flash=flash, ram=ram)
     bare = ("-nostartfiles", "-static", "-fno-unwind-tables", "-fno-asynchronous-unwind-tables")
     sections = ("-ffunction-sections", "-fdata-sections", "-Wl,--gc-sections", f"-Wl,-e,{entry}")
-    chosen = target.flags if zig else (*target.gcc, "-nostdlib")
+    # Without a library nobody has the memcpy that gcc makes of a loop.
+    chosen = target.flags if zig else (*target.gcc, "-nostdlib", "-fno-tree-loop-distribute-patterns")
     everything = ("-O2", *chosen, *EXACT, *OURS, *quiet(compiler), *bare, *sections)
     libraries = () if zig else ("-lgcc",)
     image = directory / f"{_digest(source, script, compiler, everything)}.elf"
