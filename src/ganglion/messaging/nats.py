@@ -6,6 +6,7 @@ Waiting here is done with the event loop's own timers: they bound what the serve
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
 from collections.abc import AsyncGenerator, Mapping
@@ -29,7 +30,8 @@ from ganglion.messaging.bus import (
     unavailable,
 )
 from ganglion.messaging.provision import ApiRefused
-from ganglion.messaging.subjects import UPLINK_CONSUMER
+from ganglion.messaging.security.identity import Access
+from ganglion.messaging.subjects import UPLINK_CONSUMER, answers
 
 CONNECT_WITHIN_NS = 10 * NS_PER_S
 ANSWER_WITHIN_NS = 5 * NS_PER_S
@@ -54,11 +56,13 @@ async def connect(
     url: str,
     *,
     name: str = "ganglion",
+    access: Access | None = None,
     within_ns: int = CONNECT_WITHIN_NS,
     answer_within_ns: int = ANSWER_WITHIN_NS,
 ) -> NatsBus:
     """A bus on the server at ``url`` that reconnects for ever; raises ``messaging.unavailable`` if none answers.
 
+    ``access``: who we are, for a server that wants to know; refused is ``messaging.unavailable`` too.
     Every later request, a write above all, fails with that code when no answer came ``answer_within_ns``.
     """
     client = Client()
@@ -75,6 +79,7 @@ async def connect(
                 max_reconnect_attempts=-1,
                 ping_interval=5,
                 max_outstanding_pings=2,
+                **({} if access is None else _proof(access)),
             )
             await bus._open()  # built here and nowhere else
     except (TimeoutError, OSError, nats.errors.Error) as error:
@@ -82,6 +87,15 @@ async def connect(
             await client.close()
         raise unavailable(url, f"no connection: {error!r}") from error
     return bus
+
+
+def _proof(access: Access) -> dict[str, Any]:
+    """The library's own reader of credentials wants another package for one signature."""
+    return {
+        "tls": access.tls,
+        "user_jwt_cb": lambda: bytearray(access.claims.encode()),
+        "signature_cb": lambda nonce: base64.b64encode(access.key.sign(nonce.encode())),
+    }
 
 
 async def _quiet(_error: Exception) -> None:
@@ -95,6 +109,7 @@ class NatsBus:
         self._client = client
         self._answer_within_ns = answer_within_ns
         self._answers = ""
+        self._answers_of: dict[str, str] = {}
         self._waiting: dict[str, asyncio.Future[Msg]] = {}
         self._readers: set[asyncio.Queue[Msg | None]] = set()
         self._asked = 0
@@ -118,8 +133,24 @@ class NatsBus:
         for queue in self._readers:
             queue.put_nowait(None)
 
+    async def _inbox_of(self, domain: str | None) -> str:
+        """Where the answer is to go: a child is let answer on subjects of its own only."""
+        if domain is None:
+            return self._answers
+        if domain not in self._answers_of:
+            inbox = f"{answers(domain)}.{self._answers.rpartition('.')[2]}"
+            await self._client.subscribe(f"{inbox}.*", cb=self._answered)
+            self._answers_of[domain] = inbox
+        return self._answers_of[domain]
+
     async def _request(
-        self, about: str, subject: str, payload: bytes, headers: dict[str, str] | None = None
+        self,
+        about: str,
+        subject: str,
+        payload: bytes,
+        headers: dict[str, str] | None = None,
+        *,
+        domain: str | None = None,
     ) -> Msg:
         """The answer to one request; raises ``messaging.unavailable``, ``messaging.no-stream`` when nobody listens."""
         self._asked += 1
@@ -132,8 +163,9 @@ class NatsBus:
                     if self._client.is_closed:
                         raise unavailable(about, "the bus was closed")
                     await asyncio.sleep(RETRY_AFTER_S / 4)
+                inbox = await self._inbox_of(domain)
                 self._waiting[token] = future
-                await self._client.publish(subject, payload, f"{self._answers}.{token}", headers)
+                await self._client.publish(subject, payload, f"{inbox}.{token}", headers)
                 answer = await future
         except TimeoutError as error:
             raise unavailable(about, f"no answer within {self._answer_within_ns / 1e9:g} s") from error
@@ -150,8 +182,16 @@ class NatsBus:
     ) -> dict[str, Any]:
         """`StreamApi.ask`; ``messaging.no-stream`` also when there is no link to ``domain`` now."""
         api = "$JS.API" if domain is None else f"$JS.{domain}.API"
-        answer = await self._request(subject, f"{api}.{subject}", json.dumps(request).encode())
+        answer = await self._request(subject, f"{api}.{subject}", json.dumps(request).encode(), domain=domain)
         return _checked(subject, answer.data, None)
+
+    async def renew_claims(self, claims: str) -> None:
+        """Gives a running server newer claims of an account, withdrawn users among them; for the steward only.
+
+        Raises ``messaging.refused`` when the server does not take them, ``messaging.unavailable``.
+        """
+        answer = await self._request("claims", "$SYS.REQ.CLAIMS.UPDATE", claims.encode())
+        _checked("claims", answer.data, None)
 
     async def append(
         self,

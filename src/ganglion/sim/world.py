@@ -82,6 +82,10 @@ class World:
         """Where the devices of each gateway send to."""
         return {site: p.coap for site, p in self._ports.items() if p.coap}
 
+    def message_url(self, site: str) -> str:
+        """Where a site's message server answers its own processes."""
+        return f"nats://127.0.0.1:{self._ports[site].nats}"
+
     def node_directory(self, site: str) -> Path:
         """Where a site's node keeps its state, below the run directory."""
         return self._settings.run_dir.resolve() / "nodes" / self._topology.node_id(site)
@@ -118,9 +122,7 @@ class World:
         """A link is up when the parent has begun to draw from the child's outbox (it binds the consumer)."""
         self.state.phase = "connecting sites"
         for site in self.relays:
-            self._buses[site] = await connect(
-                f"nats://127.0.0.1:{self._ports[site].nats}", name="ganglion-run"
-            )
+            self._buses[site] = await connect(self.message_url(site), name="ganglion-run")
         deadline_ns = self._host.clock.monotonic_ns() + LINK_UP_NS_MAX
         for site, bus in self._buses.items():
             while not await bus.drawn(subjects.outbox(site)):
