@@ -25,7 +25,7 @@ REPORT ?= run-report.json
 # Further arguments of `make run` and `make test`, as in: make test ARGS='-k window -x'
 ARGS ?=
 
-.PHONY: help setup run test check format docs bench lock errors changelog clean distclean
+.PHONY: help setup run test chaos check format docs bench lock errors changelog clean distclean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
@@ -52,6 +52,9 @@ run: $(INSTALLED) ## protect a feeder across four tiers, with gw1's uplink cut i
 
 test: $(INSTALLED) ## all tests, under ten minutes on two cores: ARGS='-k window -x', ARGS='-m "not integration" -n 2'
 	$(PY) -m pytest $(ARGS)
+
+chaos: $(INSTALLED) ## break real servers and agents in every way and print what became of each reading: ARGS='"cut 20" --seed 7'
+	$(PY) -m tests.chaos $(ARGS)
 
 check: $(INSTALLED) ## format, lint, types, import rules, house rules
 	$(BIN)/ruff format --check .

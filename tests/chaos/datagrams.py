@@ -62,7 +62,12 @@ class DatagramRelay:
         if self._chance.random() < self._radio.repeated:
             self.repeated += 1
             later = self._chance.random() * self._radio.late_s
-            asyncio.get_running_loop().call_later(later, lambda: line.is_closing() or line.sendto(data, peer))
+            asyncio.get_running_loop().call_later(later, _send, line, data, peer)
+
+
+def _send(line: asyncio.DatagramTransport, data: bytes, peer: tuple[str, int] | None) -> None:
+    if not line.is_closing():
+        line.sendto(data, peer)
 
 
 class _Receiver(asyncio.DatagramProtocol):

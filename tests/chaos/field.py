@@ -21,7 +21,7 @@ from ganglion.core.units import NS_PER_S
 from ganglion.flow.load import load_flow
 from ganglion.host.system import system_host
 from ganglion.messaging import subjects
-from ganglion.messaging.nats import NatsBus, connect
+from ganglion.messaging.nats import NatsBus
 from ganglion.placement import plan
 from ganglion.sim import layout
 from ganglion.sim.evidence import gather
@@ -76,13 +76,13 @@ class Field:
         self._devices: list[str] = []
         self._buses: dict[str, NatsBus] = {}
         self._watching: list[asyncio.Task[None]] = []
-        self._ends: dict[str, int] = {}
+        self._found: list[dict[str, float]] = []
 
     # ------------------------------------------------------------------------------------- life
     async def start(self) -> None:
         await self.world.start()
         for site in self.topology.sites:
-            self._buses[site] = await connect(self.world.message_url(site), answer_within_ns=2 * NS_PER_S)
+            self._buses[site] = await self.world.connect(site, 2 * NS_PER_S)
 
     async def load(self, gateways: tuple[str, ...] = GATEWAYS) -> None:
         """Devices begin to measure and send."""
@@ -113,8 +113,7 @@ class Field:
         devices = sorted(p.name for p in (self.settings.run_dir / "devices").iterdir())
         await self.unload()
         await self.world.settle()
-        for task in self._watching:
-            await asyncio.wait_for(task, PATIENCE_S)
+        await self._timed()
         await self._let_go()
         await self.world.stop()
         if self._relays:
@@ -170,24 +169,27 @@ class Field:
     def healed(self, *sites: str) -> None:
         """Now is the heal: from here the row's seconds are counted, the slowest of ``sites`` counts."""
         began = time.monotonic()
-        self._watching += [asyncio.ensure_future(self._watch(site, began)) for site in sites]
+        for site in sites:
+            found: dict[str, float] = {}
+            self._found.append(found)
+            self._watching.append(asyncio.ensure_future(self._watch(site, began, found)))
 
-    async def _watch(self, site: str, began: float) -> None:
+    async def _watch(self, site: str, began: float, found: dict[str, float]) -> None:
         """Reads the parent's inbox: what counts is when a message is stored there, not when that is acknowledged."""
         parent = self.topology.sites[site].parent
         assert parent is not None
-        owed = delivered = None
-        while owed is None or delivered is None:
+        stream, end, owed = subjects.inbox(parent), None, None
+        while end is None or owed is None:
             with contextlib.suppress(MessagingError):
+                end = (await self._buses[parent].state(stream)).last_seq if end is None else end
                 owed, delivered = await self.owed(site)
-        self.row.backlog += owed - delivered
-        stream = subjects.inbox(parent)
-        found: dict[str, float] = {}
-        if delivered >= owed:
-            found["drained_s"] = 0.0
+                self.row.backlog += owed - delivered
+                if delivered >= owed:
+                    found["drained_s"] = 0.0
         while len(found) < 3:
             with contextlib.suppress(MessagingError):
-                async for stored in self._buses[parent].read(stream, await self._inbox_end(parent)):
+                async for stored in self._buses[parent].read(stream, end):
+                    end = stored.seq
                     if not stored.subject.startswith(f"in.{site}."):
                         continue
                     now, number = time.monotonic() - began, source_number(stored.headers)
@@ -197,14 +199,17 @@ class Field:
                     if number > owed:
                         found.setdefault("live_s", now)
                         break
-        for name, seconds in found.items():
-            setattr(self.row, name, max(seconds, getattr(self.row, name) or 0.0))
 
-    async def _inbox_end(self, parent: str) -> int:
-        """What the parent had at the heal, remembered so that a reader that begins anew misses nothing."""
-        if parent not in self._ends:
-            self._ends[parent] = (await self._buses[parent].state(subjects.inbox(parent))).last_seq
-        return self._ends[parent]
+    async def _timed(self) -> None:
+        """Puts the slowest site's seconds into the row; what was not seen before all was drained is left out."""
+        if self._watching:
+            await asyncio.wait(self._watching, timeout=2)
+        for task in self._watching:
+            task.cancel()
+        await asyncio.gather(*self._watching, return_exceptions=True)
+        for name in ("flowing_s", "drained_s", "live_s"):
+            seconds = [found[name] for found in self._found if name in found]
+            setattr(self.row, name, max(seconds, default=None))
 
     # ------------------------------------------------------------------------------------- breaking
     async def wait(self, seconds: float) -> None:

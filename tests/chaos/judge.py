@@ -87,4 +87,6 @@ def table(rows: list[Row]) -> str:
         lines.append([r.case, *map(str, counts), *times, *map(str, (r.backlog, r.restarts, r.reflexes))])
         lines[-1] += [str(r.reflexes_missed), "; ".join(r.notes)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    return "\n".join("  ".join(x.ljust(w) for x, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+    return "\n".join(
+        "  ".join(x.ljust(w) for x, w in zip(line, widths, strict=True)).rstrip() for line in lines
+    )

@@ -19,7 +19,7 @@ from ganglion.messaging import nats
 from ganglion.messaging.provision import reaches
 from ganglion.messaging.security import claims
 from ganglion.messaging.security.authority import Authority
-from ganglion.messaging.security.identity import SiteIdentity
+from ganglion.messaging.security.identity import Access, SiteIdentity
 from ganglion.messaging.security.nkeys import KeyPair, Kind
 from ganglion.messaging.server import find_binary
 from tests.messaging.secured import secured
@@ -84,7 +84,8 @@ class Hostile:
                      ca_file: "{trust.authority}" }} }} ] }}"""
         (tree.root / "hostile" / "c.conf").write_text(config)
         self._process = await host.processes.start(
-            [find_binary(None), "-c", str(tree.root / "hostile" / "c.conf")], log=tree.root / "hostile" / "log"
+            [find_binary(None), "-c", str(tree.root / "hostile" / "c.conf")],
+            log=tree.root / "hostile" / "log",
         )
         async with asyncio.timeout(20):
             while True:
@@ -125,7 +126,7 @@ def test_a_hostile_gateway_gets_nowhere(tmp_path):
 
             async def listen(subject):
                 async for message in tree.buses["hub"].subscribe(subject):
-                    heard_above.append(message.subject)
+                    heard_above.append(message.subject)  # noqa: PERF401 # it never ends
 
             listening = [asyncio.create_task(listen(s)) for s in ("j.>", "out.>", "in.>", "down.>")]
             async with Hostile(tree) as hostile:
@@ -134,7 +135,15 @@ def test_a_hostile_gateway_gets_nowhere(tmp_path):
                 async def overhear(message):
                     overheard.append(message.subject)
 
-                for subject in ("deliver.gwb", "deliver.gwb.>", "in.>", "out.>", "j.>", "_INBOX.>", "$JS.API.>"):
+                for subject in (
+                    "deliver.gwb",
+                    "deliver.gwb.>",
+                    "in.>",
+                    "out.>",
+                    "j.>",
+                    "_INBOX.>",
+                    "$JS.API.>",
+                ):
                     await hostile.client.subscribe(subject, cb=overhear)
                 await hostile.client.flush()
                 # Speaking in the name of others, or of the parent.
@@ -178,10 +187,10 @@ def test_a_hostile_gateway_gets_nowhere(tmp_path):
     asyncio.run(test())
 
 
-FORGED = frozenset(
-    ("j.x.gwb", "out.readings.gwb", "in.gwb.out.readings.gwb", "deliver.gwb", "down.gwb", "_INBOX_gwb.x.1")
-    + ("$JS.FC.OUT_gwb.up",)
+_FORGED = (
+    "j.x.gwb out.readings.gwb in.gwb.out.readings.gwb deliver.gwb down.gwb _INBOX_gwb.x.1 $JS.FC.OUT_gwb.up"
 )
+FORGED = frozenset(_FORGED.split())
 """What the hostile gateway hears of itself, on its own server."""
 
 
@@ -189,14 +198,22 @@ def test_what_a_hostile_gateway_puts_into_its_outbox_bears_its_own_name(tmp_path
     async def test():
         async with secured(tmp_path) as tree:
             async with Hostile(tree) as hostile:
-                stream = {"name": "OUT_gwa", "subjects": [">", ], "storage": "file", "no_ack": True}
+                stream = {"name": "OUT_gwa", "subjects": [">"], "storage": "file", "no_ack": True}
                 stream["subjects"] = ["in.gwb.>", "out.>"]
                 made = await hostile.ask("$JS.API.STREAM.CREATE.OUT_gwa", json.dumps(stream).encode())
                 assert made is not None and "error" not in made, made
-                consumer = {"stream_name": "OUT_gwa", "config": {
-                    "name": "up", "durable_name": "up", "deliver_subject": "deliver.gwa",
-                    "ack_policy": "flow_control", "flow_control": True, "idle_heartbeat": 1_000_000_000,
-                    "max_ack_pending": 1000}}
+                consumer = {
+                    "stream_name": "OUT_gwa",
+                    "config": {
+                        "name": "up",
+                        "durable_name": "up",
+                        "deliver_subject": "deliver.gwa",
+                        "ack_policy": "flow_control",
+                        "flow_control": True,
+                        "idle_heartbeat": 1_000_000_000,
+                        "max_ack_pending": 1000,
+                    },
+                }
                 made = await hostile.ask("$JS.API.CONSUMER.CREATE.OUT_gwa.up", json.dumps(consumer).encode())
                 assert made is not None and "error" not in made, made
                 await hostile.client.publish("in.gwb.out.readings.gwb", b"FORGED")
@@ -220,10 +237,10 @@ def test_who_has_no_identity_or_a_foreign_one_is_refused(tmp_path):
             for access in (
                 None,
                 foreign,
-                nats.Access(own.claims, own.key, blank),  # no certificate
-                nats.Access(foreign.claims, foreign.key, own.tls),  # a user of another tree
-                nats.Access(own.claims, KeyPair.create(Kind.USER), own.tls),  # a stolen public part
-                nats.Access(*leaf, own.tls),  # a link's user at the clients' door
+                Access(own.claims, own.key, blank),  # no certificate
+                Access(foreign.claims, foreign.key, own.tls),  # a user of another tree
+                Access(own.claims, KeyPair.create(Kind.USER), own.tls),  # a stolen public part
+                Access(*leaf, own.tls),  # a link's user at the clients' door
             ):
                 with pytest.raises(MessagingError) as caught:
                     await nats.connect(tree.servers["hub"].url, access=access, within_ns=1_500_000_000)
@@ -297,10 +314,8 @@ def test_an_identity_that_lacks_a_part_or_is_anothers_is_named(tmp_path):
         SiteIdentity(PrivateDirectory(tmp_path / "gwa"), "gwa").access()
     assert caught.value.code == "messaging.key"
     assert "not a seed" not in str(caught.value)
-    for site in ("nobody", "gwa", "gwa"):
-        if site == "gwa" and authority.member("gwa").revoked_s == 0:
-            authority.revoke(site)
-            continue
+    authority.revoke("gwa")
+    for site in ("nobody", "gwa"):
         with pytest.raises(MessagingError) as caught:
             authority.revoke(site)
         assert caught.value.code == "messaging.members"

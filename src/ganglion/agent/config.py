@@ -32,7 +32,7 @@ class NodeConfig:
 
     ``parent_url``: the leaf address of the parent site's server, empty at the top. ``children``: site ids.
     ``coap_port``: where devices send, for gateways. ``paths``: whose origins may send here. ``kernel_dir``: where
-    compiled kernels are kept.
+    compiled kernels are kept. ``identity_dir``: the site's keys (None: its server lets in whoever reaches it).
     """
 
     assignment: Assignment
@@ -45,6 +45,7 @@ class NodeConfig:
     paths: tuple[str, ...]
     kernel_dir: Path
     limits: Limits = Limits()
+    identity_dir: Path | None = None
 
     @property
     def site(self) -> str:
@@ -64,6 +65,7 @@ class NodeConfig:
             "paths": list(self.paths),
             "kernel_dir": str(self.kernel_dir),
             "limits": {name: getattr(self.limits, name) for name in Limits.__dataclass_fields__},
+            "identity_dir": str(self.identity_dir) if self.identity_dir is not None else None,
         }
 
 
@@ -121,6 +123,7 @@ def _node(value: Mapping[str, Any]) -> NodeConfig:
         tuple(value["paths"]),
         Path(value["kernel_dir"]),
         Limits(**value["limits"]),
+        Path(value["identity_dir"]) if value.get("identity_dir") else None,
     )
 
 

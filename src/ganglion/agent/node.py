@@ -7,14 +7,17 @@ changes nothing here: the engine goes on, the outbox grows, and the parent draws
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import orjson
 
 from ganglion.agent.config import NodeConfig
+from ganglion.agent.health import conditions
 from ganglion.agent.ingest import Ingest
 from ganglion.agent.streams import TICK_STREAM, BusJournal, BusOutbox
+from ganglion.agent.supervisor import Supervisor
 from ganglion.core.errors import FlowError, HostError, MessagingError
 from ganglion.core.wire import Item
 from ganglion.engine.durable import Durable
@@ -22,13 +25,15 @@ from ganglion.engine.graph import Graph
 from ganglion.flow.load import load_flow
 from ganglion.flow.spec import FlowSpec
 from ganglion.host.ports import Host
+from ganglion.host.private import PrivateDirectory
 from ganglion.kernels.loading import load
 from ganglion.kernels.running import Libraries
 from ganglion.messaging import subjects
 from ganglion.messaging.janitor import Janitor
 from ganglion.messaging.nats import NatsBus, connect
 from ganglion.messaging.provision import Caps, provision
-from ganglion.messaging.server import ServerSettings, SiteServer
+from ganglion.messaging.security.identity import SiteIdentity
+from ganglion.messaging.server import ServerSettings, SiteServer, answers
 
 REPORT = "report.json"
 STORE_RESERVE_BYTES = 256 << 20
@@ -44,6 +49,7 @@ class Subsystems:
     outbox: BusOutbox | None
     janitor: Janitor
     ingest: Ingest | None
+    supervisor: Supervisor
 
 
 class Node:
@@ -59,6 +65,8 @@ class Node:
         self._checkpoint_seq = 0
         self._libraries: Libraries = {}
         self._spec = self._load()
+        keys = config.identity_dir
+        self._identity = None if keys is None else SiteIdentity(PrivateDirectory(keys), config.site)
 
     def _load(self) -> FlowSpec:
         spec = load_flow(self.config.flow_dir)
@@ -89,6 +97,7 @@ class Node:
                 reporting = group.create_task(self._report())
                 engine = group.create_task(parts.engine.run())
                 tasks = [keeping, reporting, engine, group.create_task(parts.janitor.run())]
+                tasks.append(group.create_task(parts.supervisor.run()))
                 await self._first(engine, parts.engine.caught_up)
                 if parts.ingest is not None:
                     await self._accept(parts.ingest, parts.engine)
@@ -122,6 +131,7 @@ class Node:
                 + STORE_RESERVE_BYTES,
                 leaf_port=config.leaf_port or None,
                 parent_url=config.parent_url or None,
+                trust=self._identity.trust() if self._identity is not None else None,
                 binary=self._binary,
             ),
             self._host,
@@ -130,7 +140,8 @@ class Node:
     async def _open(self, server: SiteServer) -> Subsystems:
         config, site = self.config, self.config.site
         limits = config.limits
-        bus = await connect(server.url, name=config.assignment.node)
+        access = self._identity.access() if self._identity is not None else None
+        bus = await connect(server.url, name=config.assignment.node, access=access)
         caps = Caps(limits.journal_bytes_max, limits.outbox_bytes_max, limits.inbox_bytes_max)
         await provision(bus, site, caps, children=config.children)
         source = subjects.journal(site) if config.coap_port else subjects.inbox(site)
@@ -152,7 +163,40 @@ class Node:
             on_checkpoint=checkpointed,
             libraries=self._libraries,
         )
-        return Subsystems(server, bus, engine, outbox, janitor, self._ingest(bus, engine))
+
+        async def repair() -> None:
+            await provision(bus, site, caps, children=config.children)
+
+        supervisor = self._supervisor(server, bus, caps, outbox, janitor, repair)
+        return Subsystems(server, bus, engine, outbox, janitor, self._ingest(bus, engine), supervisor)
+
+    def _supervisor(
+        self,
+        server: SiteServer,
+        bus: NatsBus,
+        caps: Caps,
+        outbox: BusOutbox | None,
+        janitor: Janitor,
+        repair: Callable[[], Awaitable[None]],
+    ) -> Supervisor:
+        config, site = self.config, self.config.site
+        streams = {
+            subjects.journal(site): caps.journal_max_bytes,
+            subjects.outbox(site): caps.outbox_max_bytes,
+            subjects.inbox(site): caps.inbox_max_bytes,
+        }
+        return Supervisor(
+            site,
+            server,
+            bus,
+            self._host.disk,
+            self._host.clock,
+            caps=streams,
+            outbox=subjects.outbox(site) if outbox is not None else "",
+            uplink_answers=lambda: answers(config.parent_url),
+            troubles=lambda: (outbox.trouble if outbox is not None else "", janitor.trouble),
+            repair=repair,
+        )
 
     def _ingest(self, bus: NatsBus, engine: Durable) -> Ingest | None:
         config = self.config
@@ -254,6 +298,7 @@ class Node:
             "bad_messages": progress.bad_messages,
             "duplicated_rows": progress.duplicated_rows,
             "out_of_order_rows": progress.out_of_order_rows,
+            "health": [c.to_json() for c in conditions(parts.supervisor.seen)],
             "trouble": [t for t in self._trouble(parts) if t],
             "stages": {s: c.to_json() for s, c in engine.counts().items()},
             "ingest": asdict(parts.ingest.counts) if parts.ingest else None,

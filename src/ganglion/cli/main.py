@@ -14,7 +14,9 @@ import typer
 from rich.console import Console
 
 from ganglion.cli.device import device
+from ganglion.cli.health import health
 from ganglion.cli.live import watching
+from ganglion.cli.site import site
 from ganglion.core.errors import GanglionError, RunError
 from ganglion.core.topology import Topology
 from ganglion.core.units import parse_duration_ns
@@ -43,6 +45,8 @@ app = typer.Typer(
 )
 
 app.add_typer(device, name="device")
+app.add_typer(site, name="site")
+app.command()(health)
 
 FlowDir = Annotated[Path, typer.Argument(metavar="FLOW_DIR", help="A folder with flow.py and topology.yaml.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]

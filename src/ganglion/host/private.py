@@ -1,4 +1,4 @@
-"""Files for one pair of eyes: a directory of mode 0700, files of mode 0600, never readable by others even for a moment."""
+"""Files for one pair of eyes: a directory of mode 0700, files of mode 0600, at no moment readable by others."""
 
 from __future__ import annotations
 

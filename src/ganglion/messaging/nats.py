@@ -6,7 +6,6 @@ Waiting here is done with the event loop's own timers: they bound what the serve
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import json
 from collections.abc import AsyncGenerator, Mapping
@@ -67,39 +66,45 @@ async def connect(
     """
     client = Client()
     bus = NatsBus(client, answer_within_ns)
+    last: list[Exception] = []
+
+    async def failed(error: Exception) -> None:
+        # The library tells of every failed connection; once we are connected, whoever waits for an answer is told.
+        last[:] = [error]
+
+    async def connecting() -> None:
+        await client.connect(
+            url,
+            name=name,
+            error_cb=failed,
+            disconnected_cb=bus._lose,  # built here and nowhere else
+            closed_cb=bus._lose,  # built here and nowhere else
+            reconnect_time_wait=RETRY_AFTER_S,  # type: ignore[arg-type] # any number will do
+            max_reconnect_attempts=-1,
+            ping_interval=5,
+            max_outstanding_pings=2,
+            **({} if access is None else access.options()),
+        )
+        await bus._open()  # built here and nowhere else
+
+    # A task of its own: the library may take a cancellation for a failed try, and go on trying.
+    trying = asyncio.ensure_future(connecting())
     try:
-        async with asyncio.timeout(within_ns / 1e9):
-            await client.connect(
-                url,
-                name=name,
-                error_cb=_quiet,
-                disconnected_cb=bus._lose,  # built here and nowhere else
-                closed_cb=bus._lose,  # built here and nowhere else
-                reconnect_time_wait=RETRY_AFTER_S,  # type: ignore[arg-type] # any number will do
-                max_reconnect_attempts=-1,
-                ping_interval=5,
-                max_outstanding_pings=2,
-                **({} if access is None else _proof(access)),
-            )
-            await bus._open()  # built here and nowhere else
+        await asyncio.wait({trying}, timeout=within_ns / 1e9)
+        if trying.done():
+            trying.result()
+            return bus
     except (TimeoutError, OSError, nats.errors.Error) as error:
-        with contextlib.suppress(Exception):
-            await client.close()
-        raise unavailable(url, f"no connection: {error!r}") from error
-    return bus
-
-
-def _proof(access: Access) -> dict[str, Any]:
-    """The library's own reader of credentials wants another package for one signature."""
-    return {
-        "tls": access.tls,
-        "user_jwt_cb": lambda: bytearray(access.claims.encode()),
-        "signature_cb": lambda nonce: base64.b64encode(access.key.sign(nonce.encode())),
-    }
-
-
-async def _quiet(_error: Exception) -> None:
-    """The library tells of every failed reconnection; whoever waits for an answer is told anyway."""
+        last[:] = [error]
+    finally:
+        if not trying.done():
+            trying.cancel()
+        if not client.is_connected:
+            client.options["allow_reconnect"] = False
+            with contextlib.suppress(Exception):
+                await client.close()
+    why = f"{last[0]!r}" if last else f"nobody answered within {within_ns / 1e9:g} s"
+    raise unavailable(url, f"no connection: {why}")
 
 
 class NatsBus:

@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from ganglion.core.errors import HostError, MessagingError
 from ganglion.core.units import NS_PER_MS, NS_PER_S
@@ -216,6 +217,16 @@ class SiteServer:
             with contextlib.suppress(MessagingError, HostError):
                 await self._launch(find_binary(self._settings.binary))
 
+    @property
+    def log(self) -> str:
+        """Where the server writes what happens to it."""
+        return str(self._directory / "server.log")
+
+    async def restart(self) -> None:
+        """Ends the process, by SIGKILL if it hangs; ``run`` then starts it again."""
+        if self._process is not None and self._process.alive():
+            await self._process.stop(STOP_GRACE_NS)
+
     async def stop(self) -> None:
         """Ends the server; ``run`` returns."""
         self._stopping = True
@@ -285,15 +296,25 @@ def _is_ours(pid: int, directory: Path) -> bool:
 
 async def _greets(port: int, site: str) -> bool:
     """True when a NATS server of this name answers; it does so only once its store is recovered."""
+    return (await _greeting("127.0.0.1", port)).get("server_name") == site
+
+
+async def answers(url: str) -> bool:
+    """True when a NATS server greets at a leaf or client address, like ``tls://host:port``; greeting needs no keys."""
+    parts = urlsplit(url)
+    return bool(await _greeting(parts.hostname or "", parts.port or 0))
+
+
+async def _greeting(host: str, port: int) -> dict[str, Any]:
     writer = None
     try:
         async with asyncio.timeout(1):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            reader, writer = await asyncio.open_connection(host, port)
             verb, _, content = (await reader.readline()).partition(b" ")
             greeting: dict[str, Any] = json.loads(content) if verb == b"INFO" else {}
-            return greeting.get("server_name") == site
+            return greeting
     except (OSError, TimeoutError, ValueError):
-        return False
+        return {}
     finally:
         if writer is not None:
             writer.close()

@@ -61,9 +61,7 @@ class Authority:
                 why="new keys would lock out every site that trusts the old ones",
                 next_step="name another directory, or let sites join this one: ganglion site join",
             )
-        operator, account, system = (
-            KeyPair.create(k) for k in (Kind.OPERATOR, Kind.ACCOUNT, Kind.ACCOUNT)
-        )
+        operator, account, system = (KeyPair.create(k) for k in (Kind.OPERATOR, Kind.ACCOUNT, Kind.ACCOUNT))
         steward = KeyPair.create(Kind.USER)
         at_s = self._now_s()
         key, certificate = certificates.make_authority(name, at_s)

@@ -35,8 +35,9 @@ class Permissions:
 def uplink_permissions(site: str) -> Permissions:
     """What a child may do on the link to its parent: be drawn from, and nothing else.
 
-    It sends its outbox's messages, and answers to questions that were asked of it; it hears questions to its own streams and
-    the acknowledgements of its own outbox. Nothing of a sibling's, of the parent's own, or of the system is there.
+    It sends its outbox's messages, and answers to questions that were asked of it; it hears questions to its own
+    streams and the acknowledgements of its own outbox. Nothing of a sibling's, of the parent's own, or of the system
+    is there.
     """
     check_site(site)
     return Permissions(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import logging
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ganglion.core.errors import MessagingError
 from ganglion.host.private import PrivateDirectory
@@ -20,6 +23,24 @@ class Access:
     claims: str
     key: KeyPair
     tls: ssl.SSLContext
+
+    def options(self) -> dict[str, Any]:
+        """For the client library, whose own reader of credentials wants another package for one signature."""
+        return {
+            "tls": self.tls,
+            "user_jwt_cb": lambda: bytearray(self.claims.encode()),
+            "signature_cb": lambda nonce: base64.b64encode(self.key.sign(nonce.encode())),
+        }
+
+
+class _EndOfStream(logging.Filter):
+    """The client library answers the end of a TLS stream with a word that asyncio warns of at every close."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return "eof_received()" not in record.getMessage()
+
+
+logging.getLogger("asyncio").addFilter(_EndOfStream())
 
 
 @dataclass(frozen=True, slots=True)
