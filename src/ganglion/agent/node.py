@@ -19,6 +19,7 @@ from ganglion.agent.ingest import Ingest
 from ganglion.agent.streams import TICK_STREAM, BusJournal, BusOutbox
 from ganglion.agent.supervisor import Supervisor
 from ganglion.core.errors import FlowError, HostError, MessagingError
+from ganglion.core.units import NS_PER_S
 from ganglion.core.wire import Item
 from ganglion.engine.durable import Durable
 from ganglion.engine.graph import Graph
@@ -143,10 +144,13 @@ class Node:
         access = self._identity.access() if self._identity is not None else None
         bus = await connect(server.url, name=config.assignment.node, access=access)
         caps = Caps(limits.journal_bytes_max, limits.outbox_bytes_max, limits.inbox_bytes_max)
-        await provision(bus, site, caps, children=config.children)
+        born_s = self._host.clock.wall_ns() // NS_PER_S
+        offset = await provision(bus, site, caps, children=config.children, born_s=born_s)
         source = subjects.journal(site) if config.coap_port else subjects.inbox(site)
         janitor = Janitor(bus, self._host.clock, source=source, outbox=subjects.outbox(site))
-        outbox = BusOutbox(bus, subjects.outbox(site), self._host.clock) if config.parent_url else None
+        outbox = (
+            BusOutbox(bus, subjects.outbox(site), self._host.clock, offset) if config.parent_url else None
+        )
 
         def checkpointed(seq: int) -> None:
             self._checkpoint_seq = seq
@@ -271,9 +275,8 @@ class Node:
         """What the node runs and how far it is; ``settled`` when it owes nobody anything."""
         config, engine = self.config, parts.engine
         source = subjects.journal(config.site) if config.coap_port else subjects.inbox(config.site)
-        outbox = subjects.outbox(config.site)
         input_last = (await parts.bus.state(source)).last_seq
-        delivered = await parts.bus.delivered(outbox) if parts.outbox else engine.progress.ordinal
+        delivered = await parts.outbox.delivered() if parts.outbox else engine.progress.ordinal
         progress = engine.progress
         settled = (
             progress.input_seq == input_last == self._checkpoint_seq

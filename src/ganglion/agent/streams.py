@@ -31,22 +31,33 @@ class BusJournal:
 
 
 class BusOutbox:
-    """Output of the engine: appends the n-th message exactly as number n, however often a server restarts."""
+    """Output of the engine: appends the n-th message exactly as number n, however often a server restarts.
 
-    def __init__(self, bus: Bus, stream: str, clock: Clock) -> None:
+    ``offset``: what the stream's own numbers have beyond that, see `messaging.provision`.
+    """
+
+    def __init__(self, bus: Bus, stream: str, clock: Clock, offset: int = 0) -> None:
         self.trouble = ""
+        self._offset = offset
         self._bus = bus
         self._stream = stream
         self._clock = clock
 
     async def last_ordinal(self) -> int:
-        return (await self._bus.state(self._stream)).last_seq
+        return (await self._bus.state(self._stream)).last_seq - self._offset
+
+    async def delivered(self) -> int:
+        """How many messages the parent has safely on disk."""
+        return max(0, await self._bus.delivered(self._stream) - self._offset)
 
     async def append(self, ordinal: int, stream: str, origin: str, payload: bytes) -> None:
         while True:
             try:
                 await self._bus.append(
-                    self._stream, subjects.outbox_subject(stream, origin), payload, expect_last=ordinal - 1
+                    self._stream,
+                    subjects.outbox_subject(stream, origin),
+                    payload,
+                    expect_last=self._offset + ordinal - 1,
                 )
                 self.trouble = ""
                 return

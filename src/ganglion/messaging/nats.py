@@ -318,6 +318,7 @@ class NatsBus:
             if refusal.number == _NO_CONSUMER:
                 return 0
             raise
+        # A consumer that never delivered says 0, or one less than the stream's first number.
         return int(info["ack_floor"]["stream_seq"])
 
     async def drawn(self, stream: str) -> bool:
