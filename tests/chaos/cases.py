@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import subprocess
 import time
 from collections.abc import Awaitable, Callable
@@ -13,6 +14,7 @@ from pathlib import Path
 from ganglion.core.errors import MessagingError
 from ganglion.core.units import NS_PER_MS
 from ganglion.messaging import subjects
+from ganglion.messaging.provision import reaches, refill
 from ganglion.sim.relay import Pipe
 from tests.chaos.datagrams import Radio
 from tests.chaos.field import GATEWAYS, Field
@@ -132,6 +134,25 @@ async def purged_hub(field: Field) -> None:
     await field.wait(AFTER_S)
 
 
+async def restored_hub(field: Field) -> None:
+    """The hub dies and comes back with the disk it had 6 s before; its child sends again what it kept."""
+    await field.load()
+    await field.wait(WARM_S)
+    home, backup = field.world.node_directory("cloud"), field.root / "backup"
+    with field.frozen("cloud"):
+        await asyncio.to_thread(shutil.copytree, home, backup)
+    await field.wait(6)
+    pid = field.report("cloud")["server_pid"]
+    field.kill_agent("cloud")
+    field.wipe("cloud")
+    shutil.copytree(backup, home, dirs_exist_ok=True)
+    await field.until(lambda: field.report("cloud")["server_pid"] not in (None, pid))
+    await field.until(lambda: reaches(field.bus("cloud"), "edge1"))
+    await refill(field.bus("cloud"), "edge1")
+    field.healed("edge1")
+    await field.wait(AFTER_S)
+
+
 def clock_jump(days: int) -> Callable[[Field], Awaitable[None]]:
     async def run(field: Field) -> None:
         jump = field.world.node_directory("gw1") / "clock_jump_ns"
@@ -244,6 +265,7 @@ CASES = (
     Case("disk full", disk_full, before=_mount, after=_unmount),
     Case("wiped gateway", wiped_gateway),
     Case("purged hub", purged_hub),
+    Case("restored hub", restored_hub),
     Case("clock +1 day", clock_jump(1)),
     Case("clock -1 day", clock_jump(-1)),
     Case("repeated datagrams", repeated_datagrams, radio=Radio(lost=0.1, repeated=0.5)),

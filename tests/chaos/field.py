@@ -9,7 +9,7 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +231,20 @@ class Field:
             return False
         process.kill()
         return True
+
+    @contextlib.contextmanager
+    def frozen(self, site: str) -> Iterator[None]:
+        """The site's agent and server stand still, as for a snapshot of their disk."""
+        process, server = self.world.keeper.all[site].process, self.report(site)["server_pid"]
+        assert process is not None
+        pids = (process.pid, int(server))
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in pids:
+                os.kill(pid, signal.SIGCONT)
 
     def wipe(self, site: str) -> None:
         """The site's disk is replaced by an empty one; only what it is told at start remains."""

@@ -17,11 +17,15 @@ from ganglion.flow.assignment import Assignment
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Byte caps of a site's streams, and how often a node ticks and reports."""
+    """Byte caps of a site's streams, and how often a node ticks and reports.
+
+    ``outbox_tail_bytes``: how much of what the parent has stays in the outbox, to refill a parent that was restored.
+    """
 
     journal_bytes_max: int = 1 << 30
     outbox_bytes_max: int = 1 << 30
     inbox_bytes_max: int = 1 << 30
+    outbox_tail_bytes: int = 32 << 20
     tick_ns: int = NS_PER_S
     report_ns: int = NS_PER_S // 4
 

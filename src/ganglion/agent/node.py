@@ -30,7 +30,7 @@ from ganglion.host.private import PrivateDirectory
 from ganglion.kernels.loading import load
 from ganglion.kernels.running import Libraries
 from ganglion.messaging import subjects
-from ganglion.messaging.janitor import Janitor
+from ganglion.messaging.janitor import Janitor, Tail
 from ganglion.messaging.nats import NatsBus, connect
 from ganglion.messaging.provision import Caps, provision
 from ganglion.messaging.security.identity import SiteIdentity
@@ -147,7 +147,8 @@ class Node:
         born_s = self._host.clock.wall_ns() // NS_PER_S
         offset = await provision(bus, site, caps, children=config.children, born_s=born_s)
         source = subjects.journal(site) if config.coap_port else subjects.inbox(site)
-        janitor = Janitor(bus, self._host.clock, source=source, outbox=subjects.outbox(site))
+        tail = Tail(limits.outbox_tail_bytes, limits.outbox_bytes_max)
+        janitor = Janitor(bus, self._host.clock, source=source, outbox=subjects.outbox(site), tail=tail)
         outbox = (
             BusOutbox(bus, subjects.outbox(site), self._host.clock, offset) if config.parent_url else None
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +15,9 @@ from ganglion.core.errors import RunError
 from ganglion.host.private import PrivateDirectory
 from ganglion.host.system import SystemClock
 from ganglion.messaging.nats import connect
+from ganglion.messaging.provision import refill as send_again
 from ganglion.messaging.security.authority import Authority
+from ganglion.messaging.security.identity import SiteIdentity
 
 site = typer.Typer(no_args_is_help=True, help="Make and withdraw the identities of sites.")
 
@@ -93,6 +96,28 @@ def publish(
 ) -> None:
     """Give running servers the claims as they are now; whoever was revoked is cut off at once."""
     _publish(_authority(authority), server)
+
+
+@site.command()
+def refill(
+    identity: Annotated[Path, typer.Argument(metavar="IDENTITY", help="The restored site's own identity.")],
+    server: Annotated[str, typer.Argument(metavar="URL", help="The restored site's server.")],
+    children: Annotated[list[str], typer.Argument(metavar="CHILD", help="Who is to send again.")],
+) -> None:
+    """Let children send again what they still hold, after a site was restored from an older backup."""
+    own = PrivateDirectory(identity)
+    named = json.loads(own.read("site.json") or b"{}").get("site", "?")
+
+    async def ask() -> None:
+        bus = await connect(server, name="ganglion-site", access=SiteIdentity(own, named).access())
+        try:
+            for child in children:
+                await send_again(bus, child)
+                sys.stdout.write(f"{child} sends again what it holds.\n")
+        finally:
+            await bus.close()
+
+    asyncio.run(ask())
 
 
 @site.command("list")

@@ -111,6 +111,18 @@ async def adopt_children(
         await clock.sleep_ns(ADOPT_RETRY_NS)
 
 
+async def refill(api: StreamApi, child: str) -> None:
+    """Makes a child send again all that its outbox still holds, in order, before what is new.
+
+    For a parent that was restored from an older backup. What the parent's server still knows it skips by number, and
+    engines skip rows they have had; what the child gave back before stays lost. Raises ``messaging.no-stream`` when
+    the child cannot be reached, ``messaging.refused`` by servers older than 2.14.
+    """
+    state = (await api.ask(f"STREAM.INFO.{outbox(child)}", {}, domain=child))["state"]
+    reset = f"CONSUMER.RESET.{outbox(child)}.{UPLINK_CONSUMER}"
+    await api.ask(reset, {"seq": max(1, int(state["first_seq"]))}, domain=child)
+
+
 async def reaches(api: StreamApi, child: str) -> bool:
     """True when the child's server answers across the link and is provisioned."""
     try:
