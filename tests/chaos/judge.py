@@ -44,7 +44,9 @@ class Row:
 def judge(row: Row, spec: Any, evidence: Evidence) -> Row:
     """Fills in what the devices' logs and the cloud's sinks say.
 
-    ``duplicated`` counts rows that came twice to any engine on the way, also those it kept out of the sink.
+    ``duplicated`` counts rows that came twice to the cloud, or by a link to any engine on the way, which would have kept
+    them out. A device that got no answer, because the gateway's server was killed, sends its rows again: those are in
+    the gateway's journal twice, are taken once, and are told in the notes.
     """
     tallies = tally(spec, evidence)
     readings = next(t for t in tallies if t.use == "sink readings")
@@ -52,7 +54,10 @@ def judge(row: Row, spec: Any, evidence: Evidence) -> Row:
     row.lost = sum(t.lost for t in tallies)
     row.altered = sum(t.altered for t in tallies)
     nodes = evidence.nodes.values()
-    row.duplicated = sum(t.duplicated for t in tallies) + sum(n["duplicated_rows"] for n in nodes)
+    linked = sum(n["duplicated_rows"] for n in nodes if n["ingest"] is None)
+    row.duplicated = sum(t.duplicated for t in tallies) + linked
+    if again := sum(n["duplicated_rows"] for n in nodes if n["ingest"] is not None):
+        row.notes.append(f"{again} rows journaled twice, taken once")
     row.out_of_order = sum(t.out_of_order for t in tallies) + sum(n["out_of_order_rows"] for n in nodes)
     if bad := sum(n["bad_messages"] for n in nodes):
         row.notes.append(f"{bad} bad messages")

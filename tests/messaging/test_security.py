@@ -263,7 +263,7 @@ def test_a_revoked_site_is_cut_off_at_once_and_stays_so_while_others_go_on(tmp_p
             await steward.close()
 
             async def gone():
-                return not await reaches(tree.buses["hub"], "gwb")
+                return not await tree.buses["gwb"].drawn("OUT_gwb")
 
             await until(gone)
             await send(tree, "gwb", 3, start=3)
