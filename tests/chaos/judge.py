@@ -44,9 +44,9 @@ class Row:
 def judge(row: Row, spec: Any, evidence: Evidence) -> Row:
     """Fills in what the devices' logs and the cloud's sinks say.
 
-    ``duplicated`` counts rows that came twice to the cloud, or by a link to any engine on the way, which would have kept
-    them out. A device that got no answer, because the gateway's server was killed, sends its rows again: those are in
-    the gateway's journal twice, are taken once, and are told in the notes.
+    ``duplicated`` counts rows that came twice to the cloud, or by a link to any engine on the way, which would have
+    kept them out. A device that got no answer, because the gateway's server was killed, sends its rows again: those
+    are in the gateway's journal twice, are taken once, and are told in the notes.
     """
     tallies = tally(spec, evidence)
     readings = next(t for t in tallies if t.use == "sink readings")
