@@ -108,25 +108,34 @@ def _fourier() -> np.ndarray:
 
 
 def _sequences() -> np.ndarray:
-    """f32[12, 14]: phasors (re, im) of Va, Vb, Vc, Ia, Ib, Ic -> two f32[7] for `features` to turn by an angle.
+    """f32[12, 22]: phasors (re, im) of Va, Vb, Vc, Ia, Ib, Ic -> two f32[11] for `features` to turn by an angle.
 
-    The first is `seq` at angle zero: the currents' real parts (sequence 0, 1, 2), their imaginary parts, the
-    real part of the positive-sequence voltage. The second is the same times -j. The vector `seq` at the angle
-    `w` is first * cos(w) + second * sin(w).
+    The first is `seq` and `skew` at angle zero: the currents' real parts (sequence 0, 1, 2), their imaginary parts,
+    the real part of the positive-sequence voltage; the real parts of the voltage's zero and negative sequence, their
+    imaginary parts. The second is the same times -j. The vector at the angle `w` is first * cos(w) + second * sin(w).
     """
     turn = np.exp(2j * np.pi / 3)
     fortescue = np.array([[1, 1, 1], [1, turn, turn**2], [1, turn**2, turn]]).T / 3
-    table = np.zeros((12, 14))
+    table = np.zeros((12, 22))
     for part, unit in ((0, 1), (1, 1j)):  # what a phasor's real part adds, and what its imaginary part adds
-        amps, volt = unit * fortescue, unit * fortescue[:, 1:2]
-        table[part:6:2, 6:7], table[part:6:2, 13:14] = volt.real, volt.imag
+        amps, volt, skew = unit * fortescue, unit * fortescue[:, 1:2], unit * fortescue[:, ::2]
+        table[part:6:2, 6:11] = np.hstack([volt.real, skew.real, skew.imag])
+        table[part:6:2, 17:22] = np.hstack([volt.imag, skew.imag, -skew.real])
         table[part + 6 :: 2, :6] = np.hstack([amps.real, amps.imag])
-        table[part + 6 :: 2, 7:13] = np.hstack([amps.imag, -amps.real])
+        table[part + 6 :: 2, 11:17] = np.hstack([amps.imag, -amps.real])
     return table.astype(np.float32)
+
+
+def _harmonics() -> np.ndarray:
+    """f32[64, 4]: samples -> RMS phasors (re, im, re, im) of the second and the third harmonic, a plain Fourier sum."""
+    turn = 2 * np.pi * np.outer(np.arange(SAMPLES), [2, 3]) / SAMPLES
+    table = np.stack([np.cos(turn), -np.sin(turn)], axis=2).reshape(SAMPLES, 4)
+    return (table * np.sqrt(2) / SAMPLES).astype(np.float32)
 
 
 FOURIER = _fourier()
 SEQUENCES = _sequences()
+HARMONICS = _harmonics()
 MEAN = np.full(SAMPLES, 1 / SAMPLES, np.float32)
 
 
@@ -136,23 +145,30 @@ def features(x: Any) -> dict[str, Any]:
     `x` is f32[6, 64]: Va, Vb, Vc in V to ground, Ia, Ib, Ic in A. Returns `rms` (A, over the three phases),
     `peak` (A, largest sample), `i_rms` (A) and `v_rms` (V) of the phase where it is largest, `seq` f32[7]
     (real parts of the current's zero, positive and negative sequence, A RMS, then their imaginary parts, the
-    angle counted from the positive-sequence voltage; last that voltage's magnitude, V RMS) and `bad` (a sample
-    is not a number or absurd; it counts as 0 V or 0 A).
+    angle counted from the positive-sequence voltage; last that voltage's magnitude, V RMS), `skew` f32[4] (the
+    voltage's zero and negative sequence, V RMS, real parts and then imaginary parts, at the same angle), `harmonics`
+    f32[6] (second and third harmonic of Ia, Ib, Ic in turn, A RMS) and `bad` (a sample is not a number or absurd; it
+    counts as 0 V or 0 A).
     """
     good = np.abs(x) <= SAMPLE_LIMIT  # False for NaN as well
     x = np.where(good, x, 0.0)
     square = (x * x) @ MEAN
     largest = np.max(square.reshape(2, 3), axis=1)
     both = (x @ FOURIER).reshape(12) @ SEQUENCES
-    re, im = both[6], both[13]
+    re, im = both[6], both[17]
     # Angles count from the positive-sequence voltage, so frames compare although clock and grid drift.
     length = np.maximum(np.sqrt(re * re + im * im), 1e-3)
+    turned = both[0:11] * (re / length) + both[11:22] * (im / length)
+    tones = x[3:6] @ HARMONICS
+    tones = tones * tones
     return {
         "rms": np.sqrt((square[3] + square[4] + square[5]) / 3.0),
         "peak": np.max(np.abs(x[3:6])),
         "i_rms": np.sqrt(largest[1]),
         "v_rms": np.sqrt(largest[0]),
-        "seq": both[0:7] * (re / length) + both[7:14] * (im / length),
+        "seq": turned[0:7],
+        "skew": turned[7:11],
+        "harmonics": np.sqrt(tones.reshape(6, 2) @ np.ones(2, np.float32)),
         "bad": ~np.all(good),
     }
 
@@ -177,12 +193,8 @@ def unexplained(seq: Any, mem: Any) -> tuple[Any, Any, Any, Any]:
     return residual, jump, rise, np.sqrt(mem_re * mem_re + mem_im * mem_im)
 
 
-def decide(f: Any, s: Any) -> tuple[dict[str, Any], bool, dict[str, Any]]:
-    """One decision per frame: `(outputs, True, next state)`; `f` as `features` returns it, `s` as `STATE`.
-
-    Outputs: `trip` (True on exactly one frame per fault, latched until the line is dead), `bad` (frame not
-    usable, state untouched), `residual` and `rise` (A, see `unexplained`).
-    """
+def judge(f: Any, s: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the rule makes of a frame: its signals, and the next state; see `decide`."""
     residual, jump, rise, load = unexplained(f.seq, s.mem)
     volt, mem_volt = f.seq[6], s.mem[6]
     bad = f.bad
@@ -207,7 +219,6 @@ def decide(f: Any, s: Any) -> tuple[dict[str, Any], bool, dict[str, Any]]:
 
     # Counters: a truth value adds 0 or 1, and as a factor keeps or clears. A bad frame leaves each as it is.
     picked = (s.picked + (above & (s.picked < CONFIRM_FRAMES))) * (above | restless)
-    trip = armed & (fast | (picked >= CONFIRM_FRAMES)) & ~s.latched
     stirred = armed & restless
     grey = (s.grey + stirred) * (stirred | bad)
 
@@ -216,15 +227,39 @@ def decide(f: Any, s: Any) -> tuple[dict[str, Any], bool, dict[str, Any]]:
     # normal.
     first = usable & ((s.live == 0) | ~(settled | calm))
     restart = first | (grey >= GREY_FRAMES_MAX)
+    remember = calm & s.last_calm
     live = s.live * ~first
-    kept = np.where(calm & s.last_calm, s.mem + MEMORY_RATE * (s.last - s.mem), s.mem)
-    after = {
-        "mem": np.where(restart, f.seq, kept),
+    signals = {
+        "armed": armed,
+        "fast": fast,
+        "above": above,
+        "slow": picked >= CONFIRM_FRAMES,
+        "residual": residual,
+        "rise": rise,
+        "jump": jump,
+        "load": load,
+        "pickup": pickup,
+        "alive": alive,
+        "restart": restart,
+        "remember": remember,
+    }
+    return signals, {
+        "mem": np.where(restart, f.seq, np.where(remember, s.mem + MEMORY_RATE * (s.last - s.mem), s.mem)),
         "last": np.where(bad, s.last, f.seq),
         "last_calm": calm | (bad & s.last_calm),
         "live": (live + (usable & (live < HOLD_OFF_FRAMES))) * alive,
         "picked": picked * alive,
         "grey": grey * ~restart,
-        "latched": (s.latched | trip) & alive,
     }
-    return {"trip": trip, "bad": bad, "residual": residual, "rise": rise}, True, after
+
+
+def decide(f: Any, s: Any) -> tuple[dict[str, Any], bool, dict[str, Any]]:
+    """One decision per frame: `(outputs, True, next state)`; `f` as `features` returns it, `s` as `STATE`.
+
+    Outputs: `trip` (True on exactly one frame per fault, latched until the line is dead), `bad` (frame not
+    usable, state untouched), `residual` and `rise` (A, see `unexplained`).
+    """
+    now, after = judge(f, s)
+    trip = now["armed"] & (now["fast"] | now["slow"]) & ~s.latched
+    after["latched"] = (s.latched | trip) & now["alive"]
+    return {"trip": trip, "bad": f.bad, "residual": now["residual"], "rise": now["rise"]}, True, after

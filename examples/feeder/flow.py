@@ -1,5 +1,6 @@
 """Feeder protection, written once: relays measure, a breaker opens within 20 ms, only what matters goes up."""
 
+import classify
 import detect
 
 import ganglion as gg
@@ -7,7 +8,8 @@ import ganglion as gg
 features = gg.kernel(x=gg.f32[6, 64], units={"rms": "A", "peak": "A", "i_rms": "A", "v_rms": "V"})(
     detect.features
 )
-decide = gg.kernel(f=features, state=detect.STATE)(detect.decide)
+# The rule, and a small network for what the rule alone cannot tell: weak faults from inrush and uneven loads.
+decide = gg.kernel(f=features, state=classify.STATE)(classify.decider(gg.network("fault.onnx")))
 
 
 @gg.kernel(f=features, units={"rms": "A", "peak": "A"})

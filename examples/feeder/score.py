@@ -1,23 +1,30 @@
-"""Plays a folder of recordings through the two detection kernels and scores the trips against the labels.
+"""Plays a folder of recordings through the detection kernels and scores the trips against the labels.
 
     python -m examples.feeder.score DIR [DIR ...]
 
+Both decisions are scored: the rule alone (`detect.decide`, only NumPy is needed) and the flow's, with its network.
+
 Per event the line is energised with the event's first cycle repeated, then the event runs, then the line is
-dead, as the device host plays it. Only NumPy is needed.
+dead, as the device host plays it.
 """
 
 from __future__ import annotations
 
 import csv
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from examples.feeder import detect
+if __package__:
+    from examples.feeder import detect
+else:  # imported by a file beside it
+    import detect  # type: ignore[no-redef] # the same module by its plain name
 
 SAMPLES_PER_SECOND = 3840
 LEAD_FRAMES, DEAD_FRAMES = 24, 4
@@ -69,24 +76,27 @@ def shot(wave: np.ndarray) -> np.ndarray:
     return np.concatenate([lead, frames, dead])
 
 
+Decide = Callable[[Any, Any], tuple[dict[str, Any], bool, dict[str, Any]]]
+
+
 def run(
-    frames: np.ndarray, state: dict[str, Any] | None = None
+    frames: np.ndarray, state: dict[str, Any] | None = None, decide: Decide = detect.decide
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """The outputs of `decide` per frame, and the state afterwards."""
     state = dict(detect.STATE) if state is None else state
     outputs = []
     for x in frames:
-        out, _, state = detect.decide(SimpleNamespace(**detect.features(x)), SimpleNamespace(**state))
+        out, _, state = decide(SimpleNamespace(**detect.features(x)), SimpleNamespace(**state))
         outputs.append(out)
     return outputs, state
 
 
-def score(folder: Path) -> Score:
-    """Plays every event of `folder` one after the other on one line (the state carries over)."""
+def score(folder: Path, decide: Decide = detect.decide, first: Mapping[str, Any] = detect.STATE) -> Score:
+    """Plays every event of `folder` one after the other on one line (the state carries over from `first` on)."""
     waves, labels = read_events(folder)
-    result, state = Score(), None
+    result, state = Score(), dict(first)
     for wave, label in zip(waves, labels, strict=True):
-        outputs, state = run(shot(wave), state)
+        outputs, state = run(shot(wave), state, decide)
         trips = [n - LEAD_FRAMES for n, out in enumerate(outputs) if out["trip"]]
         inception, is_fault = int(label["inception_sample"]), label["is_fault"] == "1"
         result.events += 1
@@ -106,10 +116,29 @@ def score(folder: Path) -> Score:
     return result
 
 
-if __name__ == "__main__":
-    for name in sys.argv[1:]:
-        done = score(Path(name))
-        print(f"{name}: {done.line()}")
+def deciders() -> dict[str, tuple[Decide, Mapping[str, Any]]]:
+    """The rule, and the flow's decision where Ganglion can read its network."""
+    found: dict[str, tuple[Decide, Mapping[str, Any]]] = {"rule": (detect.decide, detect.STATE)}
+    try:
+        import ganglion as gg
+        from examples.feeder import classify
+
+        network = gg.network("fault.onnx")
+    except Exception as error:  # noqa: BLE001 # whatever is missing, the rule can be scored
+        print(f"only the rule is scored: {error}")
+        return found
+    return found | {"rule and network": (classify.decider(network), classify.STATE)}
+
+
+def main(folders: list[str]) -> None:
+    """Prints both scores of each folder."""
+    for name, (who, (decide, state)) in product(folders, deciders().items()):
+        done = score(Path(name), decide, state)
+        print(f"{name}, {who}: {done.line()}")
         for what, rows in (("missed", done.missed), ("false", done.false)):
             for row in rows:
                 print(f"  {what}: {row}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -7,7 +7,7 @@ from ganglion.core.labels import Labels as _Labels
 from ganglion.core.schema import boolean, f32, i16, i32, i64
 from ganglion.flow.aggregates import count, max, mean, min, std, sum
 from ganglion.flow.build import Flow, Frame, Stream
-from ganglion.kernels import Kernel, kernel, scan
+from ganglion.kernels import Kernel, dequantize, kernel, network, quantize, scan
 
 Labels = _Labels.make
 
@@ -19,6 +19,7 @@ __all__ = [
     "Stream",
     "boolean",
     "count",
+    "dequantize",
     "f32",
     "i16",
     "i32",
@@ -27,6 +28,8 @@ __all__ = [
     "max",
     "mean",
     "min",
+    "network",
+    "quantize",
     "scan",
     "std",
     "sum",

@@ -22,6 +22,7 @@ from ganglion.core.wire import End, Item, decode
 from ganglion.engine.graph import Graph
 from ganglion.flow.assignment import Assignment
 from ganglion.flow.spec import FlowSpec
+from ganglion.host.system import SystemClock
 
 ORIGIN = "gw1-relay-00"
 
@@ -68,6 +69,7 @@ class Site:
             self.append,
             streams=frozenset({"level"}),
             paths=PATHS,
+            clock=SystemClock(),
             last_seq=lambda _stream, _origin: last_seq,
         )
         self.device: Endpoint

@@ -93,8 +93,9 @@ class Field:
                 ports[site] = await relay.open()
                 self._relays.append(relay)
         events = await asyncio.to_thread(layout_events, self)
+        data = self.settings.data_dir or FLOW
         hosts = layout.device_hosts(
-            self.settings, self.topology, self.spec, self.plan, self.settings.data_dir or FLOW, events, ports
+            self.settings, self.topology, self.spec, self.plan, data, events, ports, "python"
         )
         for name, config in hosts.items():
             if name.removeprefix("devices-") in gateways:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
 from ganglion.cli import main
 from ganglion.core.errors import GanglionError
+from ganglion.core.units import format_bytes
 
 FEEDER = Path(__file__).parents[2] / "examples" / "feeder"
 
@@ -52,9 +54,53 @@ def test_plan_says_where_why_and_what_it_costs(ganglion):
     assert "offline of breaker_open" in reasons
 
 
+def test_plan_says_what_would_happen_if(ganglion):
+    status, text, _ = ganglion("plan", str(FEEDER), "--what-if", "class emulated ns_per_call=40000000")
+    assert status == 0
+    assert "features: device (4) -> gateway (4)" in text
+    assert "applied in the order: gw1 (both), gw2 (both)" in text
+    _, text, _ = ganglion("plan", str(FEEDER), "--what-if", "link gw1 dies")
+    assert "gw1 cannot be reached" in text
+    assert "repair: nothing moves" in text
+    _, content, _ = ganglion("plan", str(FEEDER), "--what-if", "node gw2 dies", "--json")
+    value = json.loads(content)
+    assert value["money_per_month"]["after"] < value["money_per_month"]["before"]
+    assert {m["path"] for m in value["moves"]} == {"gw2-relay"}
+
+
+def test_plan_compares_itself_with_policies_and_says_when_one_is_as_good(ganglion):
+    _, text, _ = ganglion("plan", str(FEEDER), "--compare", "cloud-only,greedy")
+    assert "greedy: " in text
+    assert "as good as this plan" in text
+    assert "times this plan" in text
+    _, content, _ = ganglion("plan", str(FEEDER), "--compare", "greedy", "--json")
+    assert json.loads(content)["policies"][0]["policy"] == "greedy"
+
+
+def test_plan_takes_an_objective_in_words_and_draws_a_picture(ganglion, tmp_path):
+    _, text, _ = ganglion("plan", str(FEEDER), "--objective", "latency, then money", "--svg", "plan.svg")
+    assert "objective: latency, then money" in text
+    root = ET.parse(tmp_path / "plan.svg").getroot()
+    words = " ".join(e.text or "" for e in root.iter("{http://www.w3.org/2000/svg}text"))
+    for word in ("feeder-protection", "gw1", "edge1", "cloud", "breaker_open", "proved optimal"):
+        assert word in words
+
+
+def test_plan_explains_every_stage(ganglion):
+    _, content, _ = ganglion("plan", str(FEEDER), "--why", "all", "--json")
+    assert {"decide", "cycle", "trends"} <= {w["stage"] for w in json.loads(content)}
+
+
 @pytest.mark.parametrize(
     "arguments, code",
     [
+        (["plan", str(FEEDER), "--what-if", "make it better"], "topology.change"),
+        (["plan", str(FEEDER), "--what-if", "link gw1 bandwidth=2bananas"], "topology.field"),
+        (["plan", str(FEEDER), "--compare", "magic"], "placement.policy"),
+        (["plan", str(FEEDER), "--objective", "beauty"], "flow.objective"),
+        (["plan", str(FEEDER), "--objective", "carbon"], "flow.objective"),
+        (["plan", str(FEEDER), "--svg", "/dev/null/plan.svg"], "cli.svg"),
+        (["plan", str(FEEDER), "--why", "decide", "--compare", "greedy"], "cli.plan-question"),
         (["flow", "nowhere"], "flow.missing"),
         (["plan", "nowhere"], "flow.missing"),
         (["plan", str(FEEDER), "--why", "nothing"], "flow.unknown-stage"),
@@ -66,6 +112,11 @@ def test_plan_says_where_why_and_what_it_costs(ganglion):
         (["device", "build", str(FEEDER), "--class", "moon"], "cli.device-class"),
         (["device", "build", str(FEEDER), "--board", "z80"], "cli.board"),
         (["device", "build", str(FEEDER), "--ram", "banana"], "unit.size"),
+        (["device", "build", str(FEEDER), "--data", "nowhere"], "recording.missing"),
+        (["device", "bridge", "/dev/null", "--gateway", "127.0.0.1"], "cli.gateway"),
+        (["device", "bridge", "/dev/null", "--gateway", "127.0.0.1:70000"], "cli.gateway"),
+        (["device", "bridge", "/dev/null", "--gateway", "127.0.0.1:5683"], "host.line"),
+        (["device", "bridge", "/dev/no-such-port", "--gateway", "127.0.0.1:5683"], "host.line"),
         (["device", "build", str(FEEDER), "--out", "/dev/null/x"], "kernel.directory"),
         (["run", "nowhere"], "flow.missing"),
         (["run", str(FEEDER), "--for", "banana"], "unit.duration"),
@@ -92,8 +143,8 @@ def test_what_is_wrong_is_said_in_one_place(ganglion, tmp_path, arguments, code)
 def test_a_broken_topology_is_named_by_line(ganglion, tmp_path):
     broken = tmp_path / "flow"
     broken.mkdir()
-    for name in ("flow.py", "detect.py"):
-        (broken / name).write_text((FEEDER / name).read_text())
+    for name in ("flow.py", "detect.py", "classify.py", "fault.onnx"):
+        (broken / name).write_bytes((FEEDER / name).read_bytes())
     text = (FEEDER / "topology.yaml").read_text().replace("latency: 40ms", "latency: 40 moments", 1)
     (broken / "topology.yaml").write_text(text)
     line = next(n for n, x in enumerate(text.splitlines(), start=1) if "moments" in x)
@@ -127,8 +178,69 @@ def test_device_build_says_what_an_image_needs_and_refuses_what_does_not_fit(gan
     assert Path(image["file"]).stat().st_size == image["flash_bytes"]
     assert {"features", "decide"} <= set(image["stages"])
     status, text, _ = ganglion("device", "build", str(FEEDER))
-    assert f"RAM     {image['ram_bytes'] / 1000:.1f} KB" in text
+    assert f"RAM     {format_bytes(image['ram_bytes'])}" in text
+    counted = image["instructions_per_frame"]
+    assert counted is None or f"{counted['median']:,} instructions in the median of" in text
     few = image["flash_bytes"] - 100
     status, _, err = ganglion("device", "build", str(FEEDER), "--flash", f"{few}B")
     assert status == 2
     assert "100 too many" in err
+
+
+def feeder(folder: Path) -> Path:
+    """A copy of the feeder, so that a calibration beside it stays out of the example."""
+    folder.mkdir()
+    for name in ("flow.py", "detect.py", "classify.py", "fault.onnx", "topology.yaml"):
+        (folder / name).write_bytes((FEEDER / name).read_bytes())
+    return folder
+
+
+def test_a_plan_says_which_figures_were_measured(ganglion, tmp_path):
+    folder = feeder(tmp_path / "feeder")
+    _, text, _ = ganglion("plan", str(folder))
+    assert "cabinet: not calibrated, all from topology.yaml" in text
+    stage = {"stage": "decide", "call_ns": None, "row_ns": None}
+    figures = {"measured_on": "a bench", "stages": {"ab" * 32: stage}}
+    value = {
+        "calibration": 1,
+        "flow": "feeder-protection",
+        "measured_at": "2026-11-25T17:00:00Z",
+        "machine": {},
+    }
+    (folder / "calibration.json").write_text(json.dumps({**value, "classes": {"cabinet": figures}}))
+    _, text, _ = ganglion("plan", str(folder))
+    assert "cabinet: a bench" in text
+    assert "ignored, since the stage computes something else than when it was measured: decide" in text
+    _, content, _ = ganglion("plan", str(folder), "--json")
+    cabinet = next(c for c in json.loads(content)["figures"]["classes"] if c["name"] == "cabinet")
+    assert (cabinet["stages"]["decide"], cabinet["stages"]["trend"]) == ("stale", "declared")
+
+
+def test_a_broken_calibration_stops_a_plan_and_says_what_to_do(ganglion, tmp_path):
+    folder = feeder(tmp_path / "feeder")
+    (folder / "calibration.json").write_text("{")
+    status, _, error = ganglion("plan", str(folder))
+    assert status == 2
+    assert "topology.calibration" in error
+    assert "ganglion calibrate" in error
+
+
+@pytest.mark.parametrize(
+    "options,code",
+    [
+        (("--class", "cellar"), "topology.calibration-class"),
+        (("--from-report", "nowhere.json"), "calibrate.report"),
+        (("--for", "soon"), "unit.duration"),
+        (("--for", "0s"), "run.duration"),
+        (("--data", "nowhere"), "recording.missing"),
+        (("--out", "/proc/nowhere/c.json"), "cli.calibration"),
+        (("--out", "feeder/flow.py/c.json"), "cli.calibration"),
+    ],
+)
+def test_what_cannot_be_calibrated_is_refused_before_anything_runs(ganglion, tmp_path, options, code):
+    folder = feeder(tmp_path / "feeder")
+    status, out, error = ganglion("calibrate", str(folder), *options)
+    assert status == 2
+    assert code in error
+    assert out == ""
+    assert not (folder / "calibration.json").exists()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -7,9 +8,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from ganglion.core.errors import TopologyError
-from ganglion.core.topology import DEVICES_MAX, NodeClass, RuleBroken, Topology
+from ganglion.core.topology import DEVICES_MAX, NodeClass, Topology
+from ganglion.core.topology_checks import RuleBroken
 from ganglion.core.topology_text import read_topology
 
 FEEDER = Path(__file__).parents[2] / "examples" / "feeder" / "topology.yaml"
@@ -117,3 +120,65 @@ def test_made_in_python_it_is_checked_as_well(mixed):
         Topology.model_validate(value)
     assert issubclass(RuleBroken, ValueError)
     assert NodeClass.model_validate(value["classes"]["box"]).memory_bytes == 10**6
+
+
+LINK_ = {"latency": "1ms", "bandwidth": "1Mbit"}
+ALIKE: dict[str, Any] = {
+    "topology": 1,
+    "classes": {"c": {"ns_per_call": 1.0, "ns_per_operation": 1.0, "hop_us": 1.0, "memory": "1MB"}},
+    "sites": {
+        "cloud": {"tier": "cloud", "node": {"class": "c"}},
+        "e": {"tier": "edge", "parent": "cloud", "count": 2, "node": {"class": "c"}, "uplink": LINK_},
+        "g": {"tier": "gateway", "parent": "e", "count": 3, "node": {"class": "c"}, "uplink": LINK_},
+    },
+    "devices": {"d": {"class": "c", "count": 8, "gateways": ["g"], "link": LINK_}},
+}
+
+
+def test_sites_alike_written_out():
+    topology = Topology.model_validate(ALIKE)
+    assert topology.alike() == {"cloud": 1, "e": 2, "g": 6}
+    every = topology.expanded()
+    assert [s for s in every.sites if s.startswith("g")] == [f"gx{i}" for i in range(6)]
+    assert [every.sites[f"gx{i}"].parent for i in range(6)] == ["ex0"] * 3 + ["ex1"] * 3
+    assert [p.count for p in every.paths()] == [2, 2, 1, 1, 1, 1]
+    assert every.expanded() is every
+
+
+@pytest.mark.parametrize(
+    "path, value, part",
+    [
+        (("sites", "cloud", "count"), 2, "there is one cloud"),
+        (
+            ("sites", "gx4"),
+            {"tier": "edge", "parent": "cloud", "node": {"class": "c"}, "uplink": LINK_},
+            "rename",
+        ),
+        (("sites", "g", "node"), {"class": "c", "id": "one"}, "cannot all be called the same"),
+        (("sites", "g", "count"), 100_000, "at most 200000 are planned"),
+        (("devices", "d", "counts"), [8], "gateways alike share evenly"),
+        (("devices", "d", "counts"), [3, 5], "one count"),
+    ],
+)
+def test_sites_alike_that_cannot_be(path, value, part):
+    wrong = copy.deepcopy(ALIKE)
+    *way, last = path
+    target = wrong
+    for key in way:
+        target = target[key]
+    target[last] = value
+    with pytest.raises(ValidationError) as caught:
+        Topology.model_validate(wrong)
+    broken = caught.value.errors()[0]["ctx"]["error"]
+    assert isinstance(broken, RuleBroken)
+    assert part in f"{broken.what}; {broken.why}; {broken.next_step}"
+
+
+def test_mixes_of_devices_by_counts():
+    value = copy.deepcopy(ALIKE)
+    value["sites"] = {k: {x: y for x, y in v.items() if x != "count"} for k, v in ALIKE["sites"].items()}
+    value["sites"]["h"] = value["sites"]["g"]
+    value["devices"]["d"] |= {"gateways": ["g", "h"], "counts": [7, 1]}
+    topology = Topology.model_validate(value)
+    assert {p.id: p.count for p in topology.paths()} == {"g-d": 7, "h-d": 1}
+    assert sum(p.count for p in topology.with_devices(4).paths()) == 4

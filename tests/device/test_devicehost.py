@@ -18,6 +18,7 @@ from ganglion.core.batch import BOOT_BITS, sequence
 from ganglion.core.errors import DataError, FlowError, GanglionError, HostError
 from ganglion.core.packing import pack
 from ganglion.device import devicehost
+from ganglion.device.firmware.boards import Boards
 from ganglion.device.firmware.choice import RunsAs
 from ganglion.flow.assignment import origin_name
 from ganglion.kernels.c.toolchain import compilers
@@ -329,6 +330,21 @@ def test_a_device_that_fails_ends_the_host_with_its_error(
     scenario(Yard(tmp_path), story)
 
 
+@pytest.mark.skipif(bool(BOARDS), reason=f"{', '.join(BOARDS)} is not installed")
+def test_an_emulator_that_ends_ends_the_host_with_one_error(tmp_path: Path) -> None:
+    async def story(yard: Yard) -> None:
+        await yard.start()
+        await yard.frames(10)
+        for made in yard.host._made.values():
+            assert isinstance(made, Boards)
+            made._child.close()
+        with pytest.raises(ExceptionGroup) as caught:
+            await yard.running
+        assert set(operating(caught.value)) == {"firmware.board"}
+
+    scenario(Yard(tmp_path, runs_as="board"), story)
+
+
 @pytest.mark.parametrize(
     "what, kind, code",
     [("flow_dir", FlowError, "flow.missing"), ("data_dir", DataError, "recording.missing")],
@@ -360,6 +376,6 @@ def test_firmware_has_room_for_the_longest_name_a_topology_can_give(tmp_path: Pa
             assignment=replace(here.assignment, runs=stages, exports=exports),
         )
         yard.host = yard.make(devices=(device,))
-        assert yard.host.report()["ran_as"] == {"board": 0, "firmware": 1, "python": 0}
+        assert yard.host.report()["ran_as"] == {"board": 0, "qemu": 0, "firmware": 1, "python": 0}
 
     scenario(Yard(tmp_path, runs_as="firmware"), story)

@@ -59,7 +59,7 @@ class Yard:
             "name": "yard",
             "flow_dir": BAY,
             "data_dir": self.data,
-            "kernel_dir": self.data / "kernels",
+            "kernel_dir": self.folder.parent / "kernels",  # one for all tests: images take seconds
             "gateway": self.gateway.address,
             "actuators": frozenset({"breaker"}),
             "runs_as": self.runs_as,

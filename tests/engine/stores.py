@@ -141,6 +141,12 @@ class SteppedClock:
         self.now_ns += self.step_ns
         return self.now_ns
 
+    def cpu_ns(self) -> int:
+        return 0
+
+    def process_cpu_ns(self) -> int:
+        return 0
+
     async def sleep_until_ns(self, monotonic_ns: int) -> None:
         await self.sleep_ns(monotonic_ns - self.now_ns)
 

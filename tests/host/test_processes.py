@@ -285,6 +285,18 @@ def test_a_child_that_ends_in_the_middle_is_said_with_its_log_kept(tmp_path: Pat
     assert log.read_text() == "gone"
 
 
+def test_a_child_that_says_nothing_is_ended_and_said(tmp_path: Path) -> None:
+    text = "import sys, time\nsys.stdout.buffer.write(b'ab')\nsys.stdout.flush()\ntime.sleep(600)"
+    talk = SystemProcesses().converse(python(text), log=tmp_path / "log.txt", answer_ns_max=300_000_000)
+    with pytest.raises(HostError) as caught:
+        talk.read(3)
+    assert caught.value.code == "host.process" and "0.3 s" in str(caught.value)
+    with pytest.raises(HostError) as caught:
+        talk.read(3)
+    assert caught.value.code == "host.process" and "-9" in str(caught.value)
+    talk.close()
+
+
 def test_a_conversation_with_a_missing_program_is_host_process(tmp_path: Path) -> None:
     with pytest.raises(HostError) as caught:
         SystemProcesses().converse(["/nowhere/program"], log=tmp_path / "log.txt")

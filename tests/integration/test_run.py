@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from ganglion.device.firmware.boards import lacks_emulator
 from tests.integration.conftest import FEEDER, REPOSITORY
 from tests.integration.processes import agent_pid, remaining, server_pid, wait_for
 
@@ -70,7 +71,23 @@ def test_a_cut_in_the_middle_loses_nothing_and_stops_no_reflex(tmp_path: Path, r
     assert report["heal_to_drained_s"]["gw1"] is not None
     assert report["cuts"][0]["backlog"] > 0, "the cut must have had something to hold back"
     assert 0 < report["bytes"]["uplink"]["gw1>edge1"] < report["bytes"]["raw"] / 2
+    if not report["devices_ran_as"]["python"]:
+        ledger = report["device_ledgers"]["classes"]["relay"]
+        assert ledger["sent_bytes"] > report["bytes"]["device_payload"], "CoAP's heads are bytes by radio too"
+        assert ledger["frames"] <= ledger["wakeups"] and ledger["energy"]["radio_j"] > 0
+        assert (
+            ledger["devices"] == report["devices"] and ledger["rows_stored"] == report["readings"]["unsent"]
+        )
     assert set(report["prediction"]) >= {"reaction_ms_p50", "bytes_per_day gw1>edge1"}
+    accuracy = report["accuracy"]
+    assert all(part["measured"] > 0 for part in accuracy["loop_ms"].values())
+    minutes = next(s for s in accuracy["stages"] if (s["stage"], s["node"]) == ("minutes", "gw1"))
+    assert minutes["ns_per_row"]["measured"] > 0
+    assert all(n["cpus"]["measured"] > 0 for n in accuracy["nodes"])
+    kinds = {kind for kind, count in report["devices_ran_as"].items() if count}
+    assert kinds == ({"board"} if not lacks_emulator() else {"firmware"}), report[
+        "devices_not_boards_because"
+    ]
     assert remaining(run_dir) == []
 
 

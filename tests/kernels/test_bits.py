@@ -91,7 +91,7 @@ def test_a_nan_that_is_not_made_canonical_is_noticed(cache, monkeypatch):
 
 
 @pytest.mark.skipif(not COMPILERS, reason="there is no C compiler (gcc, clang or ziglang)")
-@pytest.mark.parametrize("name", ["trip", "z_score", "tumbling", "swap", "quaternion", "ring"])
+@pytest.mark.parametrize("name", ["trip", "z_score", "tumbling", "swap", "quaternion", "ring", "classified"])
 def test_rows_with_keys_are_each_key_s_frames_in_turn(name, cache):
     program = zoo.program_of(name)
     library = Library.build(program, COMPILERS[0], cache)

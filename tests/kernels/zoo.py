@@ -11,6 +11,7 @@ from ganglion.core.schema import TensorType
 from ganglion.kernels.ir.interpret import interpret
 from ganglion.kernels.tracing.trace import trace
 from ganglion.kernels.vectors import inputs, states
+from tests.kernels import graphs
 
 HANN256 = np.hanning(257)[:-1]
 HANN512 = np.hanning(513)[:-1]
@@ -264,6 +265,50 @@ def odd_bins(x):
     return {"bins": np.bincount(x, minlength=5), "moved": np.bincount(x[::2] + 3, minlength=9)}
 
 
+STEPS = np.array([[0.05], [0.25], [1.5]])
+CENTRES = np.array([[0], [-128], [77]])
+
+
+def eight_bits(x):
+    signed, whole = gg.quantize(x, 0.1, 3), gg.quantize(x, 0.7, 255, np.uint8)
+    rows = gg.quantize(x, STEPS, CENTRES)
+    reach = np.max(np.abs(np.clip(x, -100.0, 100.0)), axis=1, keepdims=True) / 127 + 1e-3
+    return {
+        "signed": signed,
+        "whole": whole,
+        "rows": rows,
+        "drawn": gg.quantize(x, reach),  # a scale that every frame has of its own
+        "back": gg.dequantize(signed, 0.1, 3),
+        "rows_back": gg.dequantize(rows, STEPS, CENTRES) - x,
+        "sum": signed[0] + whole[1],
+    }
+
+
+def classified(x, s):
+    """The network on centred rows; a class is told when it was the same three times."""
+    logits = graphs.NETWORKS["classifier"](x - np.mean(x, axis=1, keepdims=True))
+    found = np.argmax(logits)
+    n = np.where(found == s.found, np.minimum(s.n + 1, 3), 1)
+    return {"logits": logits, "found": found}, n == 3, {"found": found, "n": n}
+
+
+def shared_out(x):
+    """Whole numbers at both ends: two networks in one kernel, of int8 and of uint8."""
+    near, far = graphs.NETWORKS["residual_int8"](x), graphs.NETWORKS["residual_uint8"](x + 128)
+    return {"near": near, "share": gg.dequantize(near, 1 / 256, -128), "moved": np.max(np.abs(near - far))}
+
+
+def anomaly(x):
+    """A network within a loop: how far each row is from what is made of it."""
+
+    def step(c, row):
+        apart = graphs.NETWORKS["autoencoder"](row) - row
+        return (np.maximum(c[0], np.max(np.abs(apart))),), np.sum(apart * apart)
+
+    (worst,), scores = gg.scan(step, (0.0,), x)
+    return {"worst": worst, "scores": scores}
+
+
 def record(f):
     return {"ratio": f.peak / np.maximum(f.rms, 1e-3), "high": f.crest > 1.4, "level": np.tanh(f.rms)}
 
@@ -295,6 +340,10 @@ ZOO: dict[str, tuple[Any, Any, Any]] = {
     "checksum": (checksum, gg.i32[12], None),
     "histogram": (histogram, gg.f32[40], None),
     "odd_bins": (odd_bins, gg.i32[30], None),
+    "eight_bits": (eight_bits, gg.f32[3, 17], None),
+    "classified": (classified, gg.f32[6, 64], {"found": 0, "n": 0}),
+    "shared_out": (shared_out, gg.i32[2, 7, 5], None),
+    "anomaly": (anomaly, gg.f32[4, 20], None),
     "record": (record, gg.kernel(x=gg.f32[64])(vibration).output, None),
     "feeder_features": (detect.features, gg.f32[6, 64], None),
     "feeder_decide": (detect.decide, gg.kernel(x=gg.f32[6, 64])(detect.features).output, detect.STATE),

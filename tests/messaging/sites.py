@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import shutil
 import signal
 from pathlib import Path
@@ -13,9 +14,13 @@ from ganglion.core.errors import MessagingError
 from ganglion.host.ports import Host
 from ganglion.host.system import system_host
 from ganglion.messaging import nats
-from ganglion.messaging.memory import MemorySites
+from ganglion.messaging.memory import MemorySites, Pace
 from ganglion.messaging.provision import Caps, adopt_children, provision
 from ganglion.messaging.server import ServerSettings, SiteServer
+from ganglion.sim.virtual.clock import VirtualClock
+from ganglion.sim.virtual.loop import VirtualLoop
+from ganglion.sim.virtual.loop import run as virtual_run
+from tests.conftest import SEED
 
 PATIENCE_S = 60
 """How long a test waits for what must happen; none asserts that it took less."""
@@ -174,16 +179,23 @@ class NatsSites:
 
 
 class SimulatedSites:
-    """`NatsSites` without servers."""
+    """`NatsSites` without servers, where nothing takes any time."""
 
-    def __init__(self, _root: Path):
-        self._sites = MemorySites()
+    keep = False
+
+    def __init__(self, _root: Path, pace: Pace | None = None):
+        self._sites = MemorySites(pace)
 
     async def add(self, site, caps, *, parent=None, children=()):
-        return self._sites.add(site, caps, parent=parent)
+        return await self._sites.add(site, caps, parent=parent, children=children)
 
     async def bus(self, site):
         return self._sites.bus(site)
+
+    def clock(self, _site):
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        return VirtualClock(loop.virtual_time)
 
     def cut(self, child):
         self._sites.cut(child)
@@ -199,6 +211,37 @@ class SimulatedSites:
 
     async def close(self):
         pass
+
+
+class _Unhurried:
+    """Every doing takes between a tenth of a millisecond and a few of them."""
+
+    def __init__(self, seed):
+        self._chance = random.Random(seed)
+
+    def request_ns(self, size_bytes):
+        return int(self._chance.uniform(1e5, 5e6)) + size_bytes
+
+    def answer_ns(self):
+        return int(self._chance.uniform(1e5, 2e6))
+
+    def link_ns(self, child, size_bytes):
+        return int(self._chance.uniform(1e6, 4e6)) + size_bytes * 10
+
+
+class UnhurriedSites(SimulatedSites):
+    """The same, with drawn delays everywhere."""
+
+    def __init__(self, root: Path):
+        super().__init__(root, _Unhurried(SEED))
+
+
+def run(make, story):
+    """Runs ``await story()`` on the clock that fits the kind of sites: virtual for the twin, real for servers."""
+    if make is NatsSites:
+        asyncio.run(story())
+    else:
+        virtual_run(lambda _loop: story())
 
 
 @contextlib.asynccontextmanager

@@ -10,14 +10,15 @@ import pytest
 from ganglion.core.errors import MessagingError
 from ganglion.messaging.bus import PAYLOAD_MAX_BYTES, Stored
 from ganglion.messaging.subjects import inbox, journal, journal_subject, outbox, outbox_subject
-from tests.messaging.sites import CAPS, NatsSites, SimulatedSites, pair, take, until
+from tests.messaging.sites import CAPS, NatsSites, SimulatedSites, UnhurriedSites, pair, take, until
+from tests.messaging.sites import run as run_sites
 
 J, OUT, IN = journal("down"), outbox("down"), inbox("up")
 SUBJECT = journal_subject("amps", "meter-1")
 OWED = outbox_subject("amps", "meter-1")
 
 
-@pytest.fixture(params=[SimulatedSites, NatsSites], ids=["memory", "nats"])
+@pytest.fixture(params=[SimulatedSites, UnhurriedSites, NatsSites], ids=["memory", "unhurried", "nats"])
 def run(request, tmp_path):
     """Runs ``test(sites, parent bus, child bus)`` on a fresh pair of sites."""
 
@@ -26,7 +27,7 @@ def run(request, tmp_path):
             async with pair(request.param, tmp_path, caps) as (sites, up, down):
                 await test(sites, up, down)
 
-        asyncio.run(whole())
+        run_sites(request.param, whole)
 
     return start
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from ganglion.core.errors import MessagingError
+from ganglion.core.errors import HostError, MessagingError
 from ganglion.host.system import system_host
 from ganglion.messaging import nats
 from ganglion.messaging.provision import Caps, adopt_children, provision
@@ -226,5 +226,28 @@ def test_nobody_at_the_address_is_unavailable(tmp_path):
         with pytest.raises(MessagingError) as caught:
             await nats.connect(f"nats://127.0.0.1:{host.ports.free()}", within_ns=300_000_000)
         assert caught.value.code == "messaging.unavailable"
+
+    asyncio.run(test())
+
+
+def test_a_server_whose_configuration_is_there_starts_on_a_full_disk(tmp_path, monkeypatch):
+    """A gateway that starts again on a full disk has reflexes to run."""
+
+    async def test():
+        host = system_host(tmp_path)
+        settings = settings_of(host)
+        server = SiteServer(settings, host)
+        await server.start()
+        await server.stop()
+
+        def full(name, content):
+            raise HostError("host.disk-full", f"no space left for {name}", why="a test", next_step="go on")
+
+        monkeypatch.setattr(host.disk, "replace", full)
+        again = SiteServer(settings, host)
+        await again.start()
+        await again.stop()
+        with pytest.raises(HostError):
+            await SiteServer(replace(settings, store_max_bytes=settings.store_max_bytes + 1), host).start()
 
     asyncio.run(test())

@@ -65,7 +65,8 @@ class Judge:
             case WhereStage():
                 return ins[0] * self.shares.get(stage, s.selectivity)
             case AroundStage():
-                return min(ins[0], ins[1] * ins[0] * (s.before_ns + s.after_ns) / 1e9)
+                near = sum(int(ns / 1e9 * ins[0] + 1e-6) for ns in (s.before_ns, s.after_ns))
+                return min(ins[0], ins[1] * (near + 1))
             case WindowStage():
                 return min(ins[0], 1e9 / s.width_ns)
         return ins[0]
@@ -109,7 +110,12 @@ class Judge:
         if how == "urgent":
             return rate
         size, period = (64_000, 1.0) if how == "batched" else (800, 1.0)
-        return min(rate, max(1 / period, rate / max(1, size // self.spec[stage].schema.row_bytes)))
+        s = self.spec[stage]
+        often = 1 / period
+        if isinstance(s, AroundStage):
+            around_s = (s.before_ns + s.after_ns) / 1e9
+            often = min(often, self.rate_in(stage, 1) * (1 + around_s / period))
+        return min(rate, max(often, rate / max(1, size // s.schema.row_bytes)))
 
     def sent(self, stage, how):
         schema = self.spec[stage].schema
@@ -287,8 +293,8 @@ class Judge:
                 whole.broken.add({"link": "bandwidth"}.get(key[0], key[0]))
         return whole
 
-    def best(self):
-        """By trying everything: (money, latency, height) of the best, or None; see `smallest`."""
+    def best(self, order=("money", "latency", "height")):
+        """By trying everything: the objectives of the best in that order, or None."""
         alone = [s.id for s in self.spec.stages if s.id not in self.merged]
         merged = sorted(self.merged, key=[s.id for s in self.spec.stages].index)
         found = []
@@ -302,7 +308,8 @@ class Judge:
             if all(parts):
                 found.append(_combined(base.sums, parts))
         found = [f for f in found if len(f)]
-        return _lexicographic(np.concatenate(found)) if found else None
+        columns = [OBJECTIVES.index(name) for name in order]
+        return _lexicographic(np.concatenate(found)[:, columns]) if found else None
 
     def columns(self, path, alone, common):
         """Every way to place one path's stages that breaks no rule by itself."""

@@ -97,7 +97,8 @@ def test_the_json_of_why():
     assert tiers["cloud"]["allowed"] is False
     assert tiers["cloud"]["forbidden_by"][0]["kind"] == "offline"
     other = next(o for o in value["options"] if o["allowed"])
-    assert set(other) == {"tier", "allowed", "money_more_per_month", "tie", "loops"}
+    figures = {"money_more_per_month", "kwh_more_per_month", "carbon_kg_more_per_month"}
+    assert set(other) == {"tier", "allowed", "tie", "certain", "loops", *figures}
 
 
 def test_the_report_has_every_stage_reflex_link_and_node(made):

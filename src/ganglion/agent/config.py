@@ -20,6 +20,7 @@ class Limits:
     """Byte caps of a site's streams, and how often a node ticks and reports.
 
     ``outbox_tail_bytes``: how much of what the parent has stays in the outbox, to refill a parent that was restored.
+    ``recording_bytes_max``: what a gateway keeps of its newest inputs, 0 for nothing.
     """
 
     journal_bytes_max: int = 1 << 30
@@ -28,6 +29,7 @@ class Limits:
     outbox_tail_bytes: int = 32 << 20
     tick_ns: int = NS_PER_S
     report_ns: int = NS_PER_S // 4
+    recording_bytes_max: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ The order matters and is the point: decode, reflex (memory only), journal (fsync
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -22,13 +23,15 @@ from ganglion.engine.graph import Emission, Graph
 from ganglion.flow.assignment import Assignment, path_of
 from ganglion.flow.spec import FlowSpec
 from ganglion.flow.stages import ActStage
-from ganglion.host.ports import Chance
+from ganglion.host.ports import Chance, Clock
 
 DATAGRAM_BYTES_MAX = 4096
 COMMAND_TIMEOUT_NS = 10_000_000_000
 COMMANDS_MAX = 256
 """Commands under way at once; more are refused and counted."""
 ORIGINS_MAX = 10_000
+REACTIONS_MAX = 10_000
+"""Commands whose times are remembered for the report, the newest."""
 
 COAP = Settings(
     ack_timeout_ns=200_000_000, max_retransmit=5, nstart=16, datagram_bytes_max=DATAGRAM_BYTES_MAX
@@ -50,6 +53,15 @@ class IngestCounts:
     unavailable: int = 0
     commands: int = 0
     commands_failed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reaction:
+    """When a gateway began with the message that made a command, and when it handed over the command; monotonic."""
+
+    command_id: str
+    received_ns: int
+    commanded_ns: int
 
 
 @dataclass(slots=True)
@@ -75,12 +87,17 @@ class Ingest:
         streams: frozenset[str],
         paths: frozenset[str],
         last_seq: Callable[[str, str], int],
+        clock: Clock,
     ) -> None:
         self.counts = IngestCounts()
+        self.reactions: deque[Reaction] = deque(maxlen=REACTIONS_MAX)
+        self._clock = clock
+        self.on_request: Callable[[Request, tuple[str, ...]], None] = lambda _request, _commands: None
+        self._decided: list[str] = []
         self._spec = spec
         self._reflex = reflex
         self._append = append
-        self._streams = streams
+        self.streams = streams
         self._paths = paths
         self._last_seq = last_seq
         self._lines: dict[tuple[str, str], _Line] = {}
@@ -109,15 +126,33 @@ class Ingest:
         if self._endpoint is not None:
             await self._endpoint.close()
 
+    def snapshot(self) -> dict[str, Any]:
+        """What decides the next reflexes, for `resume`."""
+        lines = [[stream, origin, line.reflexed] for (stream, origin), line in self._lines.items()]
+        return {"graph": self._reflex.snapshot(), "lines": lines}
+
+    def resume(self, state: dict[str, Any]) -> None:
+        """Goes on from a snapshot of another time: call it before the first request."""
+        self._reflex.restore(state["graph"])
+        for stream, origin, reflexed in state["lines"]:
+            self._lines[stream, origin] = _Line(reflexed, reflexed, ended=False, lock=asyncio.Lock())
+
     def handle(self, request: Request) -> Response | Awaitable[Response]:
         """POST s/STREAM with SenML rows, or s/STREAM/end with the origin's name."""
+        self._decided = []
+        response = self._handle(request)
+        self.on_request(request, tuple(self._decided))
+        return response
+
+    def _handle(self, request: Request) -> Response | Awaitable[Response]:
+        received_ns = self._clock.monotonic_ns()
         self.counts.messages += 1
         path = request.path
         if request.method != Code.POST or len(path) not in (2, 3) or path[0] != "s":
             self.counts.refused += 1
             return Response(Code.NOT_FOUND, b"post rows to s/STREAM")
         stream = path[1]
-        if stream not in self._streams:
+        if stream not in self.streams:
             self.counts.refused += 1
             return Response(Code.NOT_FOUND, f"no stream {stream!r} comes from devices here".encode())
         try:
@@ -131,7 +166,7 @@ class Ingest:
         line = self._line(item)
         if isinstance(item, Batch):
             self.counts.rows += len(item)
-            self._react(item, line, request)
+            self._react(item, line, request, received_ns)
         return self._store(item, line)
 
     def _decode(self, request: Request, stream: str) -> Item:
@@ -147,25 +182,29 @@ class Ingest:
             line = self._lines[key] = _Line(last, last, ended=False, lock=asyncio.Lock())
         return line
 
-    def _react(self, batch: Batch, line: _Line, request: Request) -> None:
+    def _react(self, batch: Batch, line: _Line, request: Request, received_ns: int) -> None:
         """The reflex: before any await, on rows no reflex has seen."""
         fresh = batch if batch.first_seq > line.reflexed else batch.take(batch.seq > line.reflexed)
         if not len(fresh):
             return
         line.reflexed = fresh.last_seq
         for emission in self._reflex.push(fresh):
-            self._command(emission, request.peer)
+            self._command(emission, request.peer, received_ns)
 
-    def _command(self, emission: Emission, peer: Any) -> None:
+    def _command(self, emission: Emission, peer: Any, received_ns: int) -> None:
         assert isinstance(emission.item, Batch) and self._endpoint is not None
         act: ActStage = self._acts[emission.stage]
         for seq in emission.item.seq.tolist():
             self.counts.commands += 1
+            command_id = f"{act.id}:{emission.item.origin}:{seq}"
+            self._decided.append(command_id)
             if len(self._commands) >= COMMANDS_MAX:
                 self.counts.commands_failed += 1
                 continue
-            command_id = f"{act.id}:{emission.item.origin}:{seq}"
             payload = pack({"verb": act.verb, "id": command_id, "seq": seq})
+            commanded_ns = (
+                self._clock.monotonic_ns()
+            )  # before: the device may have it before the call returns
             try:
                 command = self._endpoint.begin(
                     (peer[0], peer[1]), Code.PUT, f"a/{act.actuator}", payload, 60, COMMAND_TIMEOUT_NS
@@ -173,6 +212,7 @@ class Ingest:
             except ConnectorError:
                 self.counts.commands_failed += 1
                 continue
+            self.reactions.append(Reaction(command_id, received_ns, commanded_ns))
             self._commands.add(command)
             command.add_done_callback(self._commanded)
 

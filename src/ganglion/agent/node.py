@@ -16,28 +16,37 @@ import orjson
 from ganglion.agent.config import NodeConfig
 from ganglion.agent.health import conditions
 from ganglion.agent.ingest import Ingest
-from ganglion.agent.streams import TICK_STREAM, BusJournal, BusOutbox
-from ganglion.agent.supervisor import Supervisor
+from ganglion.agent.inputs import Arrival, InputRecorder, Start
+from ganglion.agent.streams import TICK_STREAM, BusJournal, BusOutbox, answered
+from ganglion.agent.supervisor import LINK_ONLY, Supervisor
+from ganglion.agent.watch import ServerWatch
+from ganglion.connectors.coap.exchange import Request
 from ganglion.core.errors import FlowError, HostError, MessagingError
+from ganglion.core.packing import pack, unpack
 from ganglion.core.units import NS_PER_S
 from ganglion.core.wire import Item
-from ganglion.engine.durable import Durable
+from ganglion.engine.durable import Durable, Journal
 from ganglion.engine.graph import Graph
+from ganglion.engine.meter import Meter
 from ganglion.flow.load import load_flow
 from ganglion.flow.spec import FlowSpec
 from ganglion.host.ports import Host
 from ganglion.host.private import PrivateDirectory
 from ganglion.kernels.loading import load
 from ganglion.kernels.running import Libraries
-from ganglion.messaging import subjects
+from ganglion.messaging import nats, subjects
 from ganglion.messaging.janitor import Janitor, Tail
-from ganglion.messaging.nats import NatsBus, connect
-from ganglion.messaging.provision import Caps, provision
+from ganglion.messaging.provision import Caps, SiteBus, provision
 from ganglion.messaging.security.identity import SiteIdentity
 from ganglion.messaging.server import ServerSettings, SiteServer, answers
 
 REPORT = "report.json"
+REACTIONS = "reactions.json"
 STORE_RESERVE_BYTES = 256 << 20
+
+
+Connect = Callable[[str, str], Awaitable[SiteBus]]
+"""(the server's URL, the client's name) -> a bus on it."""
 
 
 @dataclass(slots=True)
@@ -45,32 +54,51 @@ class Subsystems:
     """What a running node consists of."""
 
     server: SiteServer
-    bus: NatsBus
+    bus: SiteBus
     engine: Durable
     outbox: BusOutbox | None
     janitor: Janitor
     ingest: Ingest | None
-    supervisor: Supervisor
+    recorder: InputRecorder | None
+    watch: ServerWatch
+    supervisor: Supervisor | None
 
 
 class Node:
-    """Runs one assignment until `stop`; any subsystem that fails for good ends `run` with its error."""
+    """Runs one assignment until `stop`; any subsystem that fails for good ends `run` with its error.
 
-    def __init__(self, config: NodeConfig, host: Host, *, server_binary: str | None = None) -> None:
+    ``connect`` and ``load_kernels`` are where code leaves Python: a client of the message server, a compiler. ``flow``:
+    what ``config.flow_dir`` holds, when it was loaded already.
+    """
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        host: Host,
+        *,
+        server_binary: str | None = None,
+        connect: Connect | None = None,
+        load_kernels: Callable[..., Libraries] = load,
+        flow: FlowSpec | None = None,
+    ) -> None:
         self.config = config
         self._host = host
         self._binary = server_binary
+        keys = config.identity_dir
+        self._identity = None if keys is None else SiteIdentity(PrivateDirectory(keys), config.site)
+        self._real = connect is None  # else a twin, that knows no first numbers and has no ports to ask
+        self._connect = connect or self._nats
+        self._load_kernels = load_kernels
         self._phase = "starting"
         self._stop = asyncio.Event()
         self._parts: Subsystems | None = None
         self._checkpoint_seq = 0
         self._libraries: Libraries = {}
-        self._spec = self._load()
-        keys = config.identity_dir
-        self._identity = None if keys is None else SiteIdentity(PrivateDirectory(keys), config.site)
+        self._meter = Meter(host.clock.cpu_ns)
+        self._spec = self._load(flow)
 
-    def _load(self) -> FlowSpec:
-        spec = load_flow(self.config.flow_dir)
+    def _load(self, flow: FlowSpec | None) -> FlowSpec:
+        spec = flow or load_flow(self.config.flow_dir)
         if spec.digest != self.config.assignment.flow_digest:
             raise FlowError(
                 "flow.changed",
@@ -80,6 +108,10 @@ class Node:
             )
         return spec
 
+    async def _nats(self, url: str, name: str) -> nats.NatsBus:
+        access = self._identity.access() if self._identity is not None else None
+        return await nats.connect(url, name=name, access=access)
+
     def stop(self) -> None:
         """Ends `run` after a last checkpoint."""
         self._stop.set()
@@ -88,7 +120,7 @@ class Node:
         """Starts every subsystem, keeps them running, ends them in reverse order."""
         runs = self.config.assignment.runs
         kernels, folds = self._spec.kernels(runs), self._spec.folds(runs)
-        self._libraries = await asyncio.to_thread(load, kernels, self.config.kernel_dir, folds)
+        self._libraries = await asyncio.to_thread(self._load_kernels, kernels, self.config.kernel_dir, folds)
         server = self._server()
         await server.start()
         try:
@@ -97,12 +129,16 @@ class Node:
                 parts = self._parts = await self._open(server)
                 reporting = group.create_task(self._report())
                 engine = group.create_task(parts.engine.run())
-                tasks = [keeping, reporting, engine, group.create_task(parts.janitor.run())]
-                tasks.append(group.create_task(parts.supervisor.run()))
+                watching = group.create_task(parts.watch.run())
+                tasks = [keeping, reporting, engine, watching, group.create_task(parts.janitor.run())]
+                if parts.supervisor is not None:
+                    tasks.append(group.create_task(parts.supervisor.run()))
                 await self._first(engine, parts.engine.caught_up)
                 if parts.ingest is not None:
                     await self._accept(parts.ingest, parts.engine)
                     tasks.append(group.create_task(self._tick()))
+                    if parts.recorder is not None:
+                        tasks.append(group.create_task(parts.recorder.run()))
                 self._phase = "ready"
                 await self._first(engine, self._stop)
                 self._phase = "stopping"
@@ -141,50 +177,55 @@ class Node:
     async def _open(self, server: SiteServer) -> Subsystems:
         config, site = self.config, self.config.site
         limits = config.limits
-        access = self._identity.access() if self._identity is not None else None
-        bus = await connect(server.url, name=config.assignment.node, access=access)
+        clock = self._host.clock
+        bus = await answered(lambda: self._connect(server.url, config.assignment.node), clock)
         caps = Caps(limits.journal_bytes_max, limits.outbox_bytes_max, limits.inbox_bytes_max)
-        born_s = self._host.clock.wall_ns() // NS_PER_S
-        offset = await provision(bus, site, caps, children=config.children, born_s=born_s)
+        born_s = clock.wall_ns() // NS_PER_S if self._real else 0
+
+        async def provisioned() -> int:
+            return await provision(bus, site, caps, children=config.children, born_s=born_s)
+
+        offset = await answered(provisioned, clock)
         source = subjects.journal(site) if config.coap_port else subjects.inbox(site)
-        tail = Tail(limits.outbox_tail_bytes, limits.outbox_bytes_max)
-        janitor = Janitor(bus, self._host.clock, source=source, outbox=subjects.outbox(site), tail=tail)
-        outbox = (
-            BusOutbox(bus, subjects.outbox(site), self._host.clock, offset) if config.parent_url else None
-        )
+        tail = Tail(limits.outbox_tail_bytes if self._real else 0, limits.outbox_bytes_max)
+        janitor = Janitor(bus, clock, source=source, outbox=subjects.outbox(site), tail=tail)
+        watch = ServerWatch(server, bus, source, self._host.disk, clock)
+        name = subjects.outbox(site)
+        outbox = BusOutbox(bus, name, clock, watch.wrote, offset) if config.parent_url else None
 
         def checkpointed(seq: int) -> None:
             self._checkpoint_seq = seq
             janitor.processed(seq)
 
+        journal: Journal = BusJournal(bus, source, clock)
+        recorder = await self._recorder()
         engine = Durable(
             self._spec,
             config.assignment,
-            BusJournal(bus, source),
-            outbox,
+            journal if recorder is None else recorder.journal(journal),
+            outbox if recorder is None or outbox is None else recorder.outbox(outbox),
             disk=self._host.disk,
-            clock=self._host.clock,
+            clock=clock,
             gather=bool(config.coap_port),
             on_checkpoint=checkpointed,
             libraries=self._libraries,
+            meter=self._meter,
         )
-
-        async def repair() -> None:
-            await provision(bus, site, caps, children=config.children)
-
-        supervisor = self._supervisor(server, bus, caps, outbox, janitor, repair)
-        return Subsystems(server, bus, engine, outbox, janitor, self._ingest(bus, engine), supervisor)
+        ingest = self._ingest(bus, engine, watch)
+        supervisor = self._supervisor(server, bus, caps, janitor, provisioned)
+        return Subsystems(server, bus, engine, outbox, janitor, ingest, recorder, watch, supervisor)
 
     def _supervisor(
         self,
         server: SiteServer,
-        bus: NatsBus,
+        bus: SiteBus,
         caps: Caps,
-        outbox: BusOutbox | None,
         janitor: Janitor,
-        repair: Callable[[], Awaitable[None]],
-    ) -> Supervisor:
+        repair: Callable[[], Awaitable[object]],
+    ) -> Supervisor | None:
         config, site = self.config, self.config.site
+        if not isinstance(bus, nats.NatsBus):
+            return None
         streams = {
             subjects.journal(site): caps.journal_max_bytes,
             subjects.outbox(site): caps.outbox_max_bytes,
@@ -197,13 +238,23 @@ class Node:
             self._host.disk,
             self._host.clock,
             caps=streams,
-            outbox=subjects.outbox(site) if outbox is not None else "",
+            outbox=subjects.outbox(site) if config.parent_url else "",
             uplink_answers=lambda: answers(config.parent_url),
-            troubles=lambda: (outbox.trouble if outbox is not None else "", janitor.trouble),
+            troubles=lambda: (janitor.trouble,),
             repair=repair,
+            patience=LINK_ONLY,  # `ServerWatch` sees to the rest
         )
 
-    def _ingest(self, bus: NatsBus, engine: Durable) -> Ingest | None:
+    async def _recorder(self) -> InputRecorder | None:
+        """Gateways that are told to record their inputs do."""
+        bytes_max = self.config.limits.recording_bytes_max
+        if not bytes_max or not self.config.coap_port:
+            return None
+        recorder = InputRecorder(self._host.disk, self._host.clock, bytes_max)
+        await recorder.open()
+        return recorder
+
+    def _ingest(self, bus: SiteBus, engine: Durable, watch: ServerWatch) -> Ingest | None:
         config = self.config
         if not config.coap_port:
             return None
@@ -211,24 +262,63 @@ class Node:
         above = config.assignment
 
         async def append(item: Item, payload: bytes) -> None:
-            await bus.append(journal, subjects.journal_subject(item.stream, item.origin), payload)
+            try:
+                await bus.append(journal, subjects.journal_subject(item.stream, item.origin), payload)
+            except MessagingError as error:
+                watch.wrote(journal, error.code != "messaging.unavailable")
+                raise
+            watch.wrote(journal, answered=True)
 
         consumed = {s for stage in above.runs for s in self._spec[stage].inputs}
         wanted = {s for s in consumed | set(above.exports) if s not in above.runs}
         return Ingest(
             self._spec,
             above,
-            Graph(self._spec, above, "reflex", self._libraries),
+            Graph(self._spec, above, "reflex", self._libraries, self._meter),
             append,
             streams=frozenset(wanted),
             paths=frozenset(config.paths),
             last_seq=engine.progress.last_seq,
+            clock=self._host.clock,
         )
 
     async def _accept(self, ingest: Ingest, engine: Durable) -> None:
         """Opens the door to devices, with the reflex in the state the journal left it in."""
         ingest.take_over(engine.graph.snapshot())
+        if self._parts is not None and self._parts.recorder is not None:
+            self._record(self._parts.recorder, ingest, engine)
         await ingest.open(self.config.coap_port, self._host.chances.stream("coap"))
+
+    def _record(self, recorder: InputRecorder, ingest: Ingest, engine: Durable) -> None:
+        """From now on what comes in is recorded, with the states it met."""
+        config, clock = self.config, self._host.clock
+
+        def start(number: int) -> Start:
+            return Start(
+                number,
+                config.site,
+                str(config.flow_dir),
+                config.assignment.to_json(),
+                bool(config.coap_port),
+                tuple(sorted(ingest.streams)),
+                config.paths,
+                clock.wall_ns(),
+                clock.monotonic_ns(),
+                engine.progress.ordinal,
+                unpack(pack(ingest.snapshot())),
+                engine.snapshot(),
+            )
+
+        def arrived(request: Request, commands: tuple[str, ...]) -> None:
+            peer = (request.peer[0], request.peer[1])
+            recorder.arrival(
+                Arrival(
+                    clock.monotonic_ns(), peer, request.method, tuple(request.path), request.payload, commands
+                )
+            )
+
+        recorder.start = start
+        ingest.on_request = arrived
 
     async def _tick(self) -> None:
         """Time enters the engine as journal messages, so that a replay sees it pass in the same place."""
@@ -250,8 +340,13 @@ class Node:
 
     async def _close(self, parts: Subsystems) -> None:
         await parts.engine.checkpoint()
+        if parts.recorder is not None:
+            await parts.recorder.write()
         self._phase = "stopped"
         await self._write_report(parts)
+        if parts.ingest is not None:
+            reactions = orjson.dumps([asdict(r) for r in parts.ingest.reactions])
+            await asyncio.to_thread(self._host.disk.replace, REACTIONS, reactions)
         await parts.bus.close()
 
     async def _report(self) -> None:
@@ -270,7 +365,8 @@ class Node:
 
     def _trouble(self, parts: Subsystems) -> tuple[str, ...]:
         outbox = parts.outbox.trouble if parts.outbox else ""
-        return parts.engine.progress.disk_trouble, outbox, parts.janitor.trouble
+        recorder = parts.recorder.trouble if parts.recorder else ""
+        return parts.engine.progress.disk_trouble, outbox, parts.janitor.trouble, recorder
 
     async def _state(self, parts: Subsystems) -> dict[str, Any]:
         """What the node runs and how far it is; ``settled`` when it owes nobody anything."""
@@ -302,8 +398,11 @@ class Node:
             "bad_messages": progress.bad_messages,
             "duplicated_rows": progress.duplicated_rows,
             "out_of_order_rows": progress.out_of_order_rows,
-            "health": [c.to_json() for c in conditions(parts.supervisor.seen)],
+            "health": [c.to_json() for c in conditions(parts.supervisor.seen)] if parts.supervisor else [],
             "trouble": [t for t in self._trouble(parts) if t],
             "stages": {s: c.to_json() for s, c in engine.counts().items()},
             "ingest": asdict(parts.ingest.counts) if parts.ingest else None,
+            "exported": {s: asdict(e) for s, e in progress.exported.items()},
+            "works": self._meter.to_json(),
+            "process_cpu_ns": self._host.clock.process_cpu_ns(),
         }

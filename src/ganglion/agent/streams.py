@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeVar
 
 from ganglion.core.errors import MessagingError
 from ganglion.engine.durable import Entry
@@ -10,16 +11,32 @@ from ganglion.host.ports import Clock
 from ganglion.messaging import subjects
 from ganglion.messaging.bus import Bus
 
+T = TypeVar("T")
 RETRY_NS = 200_000_000
 TICK_STREAM = "tick"
+
+
+async def answered(call: Callable[[], Awaitable[T]], clock: Clock) -> T:
+    """What the call gives once the server answers: one that is restarting is waited out.
+
+    For questions, and for what may be done twice.
+    """
+    while True:
+        try:
+            return await call()
+        except MessagingError as error:
+            if error.code != "messaging.unavailable":
+                raise
+        await clock.sleep_ns(RETRY_NS)
 
 
 class BusJournal:
     """Input of the engine: a gateway's JOURNAL, or the IN stream of a site with children."""
 
-    def __init__(self, bus: Bus, stream: str) -> None:
+    def __init__(self, bus: Bus, stream: str, clock: Clock) -> None:
         self._bus = bus
         self._stream = stream
+        self._clock = clock
 
     async def read(self, after_seq: int) -> AsyncIterator[Entry]:
         async for stored in self._bus.read(self._stream, after_seq):
@@ -27,7 +44,7 @@ class BusJournal:
             yield Entry(stored.seq, None if tick else stored.payload)
 
     async def last_seq(self) -> int:
-        return (await self._bus.state(self._stream)).last_seq
+        return (await answered(lambda: self._bus.state(self._stream), self._clock)).last_seq
 
 
 class BusOutbox:
@@ -36,15 +53,24 @@ class BusOutbox:
     ``offset``: what the stream's own numbers have beyond that, see `messaging.provision`.
     """
 
-    def __init__(self, bus: Bus, stream: str, clock: Clock, offset: int = 0) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        stream: str,
+        clock: Clock,
+        watch: Callable[[str, bool], None] = lambda _stream, _ok: None,
+        offset: int = 0,
+    ) -> None:
         self.trouble = ""
+        self._watch = watch
         self._offset = offset
         self._bus = bus
         self._stream = stream
         self._clock = clock
 
     async def last_ordinal(self) -> int:
-        return (await self._bus.state(self._stream)).last_seq - self._offset
+        state = await answered(lambda: self._bus.state(self._stream), self._clock)
+        return state.last_seq - self._offset
 
     async def delivered(self) -> int:
         """How many messages the parent has safely on disk."""
@@ -60,14 +86,17 @@ class BusOutbox:
                     expect_last=self._offset + ordinal - 1,
                 )
                 self.trouble = ""
+                self._watch(self._stream, True)
                 return
             except MessagingError as error:
                 self.trouble = str(error)
+                self._watch(self._stream, error.code not in ("messaging.unavailable", "messaging.no-stream"))
                 if error.code == "messaging.fence":
                     # An append whose acknowledgement was lost is already there; anything else is a second writer.
                     if await self.last_ordinal() >= ordinal:
                         return
                     raise
-                if error.code not in ("messaging.full", "messaging.unavailable"):
+                # A server that shut its streams says that there are none: they come back when it starts anew.
+                if error.code not in ("messaging.full", "messaging.unavailable", "messaging.no-stream"):
                     raise
             await self._clock.sleep_ns(RETRY_NS)

@@ -28,9 +28,15 @@ class Patience:
 
     silent_ns: int = 10 * NS_PER_S
     refused_ns: int = 3 * NS_PER_S
+    freed_ns: int = 0
     unlinked_ns: int = 20 * NS_PER_S
     pause_first_ns: int = 20 * NS_PER_S
     pause_max_ns: int = 600 * NS_PER_S
+
+
+NEVER_NS = 1 << 62
+LINK_ONLY = Patience(silent_ns=NEVER_NS, refused_ns=NEVER_NS, freed_ns=NEVER_NS)
+"""For a node whose `ServerWatch` restarts servers that do not answer or write."""
 
 
 class Diagnosis:
@@ -59,7 +65,7 @@ class Diagnosis:
                 seen.answers and seen.drawn is False and bool(seen.uplink_answers),
                 patience.unlinked_ns,
             ),
-            "its disk was full, and there is room again": (freed, 0),
+            "its disk was full, and there is room again": (freed, patience.freed_ns),
         }
         lasting = [
             cause
@@ -101,7 +107,7 @@ class Server(Protocol):
     @property
     def log(self) -> str: ...
 
-    async def restart(self) -> None:
+    def restart(self) -> None:
         """Ends the process, so that it is started again."""
 
 
@@ -130,7 +136,7 @@ class Supervisor:
         outbox: str,
         uplink_answers: Callable[[], Awaitable[bool]],
         troubles: Callable[[], tuple[str, ...]],
-        repair: Callable[[], Awaitable[None]],
+        repair: Callable[[], Awaitable[object]],
         patience: Patience | None = None,
     ) -> None:
         self.seen = Observed(site, server.log)
@@ -154,7 +160,7 @@ class Supervisor:
             self.seen = await self.look()
             if cause := self._diagnosis.judge(self.seen, self._clock.monotonic_ns()):
                 self.cause = cause
-                await self._server.restart()
+                self._server.restart()
             elif self.seen.missing:
                 try:
                     await self._repair()

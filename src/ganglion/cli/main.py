@@ -13,20 +13,23 @@ import orjson
 import typer
 from rich.console import Console
 
+from ganglion.cli.calibrate import calibrate_command
+from ganglion.cli.compare import compare_command
 from ganglion.cli.device import device
 from ganglion.cli.health import health
+from ganglion.cli.learning import model
 from ganglion.cli.live import watching
+from ganglion.cli.planning import Question, answer
+from ganglion.cli.replay import replay
+from ganglion.cli.sim import sim
 from ganglion.cli.site import site
 from ganglion.core.errors import GanglionError, RunError
 from ganglion.core.topology import Topology
-from ganglion.core.units import parse_duration_ns
+from ganglion.core.units import parse_duration_ns, parse_size_bytes
 from ganglion.device.firmware.choice import RunsAs
 from ganglion.flow.load import load_flow
 from ganglion.flow.spec import FlowSpec
 from ganglion.host.system import system_host
-from ganglion.placement import plan as make_plan
-from ganglion.placement import report as plan_text
-from ganglion.placement import why, why_text
 from ganglion.sim.run import Job, load_topology, prepare
 from ganglion.sim.run import run as run_world
 from ganglion.sim.rundir import make_run_dir
@@ -45,6 +48,11 @@ app = typer.Typer(
 )
 
 app.add_typer(device, name="device")
+app.command("calibrate")(calibrate_command)
+app.command("compare")(compare_command)
+app.add_typer(model, name="model")
+app.add_typer(sim, name="sim")
+app.command()(replay)
 app.add_typer(site, name="site")
 app.command()(health)
 
@@ -70,7 +78,28 @@ def plan(
     flow_dir: FlowDir,
     why_stage: Annotated[
         str | None,
-        typer.Option("--why", metavar="STAGE", help="Say for one stage what every other tier would mean."),
+        typer.Option(
+            "--why", metavar="STAGE", help="Say what every other tier would mean for a stage, or for all."
+        ),
+    ] = None,
+    what_if: Annotated[
+        str | None,
+        typer.Option(
+            "--what-if", metavar="CHANGE", help='Such as "link gw7 bandwidth=1Mbit" or "node edge1 dies".'
+        ),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option("--compare", metavar="POLICIES", help="cloud-only,edge-only,edge-ward,greedy,fastest"),
+    ] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            "--objective", metavar="WORDS", help='Such as "money, then latency" or "money + 50 EUR/t carbon".'
+        ),
+    ] = None,
+    svg: Annotated[
+        Path | None, typer.Option("--svg", metavar="FILE", help="Draw the plan on its topology.")
     ] = None,
     devices: Devices = None,
     pin: Pins = None,
@@ -78,12 +107,8 @@ def plan(
 ) -> None:
     """Print where each stage runs, the predicted loop latency, bytes per day and money per month."""
     spec, topology = _given(flow_dir, devices)
-    chosen = make_plan(spec, topology, pins=_pins(pin))
-    if why_stage is not None:
-        reasons = why(spec, topology, chosen, why_stage)
-        sys.stdout.write(_json(reasons.to_json()) if as_json else why_text(reasons))
-        return
-    sys.stdout.write(_json(chosen.to_json()) if as_json else plan_text(chosen, spec))
+    text, value = answer(spec, topology, _pins(pin), objective, Question(why_stage, what_if, against, svg))
+    sys.stdout.write(_json(value) if as_json else text)
 
 
 @app.command()
@@ -109,13 +134,20 @@ def run(
         typer.Option("--run-dir", metavar="DIR", help="Where all state goes (default: runs/FLOW-TIME)."),
     ] = None,
     devices_as: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--devices-as",
-            help="What devices run: firmware (the flow's C, compiled for this machine), python (the engine), board "
-            "(the image on emulated Cortex-M4F, a few devices at most; reaction times then hold the emulation).",
+            help="What devices run: board (the flow's image on emulated Cortex-M4F), qemu or qemu-serial (its image on "
+            "boards in QEMU, at Ethernet or a serial line), firmware (its C, compiled for this machine), python (the "
+            "engine). Default: board where the extra 'emulator' is installed and frames are few enough, else firmware.",
         ),
-    ] = "firmware",
+    ] = None,
+    record: Annotated[
+        str | None,
+        typer.Option(
+            "--record", metavar="SIZE", help="Gateways keep this much of their newest inputs for replay."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run a flow on this machine as real processes, and report what was measured.
@@ -135,6 +167,7 @@ def run(
         pins=_pins(pin),
         seed=seed,
         devices_as=_devices_as(devices_as),
+        recording_bytes_max=0 if record is None else parse_size_bytes(record),
     )
     job = prepare(asked)
     directory = make_run_dir(flow_dir, run_dir)
@@ -149,9 +182,9 @@ def run(
         raise typer.Exit(EXIT_UNSOUND)
 
 
-def _devices_as(text: str) -> RunsAs:
-    if text in get_args(RunsAs):
-        return cast("RunsAs", text)
+def _devices_as(text: str | None) -> RunsAs | None:
+    if text is None or text in get_args(RunsAs):
+        return cast("RunsAs | None", text)
     raise RunError(
         "cli.devices-as",
         f"devices cannot run as {text!r}",

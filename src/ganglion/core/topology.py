@@ -10,17 +10,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
 from ganglion.core.errors import GanglionError, TopologyError
+from ganglion.core.labels import CATEGORIES
+from ganglion.core.topology_checks import RuleBroken, check_devices, check_nodes, check_sites
 from ganglion.core.units import parse_duration_ns, parse_rate_bit_per_s, parse_size_bytes
 
 FORMAT = 1
-SITES_MAX = 2_000
+SITES_MAX = 25_000
+"""Sites that a text names; one of them may stand for many alike."""
+ALIKE_MAX = 100_000
 CLASSES_MAX = 200
 GROUPS_MAX = 200
 ACTUATORS_MAX = 32
-DEVICES_MAX = 100_000
+DEVICES_MAX = 10_000_000
 """Devices in one group."""
 LATENCY_NS_MAX = 60 * 10**9
 BANDWIDTH_BIT_PER_S_MAX = 10**13
@@ -30,17 +34,6 @@ PRICE_MAX = 1e9
 SiteTier = Literal["gateway", "edge", "cloud"]
 KINDS = ("map", "where", "around", "window", "act", "sink")
 StageKind = Literal["map", "where", "around", "window", "act", "sink"]
-
-
-class RuleBroken(ValueError):
-    """A rule about the whole is broken at ``path``; pydantic carries it to the reader of the text."""
-
-    def __init__(self, path: tuple[str, ...], what: str, why: str, next_step: str) -> None:
-        super().__init__(what)
-        self.path = path
-        self.what = what
-        self.why = why
-        self.next_step = next_step
 
 
 def _written(parse: Callable[[str], int]) -> BeforeValidator:
@@ -63,6 +56,9 @@ Rate = Annotated[int, _written(parse_rate_bit_per_s), Field(ge=1, le=BANDWIDTH_B
 Size = Annotated[int, _written(parse_size_bytes), Field(ge=0, le=MEMORY_BYTES_MAX)]
 Amount = Annotated[float, Field(strict=True, ge=0, le=PRICE_MAX, allow_inf_nan=False)]
 Count = Annotated[int, Field(strict=True, ge=1, le=DEVICES_MAX)]
+Carbon = Annotated[float, Field(strict=True, ge=0, le=5000, allow_inf_nan=False)]
+"""Grams of CO2-equivalent per kilowatt hour; the worst grids are near 1000."""
+Category = Annotated[str, Field(pattern=f"^({'|'.join(sorted(CATEGORIES))})$")]
 
 
 class _Frozen(BaseModel):
@@ -85,12 +81,21 @@ class NodeClass(_Frozen):
     watts_idle: Amount = 0.0
     watts_busy: Amount = 0.0
     """With one processor fully busy."""
+    nj_per_instruction: Amount = 0.0
+    """Nanojoule per instruction of a device's processor, on top of ``watts_idle``; see `ganglion.core.energy`."""
     price_per_month: Amount = 0.0
     """Per node, whatever it does."""
     price_per_cpu_month: Amount = 0.0
     """Per processor kept busy for a month."""
     cannot_run: Annotated[tuple[StageKind, ...], Field(max_length=len(KINDS))] = ()
     """Kinds of stage that do not run on this class."""
+    core: Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,30}$")] | None = None
+    """The processor of a microcontroller, as `ganglion.kernels.c.targets` calls it."""
+    clock_mhz: Annotated[float, Field(strict=True, gt=0, le=100_000, allow_inf_nan=False)] | None = None
+    cycles_per_instruction: Annotated[float, Field(strict=True, gt=0, le=100, allow_inf_nan=False)] = 1.0
+    """On average; with ``clock_mhz`` it makes times of counted instructions."""
+    _figures: Any = PrivateAttr(default=None)
+    """What was measured of the class; `ganglion.core.calibration` puts it there and reads it."""
 
     @model_validator(mode="after")
     def _power(self) -> NodeClass:
@@ -117,6 +122,8 @@ class Link(_Frozen):
     price_per_gb: Amount = 0.0
     energy_nj_per_byte: Amount = 0.0
     """Nanojoule per byte, both ends together."""
+    duty_max: Annotated[float, Field(strict=True, gt=0, le=1, allow_inf_nan=False)] = 1.0
+    """Share of the time that the sender may be on air; 0.01 in most of the 868 MHz band (ETSI EN 300 220)."""
 
 
 class Node(_Frozen):
@@ -137,6 +144,12 @@ class Site(_Frozen):
     uplink: Link | None = None
     jurisdiction: Jurisdiction | None = None
     """Whose law holds there; data that must be kept somewhere never comes to a site without one."""
+    count: Annotated[int, Field(strict=True, ge=1, le=ALIKE_MAX)] = 1
+    """So many alike under each parent; the devices of its groups are shared out evenly to all of them."""
+    carbon_g_per_kwh: Carbon | None = None
+    """Instead of the topology's."""
+    refuses: Annotated[tuple[Category, ...], Field(max_length=len(CATEGORIES))] = ()
+    """Categories of data that do not come there."""
 
 
 class DeviceGroup(_Frozen):
@@ -147,12 +160,19 @@ class DeviceGroup(_Frozen):
     gateways: Annotated[tuple[Id, ...], Field(min_length=1, max_length=SITES_MAX)]
     actuators: Annotated[tuple[ActuatorName, ...], Field(max_length=ACTUATORS_MAX)] = ()
     link: Link
+    counts: Annotated[tuple[int, ...], Field(max_length=SITES_MAX)] | None = None
+    """How many at each of ``gateways``, instead of even shares; together they are ``count``."""
+
+    def shares(self) -> dict[str, int]:
+        """Gateway -> devices there; the first gateways get one more when shares are not even."""
+        if self.counts is not None:
+            return dict(zip(self.gateways, self.counts, strict=True))
+        each, rest = divmod(self.count, len(self.gateways))
+        return {gateway: each + (place < rest) for place, gateway in enumerate(self.gateways)}
 
     def count_at(self, gateway: str) -> int:
-        """Devices of the group at ``gateway``; the first gateways get one more when shares are not even."""
-        place = self.gateways.index(gateway)
-        each, rest = divmod(self.count, len(self.gateways))
-        return each + (place < rest)
+        """Devices of the group at ``gateway``, which stands for no more than one site."""
+        return self.shares().get(gateway, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,29 +191,39 @@ class Path:
     nodes: dict[str, str]
 
 
+def member(site_id: str, number: int, many: int) -> str:
+    """The id of one of ``many`` sites alike, numbered from 0 (those under the first parent first)."""
+    return site_id if many == 1 else f"{site_id}x{number}"
+
+
 class Topology(_Frozen):
     """The whole: one cloud, edge sites under it, gateways under either, device groups at gateways."""
 
     format: Annotated[Literal[1], Field(alias="topology")]
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "EUR"
     electricity_per_kwh: Amount = 0.0
+    carbon_g_per_kwh: Carbon = 0.0
+    """Of the electricity at all sites that do not say their own."""
     classes: Annotated[dict[Id, NodeClass], Field(min_length=1, max_length=CLASSES_MAX)]
     sites: Annotated[dict[Id, Site], Field(min_length=1, max_length=SITES_MAX)]
     devices: Annotated[dict[Id, DeviceGroup], Field(min_length=1, max_length=GROUPS_MAX)]
+    _streams: Any = PrivateAttr(default=None)
+    """What was measured of a flow's streams, as ``NodeClass._figures``."""
 
     @model_validator(mode="after")
     def _whole(self) -> Topology:
-        _check_sites(self)
-        _check_nodes(self)
-        _check_devices(self)
+        check_sites(self)
+        check_nodes(self)
+        check_devices(self)
         return self
 
     def paths(self) -> list[Path]:
         """Every gateway with every device group that has devices there, in the order of the file."""
         found = []
+        shares = {group_id: group.shares() for group_id, group in self.devices.items()}
         for site_id in self.sites:
-            for group_id, group in self.devices.items():
-                if site_id in group.gateways and group.count_at(site_id):
+            for group_id in self.devices:
+                if count := shares[group_id].get(site_id, 0):
                     path_id = f"{site_id}-{group_id}"
                     sites: dict[str, str] = {self.sites[s].tier: s for s in self.chain(site_id)}
                     nodes = {tier: self.node_id(s) for tier, s in sites.items()}
@@ -202,7 +232,7 @@ class Topology(_Frozen):
                             path_id,
                             site_id,
                             group_id,
-                            group.count_at(site_id),
+                            count,
                             sites,
                             {"device": f"device:{path_id}", **nodes},
                         )
@@ -215,6 +245,20 @@ class Topology(_Frozen):
         while (parent := self.sites[chain[-1]].parent) is not None:
             chain.append(parent)
         return chain
+
+    def alike(self) -> dict[str, int]:
+        """Site -> how many sites it stands for, those of its parent's counted in."""
+        found: dict[str, int] = {}
+        for tier in ("cloud", "edge", "gateway"):
+            for site_id, site in self.sites.items():
+                if site.tier == tier:
+                    found[site_id] = site.count * (1 if site.parent is None else found[site.parent])
+        return found
+
+    def carbon(self, site_id: str) -> float:
+        """Grams of CO2-equivalent per kilowatt hour at a site."""
+        own = self.sites[site_id].carbon_g_per_kwh
+        return self.carbon_g_per_kwh if own is None else own
 
     def children(self, site_id: str) -> list[str]:
         """The sites whose parent is ``site_id``, in the order of the file."""
@@ -255,6 +299,29 @@ class Topology(_Frozen):
         """The name of that link in plans and reports: ``gw1>edge1``."""
         return f"{site_id}>{self.sites[site_id].parent}"
 
+    def expanded(self) -> Topology:
+        """The same with each of the sites alike written out: the 18th of ``gw`` is ``gwx17``. Itself if none are."""
+        alike = self.alike()
+        if all(many == 1 for many in alike.values()):
+            return self
+        sites: dict[str, Site] = {}
+        for site_id, site in self.sites.items():
+            above = 1 if site.parent is None else alike[site.parent]
+            for number in range(alike[site_id]):
+                parent = None if site.parent is None else member(site.parent, number // site.count, above)
+                sites[member(site_id, number, alike[site_id])] = site.model_copy(
+                    update={"parent": parent, "count": 1}
+                )
+        groups = {
+            name: group.model_copy(
+                update={
+                    "gateways": tuple(member(g, n, alike[g]) for g in group.gateways for n in range(alike[g]))
+                }
+            )
+            for name, group in self.devices.items()
+        }
+        return self.model_copy(update={"sites": sites, "devices": groups})
+
     def with_devices(self, total: int) -> Topology:
         """The same with ``total`` devices in all, each group keeping its share (largest remainders first).
 
@@ -275,112 +342,8 @@ class Topology(_Frozen):
         by_rest = sorted(exact, key=lambda name: (int(exact[name]) - exact[name], name))
         for name in by_rest[: total - sum(counts.values())]:
             counts[name] += 1
-        groups = {name: g.model_copy(update={"count": counts[name]}) for name, g in self.devices.items()}
+        groups = {
+            name: g.model_copy(update={"count": counts[name], "counts": None})
+            for name, g in self.devices.items()
+        }
         return self.model_copy(update={"devices": groups})
-
-
-def _check_sites(topology: Topology) -> None:
-    clouds = [s for s, site in topology.sites.items() if site.tier == "cloud"]
-    if len(clouds) != 1:
-        raise RuleBroken(
-            ("sites", clouds[1], "tier") if clouds else ("sites",),
-            f"there are {len(clouds)} cloud sites" if clouds else "there is no cloud site",
-            "the tree of sites has exactly one root, the cloud",
-            "give exactly one site the tier cloud",
-        )
-    for site_id, site in topology.sites.items():
-        _check_parent(topology, site_id, site)
-
-
-def _check_parent(topology: Topology, site_id: str, site: Site) -> None:
-    here = ("sites", site_id)
-    if site.tier == "cloud":
-        extra = "parent" if site.parent is not None else "uplink" if site.uplink is not None else ""
-        if extra:
-            raise RuleBroken(
-                (*here, extra),
-                f"the cloud site {site_id} has a {extra}",
-                "the cloud is the root of the tree",
-                f"remove {extra}",
-            )
-        return
-    allowed = ("cloud",) if site.tier == "edge" else ("edge", "cloud")
-    if site.parent is None:
-        raise RuleBroken(
-            here,
-            f"{site.tier} site {site_id} has no parent",
-            "every site but the cloud has one",
-            f"add parent: with the id of a site of tier {' or '.join(allowed)}",
-        )
-    if site.uplink is None:
-        raise RuleBroken(
-            here,
-            f"site {site_id} has no uplink",
-            f"its data goes to {site.parent} over a link",
-            "add uplink: {latency: 20ms, bandwidth: 10Mbit}",
-        )
-    if site.parent not in topology.sites:
-        raise RuleBroken(
-            (*here, "parent"),
-            f"there is no site {site.parent!r}",
-            f"the sites are {', '.join(topology.sites)}",
-            "name one of those as parent",
-        )
-    tier = topology.sites[site.parent].tier
-    # Tiers rise on the way up, so parents cannot go round.
-    if tier not in allowed:
-        raise RuleBroken(
-            (*here, "parent"),
-            f"the parent of {site.tier} site {site_id} is {site.parent}, of tier {tier}",
-            f"the parent of a site of tier {site.tier} is of tier {' or '.join(allowed)}",
-            f"name a site of tier {' or '.join(allowed)}",
-        )
-
-
-def _check_nodes(topology: Topology) -> None:
-    seen: dict[str, str] = {}
-    for site_id, site in topology.sites.items():
-        if site.node.class_name not in topology.classes:
-            raise _no_class(topology, ("sites", site_id, "node", "class"), site.node.class_name)
-        node_id = topology.node_id(site_id)
-        if node_id in seen:
-            raise RuleBroken(
-                ("sites", site_id, "node"),
-                f"the nodes of {seen[node_id]} and {site_id} are both called {node_id}",
-                "ids of nodes are unique",
-                "give one of them another id",
-            )
-        seen[node_id] = site_id
-
-
-def _check_devices(topology: Topology) -> None:
-    for group_id, group in topology.devices.items():
-        here = ("devices", group_id)
-        if group.class_name not in topology.classes:
-            raise _no_class(topology, (*here, "class"), group.class_name)
-        gateways = [s for s, site in topology.sites.items() if site.tier == "gateway"]
-        for place, gateway in enumerate(group.gateways):
-            at = (*here, "gateways", str(place))
-            if gateway not in gateways:
-                raise RuleBroken(
-                    at,
-                    f"{gateway!r} is not a gateway",
-                    f"the sites of tier gateway are {', '.join(gateways) or 'none'}",
-                    "name one of those",
-                )
-            if gateway in group.gateways[:place]:
-                raise RuleBroken(
-                    at,
-                    f"{gateway} is named twice",
-                    "devices are shared out to different gateways",
-                    "remove one",
-                )
-
-
-def _no_class(topology: Topology, path: tuple[str, ...], name: str) -> RuleBroken:
-    return RuleBroken(
-        path,
-        f"there is no class {name!r}",
-        f"the classes are {', '.join(topology.classes)}",
-        "name one of those, or add it under classes",
-    )

@@ -14,7 +14,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ganglion.core.errors import TopologyError
-from ganglion.core.topology import DeviceGroup, Link, Node, NodeClass, RuleBroken, Site, Topology
+from ganglion.core.topology import DeviceGroup, Link, Node, NodeClass, Site, Topology
+from ganglion.core.topology_checks import RuleBroken
 
 TEXT_CHARS_MAX = 4 << 20
 SCALAR_CHARS_MAX = 200

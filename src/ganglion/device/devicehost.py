@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,25 @@ from ganglion.core.batch import Batch
 from ganglion.core.errors import DataError, HostError
 from ganglion.device.emulated import EmulatedDevice
 from ganglion.device.firmware.boards import Boards
-from ganglion.device.firmware.choice import Made, RunsAs, boards_for, firmware_for, limits_for
+from ganglion.device.firmware.box import Core, ledger_json
+from ganglion.device.firmware.choice import (
+    Made,
+    RunsAs,
+    boards_for,
+    firmware_for,
+    limits_for,
+    qemu_for,
+)
 from ganglion.device.firmware.device import FirmwareDevice
 from ganglion.device.firmware.hosted import HostedFirmware
-from ganglion.device.player import Player
-from ganglion.device.recording import load_recording
+from ganglion.device.firmware.qemu import Link, QemuBoards
+from ganglion.device.firmware.warming import FRAMES_MAX, walk_through
+from ganglion.device.firmware.wired import QemuDevice
+from ganglion.device.player import Player, shot_frames_min
+from ganglion.device.recording import Event, load_recording
+from ganglion.device.uplink import UplinkCounts
+from ganglion.engine.meter import Work
+from ganglion.engine.operators import Counts
 from ganglion.flow.assignment import Assignment, path_of
 from ganglion.flow.load import load_flow
 from ganglion.host.ports import Host
@@ -30,6 +45,16 @@ DEVICES_MAX = 1000
 LOG_EVERY_NS = 500_000_000
 BOOTS_MAX = 1 << 20
 DRAIN_NS_MAX = 60_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Counted:
+    """What one device counted: per stream, per stage, and its energy ledger; devices in Python keep none."""
+
+    origin: str
+    streams: Mapping[str, UplinkCounts]
+    stages: Mapping[str, Counts]
+    ledger: dict[str, int] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +76,9 @@ class Emulation:
 class DeviceHostConfig:
     """Everything a device host is told. ``gateway`` is its CoAP address (numeric host, port).
 
-    ``runs_as``: ``board``: the flow's image on emulated Cortex-M; ``firmware``: its C, compiled for this machine;
-    ``python``: the engine. Where there is no compiler, and for stages that a device cannot run in C, the last.
+    ``runs_as``: ``board``: the flow's image on emulated Cortex-M; ``qemu``, ``qemu-serial``: its image for QEMU's
+    board, at Ethernet or at a serial line; ``firmware``: its C, compiled for this machine; ``python``: the engine.
+    Where there is no compiler, and for stages that a device cannot run in C, ``firmware`` is ``python``.
     """
 
     name: str
@@ -85,6 +111,7 @@ class DeviceHost:
         self._kernels = self._spec.ran_as(runs, libraries)
         self._made = self._firmware()
         self.devices: list[EmulatedDevice | FirmwareDevice] = []
+        self._warm(events)
         for d in config.devices:
             player = Player(
                 events,
@@ -106,20 +133,39 @@ class DeviceHost:
         if config.runs_as == "board":
             log = self._host.disk.root / "boards.txt"
             return boards_for(self._spec, assignments, limits, config.kernel_dir, self._host.processes, log)
+        if config.runs_as in ("qemu", "qemu-serial"):
+            link: Link = "serial" if config.runs_as == "qemu-serial" else "ethernet"
+            log = self._host.disk.root / "qemu.txt"
+            return qemu_for(
+                self._spec, assignments, limits, config.kernel_dir, log, len(config.devices), link
+            )
         if config.runs_as == "firmware":
             return firmware_for(self._spec, assignments, limits, config.kernel_dir)
         return {}
 
+    def _warm(self, events: Sequence[Event]) -> None:
+        """Walks a board of each image through the first events: nobody's reflex waits for code to be translated."""
+        for made in self._made.values():
+            if isinstance(made, Boards):
+                player = Player(events, index=0, stride=1, period_frames=shot_frames_min(events))
+                frames = (player.next_frame() for _ in range(FRAMES_MAX))
+                walk_through(made.firmware, made.device(), frames)
+
     def _in_c(self, emulation: Emulation, player: Player, made: Made) -> FirmwareDevice:
+        origin, actuators = emulation.origin, self._config.actuators
+        if isinstance(made, QemuBoards):
+            return QemuDevice(
+                origin,
+                made,
+                player,
+                boot=self._boot,
+                host=self._host,
+                actuators=actuators,
+                on_acknowledged=self._acknowledged,
+            )
+        core = Core(made.firmware, made.device(), origin, actuators)
         return FirmwareDevice(
-            emulation.origin,
-            made.firmware,
-            made.device(),
-            player,
-            boot=self._boot,
-            clock=self._host.clock,
-            actuators=self._config.actuators,
-            on_acknowledged=self._acknowledged,
+            origin, core, player, boot=self._boot, clock=self._host.clock, on_acknowledged=self._acknowledged
         )
 
     def _in_python(self, emulation: Emulation, player: Player, libraries: Libraries) -> EmulatedDevice:
@@ -206,13 +252,14 @@ class DeviceHost:
         commands = [c for device in self.devices for c in device.take_commands()]
         self._commands += len(commands)
         shots = [_shot(device, s) for device in self.devices for s in device.player.take_finished()]
+        report = await self._look()
         files = {
             "acked.jsonl": lines,
             "commands.jsonl": [orjson.dumps(asdict(c)) for c in commands],
             "shots.jsonl": [orjson.dumps(s) for s in shots],
         }
         try:
-            await to_its_end(self._append, files, orjson.dumps(self.report()))
+            await to_its_end(self._append, files, orjson.dumps(report))
         except asyncio.CancelledError as cancelled:
             if isinstance(cancelled.__cause__, HostError):
                 raise cancelled.__cause__ from None  # these lines are lost, and nobody else would say so
@@ -224,38 +271,50 @@ class DeviceHost:
                 self._host.disk.append(name, b"\n".join(content) + b"\n")
         self._host.disk.replace("report.json", report)
 
+    async def _look(self) -> dict[str, Any]:
+        """The report; between devices others have their turn, since a board's counts take a tenth of a millisecond."""
+        parts = []
+        for device in self.devices:
+            parts.append(_counts(device))
+            await asyncio.sleep(0)
+        return self._report(parts)
+
     def report(self) -> dict[str, Any]:
         """Totals over the host's devices; after `run` the last ones."""
         if self._last_report is not None:
             return self._last_report
+        return self._report([_counts(d) for d in self.devices])
+
+    def _report(self, parts: Sequence[_Counted]) -> dict[str, Any]:
         streams: dict[str, dict[str, int]] = {}
-        for device in self.devices:
-            for stream, uplink in device.uplinks.items():
-                total = streams.setdefault(stream, dict.fromkeys(asdict(uplink.counts), 0))
-                for name, value in asdict(uplink.counts).items():
-                    total[name] += value
         stages: dict[str, dict[str, int]] = {}
+        for part in parts:
+            _add(streams, {s: asdict(counts) for s, counts in part.streams.items()})
+            _add(stages, {s: counts.to_json() for s, counts in part.stages.items()})
+        works: dict[str, Work] = {}
         for device in self.devices:
-            for stage, counts in device.graph.counts.items():
-                total = stages.setdefault(stage, dict.fromkeys(counts.to_json(), 0))
-                for name, value in counts.to_json().items():
-                    total[name] += value
+            for name, work in device.meter.works.items():
+                works[name] = works.get(name, Work()).plus(work)
         return {
             "name": self._config.name,
+            "works": {name: work.to_json() for name, work in works.items()},
             "devices": len(self.devices),
             "frames": sum(d.frames for d in self.devices),
+            "frames_of": {d.origin: d.frames for d in self.devices},
             "raw_bytes": sum(d.raw_bytes for d in self.devices),
             "commands": self._commands,
             "streams": streams,
             "stages": stages,
             "kernels": self._ran_kernels(),
             "ran_as": self._ran_as(),
+            "ledgers": {p.origin: p.ledger for p in parts if p.ledger is not None},
         }
 
     def _ran_kernels(self) -> dict[str, list[str]]:
         """Per map stage: ``compiled`` (a build that was proven), ``board`` (an image that was not), ``numpy``."""
         ran = {kind for kind, count in self._ran_as().items() if count}
-        ways = {s: {k if k == "board" else "compiled" for k in ran - {"python"}} for s in self._kernels}
+        images = {"board": "board", "qemu": "board", "firmware": "compiled"}
+        ways = {s: {images[k] for k in ran - {"python"}} for s in self._kernels}
         if "python" in ran:
             for stage, way in self._kernels.items():
                 ways[stage].add(way)
@@ -263,9 +322,26 @@ class DeviceHost:
 
     def _ran_as(self) -> dict[str, int]:
         kinds = [self._made.get(path_of(d.origin)) for d in self.devices]
-        boards = sum(isinstance(k, Boards) for k in kinds)
-        hosted = sum(isinstance(k, HostedFirmware) for k in kinds)
-        return {"board": boards, "firmware": hosted, "python": len(kinds) - boards - hosted}
+        found = {
+            name: sum(isinstance(k, kind) for k in kinds)
+            for name, kind in (("board", Boards), ("qemu", QemuBoards), ("firmware", HostedFirmware))
+        }
+        return found | {"python": len(kinds) - sum(found.values())}
+
+
+def _counts(device: EmulatedDevice | FirmwareDevice) -> _Counted:
+    if isinstance(device, FirmwareDevice):
+        report = device.report()  # asked once: a board takes a tenth of a millisecond to answer
+        return _Counted(device.origin, *device.tallies(report), ledger_json(report))
+    streams = {s: u.counts for s, u in device.uplinks.items()}
+    return _Counted(device.origin, streams, device.graph.counts, None)
+
+
+def _add(total: dict[str, dict[str, int]], more: Mapping[str, Mapping[str, int]]) -> None:
+    for name, counts in more.items():
+        sums = total.setdefault(name, dict.fromkeys(counts, 0))
+        for key, value in counts.items():
+            sums[key] += value
 
 
 def _shot(device: EmulatedDevice | FirmwareDevice, shot: Any) -> dict[str, Any]:

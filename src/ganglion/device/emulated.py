@@ -20,6 +20,7 @@ from ganglion.core.wire import End, Item
 from ganglion.device.player import Player
 from ganglion.device.uplink import StreamUplink
 from ganglion.engine.graph import Graph
+from ganglion.engine.meter import Meter
 from ganglion.flow.assignment import Assignment
 from ganglion.flow.spec import FlowSpec
 from ganglion.flow.stages import SourceStage
@@ -35,9 +36,34 @@ COAP = Settings(ack_timeout_ns=400_000_000, max_retransmit=3, nstart=8, datagram
 """Faster than RFC 7252's defaults: site links answer in milliseconds, and one stream must not wait for another."""
 
 
+FRAMES_REMEMBERED_MAX = 256
+"""Frames whose times are kept, for commands that are still to come."""
+
+
+class FrameTimes:
+    """When a device began with each of its latest frames, and when it handed over its first message for each."""
+
+    def __init__(self) -> None:
+        self._times: dict[int, tuple[int, int]] = {}
+
+    def put(self, seq: int, woke_ns: int, sent_ns: int) -> None:
+        """``sent_ns`` 0: nothing was sent for this frame."""
+        self._times[seq] = woke_ns, sent_ns
+        if len(self._times) > FRAMES_REMEMBERED_MAX:
+            del self._times[next(iter(self._times))]
+
+    def of(self, seq: int) -> tuple[int, int]:
+        """(woke, sent), zeros where it is not known."""
+        return self._times.get(seq, (0, 0))
+
+
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command as it arrived at an actuator. ``frame_done_ns``: when the deciding frame was complete (monotonic)."""
+    """A command as it arrived at an actuator. ``frame_done_ns``: when the deciding frame was complete (monotonic).
+
+    ``woke_ns``, ``sent_ns``: when the device began with that frame, and when it handed over the first message for it;
+    ``received_ns``: when the command's datagram was there. Each 0 where it is not known.
+    """
 
     actuator: str
     verb: str
@@ -47,6 +73,9 @@ class Command:
     frame_done_ns: int
     arrived_ns: int
     repeated: bool
+    woke_ns: int = 0
+    sent_ns: int = 0
+    received_ns: int = 0
 
 
 class EmulatedDevice:
@@ -70,7 +99,10 @@ class EmulatedDevice:
         self._commands: list[Command] = []
         self.commands_unknown = 0
         self.uplinks: dict[str, StreamUplink] = {}
-        self.graph = Graph(spec, assignment, libraries=libraries)
+        self.meter = Meter(clock.cpu_ns)
+        self.graph = Graph(spec, assignment, libraries=libraries, meter=self.meter)
+        self._times = FrameTimes()
+        self._sent_ns = 0
         self.raw_bytes = 0
         self.frames = 0
         self._spec = spec
@@ -143,6 +175,8 @@ class EmulatedDevice:
             number += 1
 
     def _measure(self, number: int, time_ns: int) -> None:
+        woke_ns, began_ns = self._clock.monotonic_ns(), self.meter.begin()
+        self._sent_ns = 0
         frame = self.player.next_frame()
         self.frames += 1
         self.raw_bytes += frame.nbytes
@@ -154,12 +188,15 @@ class EmulatedDevice:
             {"frame": frame[np.newaxis]},
         )
         self._push(batch)
+        self._times.put(batch.first_seq, woke_ns, self._sent_ns)
+        self.meter.end("device:sent" if self._sent_ns else "device:frame", 1, began_ns)
 
     def _push(self, item: Item) -> None:
         for emission in self.graph.push(item):
             if not isinstance(emission.item, Batch):
                 continue  # an uplink says itself that its stream has ended, when all of it was taken
             if emission.kind == "export":
+                self._sent_ns = self._sent_ns or self._clock.monotonic_ns()
                 self.uplinks[emission.stage].offer(emission.item)
             elif emission.kind == "act":
                 act = self._acts[emission.stage]
@@ -188,10 +225,11 @@ class EmulatedDevice:
         if request.method != Code.PUT or len(request.path) != 2 or request.path[0] != "a":
             self.commands_unknown += 1
             return Response(Code.NOT_FOUND)
-        obeyed = self._obey(request.path[1], *_command(request.payload))
+        received_ns = self._clock.monotonic_ns()
+        obeyed = self._obey(request.path[1], *_command(request.payload), received_ns)
         return Response(Code.CHANGED if obeyed else Code.NOT_FOUND)
 
-    def _obey(self, actuator: str, verb: str, command_id: str, seq: int) -> bool:
+    def _obey(self, actuator: str, verb: str, command_id: str, seq: int, received_ns: int = 0) -> bool:
         """Logs a command, from the gateway or from the device's own stages; False: no such actuator here."""
         arrived_ns = self._clock.monotonic_ns()
         if actuator not in self._actuators:
@@ -203,7 +241,18 @@ class EmulatedDevice:
             del self._done_ids[next(iter(self._done_ids))]
         done_ns = self.frame_done_ns(seq)
         self._commands.append(
-            Command(actuator, verb, command_id, self.origin, seq, done_ns, arrived_ns, repeated)
+            Command(
+                actuator,
+                verb,
+                command_id,
+                self.origin,
+                seq,
+                done_ns,
+                arrived_ns,
+                repeated,
+                *self._times.of(seq),
+                received_ns,
+            )
         )
         return True
 

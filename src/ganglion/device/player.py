@@ -69,6 +69,20 @@ class Player:
             self._finish(event_at)
         return self._dead
 
+    def schedule(self, frames: int) -> list[Shot]:
+        """The shots whose event begins within the first ``frames`` frames of a player that has played none yet."""
+        assert self._frame == 0
+        shots: list[Shot] = []
+        start, turn = self._shot_start, self._turn
+        while True:
+            event = self._events[turn % len(self._events)]
+            first = start + self._period_frames - DEAD_FRAMES - len(event.frames)
+            inception = first + event.inception_frame()
+            if inception >= frames:
+                return shots
+            shots.append(Shot(event, start, first, inception, first + len(event.frames)))
+            start, turn = start + self._period_frames, turn + self._stride
+
     def take_finished(self) -> list[Shot]:
         """The shots finished since the last call."""
         finished, self._finished = self._finished, []

@@ -21,6 +21,7 @@ from ganglion.core.packing import pack, unpack
 from ganglion.core.wire import End, Item, decode
 from ganglion.engine.exporter import Exporter
 from ganglion.engine.graph import Emission, Graph
+from ganglion.engine.meter import Meter
 from ganglion.engine.operators import Counts
 from ganglion.engine.seen import Seen
 from ganglion.engine.sinks import SinkFile
@@ -70,6 +71,15 @@ class Outbox(Protocol):
 
 
 @dataclass(slots=True)
+class Exported:
+    """What left a node of one stream since its process started: rows, the messages they went in, payload bytes."""
+
+    rows: int = 0
+    messages: int = 0
+    payload_bytes: int = 0
+
+
+@dataclass(slots=True)
 class Progress:
     """What `Durable` has done, for reports."""
 
@@ -80,6 +90,7 @@ class Progress:
     duplicated_rows: int = 0
     out_of_order_rows: int = 0
     disk_trouble: str = ""
+    exported: dict[str, Exported] = field(default_factory=dict)
     seen: dict[tuple[str, str], Seen] = field(default_factory=dict)
 
     def last_seq(self, stream: str, origin: str) -> int:
@@ -103,8 +114,10 @@ class Durable:
         gather: bool,
         on_checkpoint: Callable[[int], None] = lambda _seq: None,
         libraries: Libraries = MappingProxyType({}),
+        meter: Meter | None = None,
     ) -> None:
-        self.graph = Graph(spec, assignment, "durable", libraries)
+        self.graph = Graph(spec, assignment, "durable", libraries, meter)
+        self._meter = meter
         self.progress = Progress()
         self.caught_up = asyncio.Event()
         self._spec = spec
@@ -185,6 +198,9 @@ class Durable:
         for stream, origin, payload in self._exporter.take():
             self.progress.ordinal += 1
             if self.progress.ordinal > self._known_ordinal and self._outbox is not None:
+                sent = self._exported(stream)
+                sent.messages += 1
+                sent.payload_bytes += len(payload)
                 await self._outbox.append(self.progress.ordinal, stream, origin, payload)
                 self._known_ordinal = self.progress.ordinal
         self.progress.input_seq = entry.seq
@@ -192,9 +208,18 @@ class Durable:
 
     def _leave(self, emission: Emission) -> None:
         if emission.kind == "export":
+            if isinstance(emission.item, Batch):
+                self._exported(emission.stage).rows += len(emission.item)
             self._exporter.add(emission.item)
         elif isinstance(emission.item, Batch):
+            began_ns = self._meter.begin() if self._meter else 0
             self._sinks[emission.stage].add(emission.item)
+            if self._meter:
+                self._meter.end(emission.stage, len(emission.item), began_ns)
+
+    def _exported(self, stream: str) -> Exported:
+        """The flow has a bounded number of streams."""
+        return self.progress.exported.setdefault(stream, Exported())
 
     def _decode(self, payload: bytes) -> Item | None:
         try:
@@ -250,6 +275,14 @@ class Durable:
         self.progress.disk_trouble = ""
         self.progress.checkpoints += 1
         self._on_checkpoint(self.progress.input_seq)
+
+    def snapshot(self) -> bytes:
+        """What a checkpoint of now would hold, but for the sinks' rows: whoever starts from it begins new files.
+
+        Only between two entries is there something whole to save: an assertion.
+        """
+        assert self._whole
+        return pack(self._state({name: [0, 0] for name in self._sinks}))
 
     def _state(self, lengths: dict[str, Any]) -> dict[str, Any]:
         p = self.progress

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from ganglion.core.batch import Batch
 from ganglion.core.wire import End, Item
+from ganglion.engine.meter import Meter
 from ganglion.engine.operators import AroundOperator, Counts, MapOperator, Operator, WhereOperator
 from ganglion.engine.windows import WindowOperator
 from ganglion.flow.assignment import Assignment
@@ -37,7 +38,8 @@ class Graph:
 
     ``part``: ``reflex`` runs only what leads to actuators and gives only commands; ``durable`` runs everything but
     commands; ``all`` runs everything. ``libraries``: what was compiled, by digest; a kernel or window that is not
-    among them runs in NumPy. The same items in the same order give the same emissions.
+    among them runs in NumPy. ``meter`` counts what each stage's operator takes. The same items in the same order give
+    the same emissions.
     """
 
     def __init__(
@@ -46,7 +48,9 @@ class Graph:
         assignment: Assignment,
         part: Part = "all",
         libraries: Libraries = MappingProxyType({}),
+        meter: Meter | None = None,
     ) -> None:
+        self._meter = meter
         self._spec = spec
         self._assignment = assignment
         self._part = part
@@ -101,12 +105,21 @@ class Graph:
             if isinstance(item, Batch):
                 emissions.append(Emission("act", stage.id, item))
         elif isinstance(item, Batch):
-            todo.extend(self._operators[stage.id].process(item))
+            todo.extend(self._processed(stage.id, item))
         else:
             rows, ended = self._operators[stage.id].end(item.stream, item.origin)
             todo.extend(rows)
             if ended:
                 todo.append(End(stage.id, item.origin))
+
+    def _processed(self, stage: str, batch: Batch) -> list[Batch]:
+        meter = self._meter
+        if meter is None:
+            return self._operators[stage].process(batch)
+        began_ns = meter.begin()
+        rows = self._operators[stage].process(batch)
+        meter.end(stage, len(batch), began_ns)
+        return rows
 
     def snapshot(self, only: Iterable[str] | None = None) -> dict[str, Any]:
         """State of every operator (or of those named), for `core.packing`."""

@@ -24,6 +24,7 @@ _ARROW = {
     "i64": pa.int64(),
     "bool": pa.bool_(),
 }
+_NUMPY = {"f32": "<f4", "f64": "<f8", "i16": "<i2", "i32": "<i4", "i64": "<i8", "bool": "?"}
 
 
 def arrow_schema(schema: Schema) -> pa.Schema:
@@ -35,6 +36,22 @@ def arrow_schema(schema: Schema) -> pa.Schema:
         notes = {"unit": f.unit, "shape": str(list(f.type.shape)), "scale": str(list(f.scale))}
         fields.append(pa.field(f.name, arrow, metadata=notes))
     return pa.schema(fields)
+
+
+# Arrays are made of buffers: `pyarrow.array` imports pandas where that is installed, a quarter of a second in the
+# middle of a run.
+def _flat(values: Any, dtype: str) -> Any:
+    flat = np.ascontiguousarray(values, _NUMPY.get(dtype)).reshape(-1)
+    content = np.packbits(flat, bitorder="little") if dtype == "bool" else flat
+    return pa.Array.from_buffers(_ARROW[dtype], len(flat), [None, pa.py_buffer(content)])
+
+
+def _text(value: str, count: int) -> Any:
+    content = value.encode()
+    ends = np.arange(count + 1, dtype=np.int32) * len(content)
+    return pa.Array.from_buffers(
+        pa.string(), count, [None, pa.py_buffer(ends), pa.py_buffer(content * count)]
+    )
 
 
 class SinkFile:
@@ -55,11 +72,10 @@ class SinkFile:
 
     def add(self, batch: Batch) -> None:
         """Takes rows; they are on disk after the next `sync`."""
-        columns: list[Any] = [pa.array([batch.origin] * len(batch), pa.string())]
-        columns += [pa.array(batch.seq), pa.array(batch.time_ns)]
+        columns: list[Any] = [_text(batch.origin, len(batch))]
+        columns += [_flat(batch.seq, "i64"), _flat(batch.time_ns, "i64")]
         for f in self._fields:
-            values = batch.columns[f.name]
-            flat = pa.array(np.ascontiguousarray(values).reshape(-1), _ARROW[f.type.dtype])
+            flat = _flat(batch.columns[f.name], f.type.dtype)
             columns.append(pa.FixedSizeListArray.from_arrays(flat, f.type.elements) if f.type.shape else flat)
         record = pa.RecordBatch.from_arrays(columns, schema=self._arrow)
         self._waiting.append(record.serialize().to_pybytes())

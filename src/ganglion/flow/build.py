@@ -70,9 +70,12 @@ class Frame:
 
 
 class Flow:
-    """A flow under construction. Stage ids are explicit; where none is given it follows from names."""
+    """A flow under construction. Stage ids are explicit; where none is given it follows from names.
 
-    def __init__(self, name: str) -> None:
+    ``objective``: what placement makes small, in words: ``"money, then latency"``, ``"money + 50 EUR/t carbon"``.
+    """
+
+    def __init__(self, name: str, *, objective: str = "money") -> None:
         if not _NAME.fullmatch(name):
             raise FlowError(
                 "flow.name",
@@ -81,6 +84,7 @@ class Flow:
                 next_step='write it like gg.Flow("feeder-protection")',
             )
         self.name = name
+        self.objective = objective
         self._stages: dict[str, Stage] = {}
 
     def source(
@@ -114,7 +118,7 @@ class Flow:
 
     def spec(self) -> FlowSpec:
         """The finished flow as frozen data; raises ``flow.open`` when nothing would come of a stage."""
-        spec = FlowSpec(self.name, self.stages)
+        spec = FlowSpec(self.name, self.stages, self.objective)
         loose = [
             s.id for s in spec.stages if not isinstance(s, ActStage | SinkStage) and not spec.consumers(s.id)
         ]

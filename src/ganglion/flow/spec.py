@@ -34,6 +34,8 @@ class FlowSpec:
 
     name: str
     stages: tuple[Stage, ...]
+    objective: str = "money"
+    """What placement makes small, in words; see `ganglion.placement.objective`."""
 
     def __getitem__(self, stage_id: str) -> Stage:
         for stage in self.stages:
@@ -102,7 +104,8 @@ class FlowSpec:
         return [s for s in windows if not s.merges]
 
     def to_json(self) -> dict[str, Any]:
-        return {"format": FORMAT, "flow": self.name, "stages": [s.to_json() for s in self.stages]}
+        stated = {} if self.objective == "money" else {"objective": self.objective}
+        return {"format": FORMAT, "flow": self.name, "stages": [s.to_json() for s in self.stages], **stated}
 
     def dumps(self) -> str:
         """Stable JSON text: the same flow gives the same bytes."""

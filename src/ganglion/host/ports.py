@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+ANSWER_NS_MAX = 20_000_000_000
+"""How long a child that is talked to may be silent, if nobody says otherwise."""
+
 
 class Clock(Protocol):
     """Two clocks: the wall (only for event time and people) and a monotonic one (for intervals)."""
@@ -15,6 +18,12 @@ class Clock(Protocol):
 
     def monotonic_ns(self) -> int:
         """Nanoseconds since an arbitrary start; never goes back; the same for all processes of a host."""
+
+    def cpu_ns(self) -> int:
+        """Nanoseconds of a processor that the calling thread has taken."""
+
+    def process_cpu_ns(self) -> int:
+        """The same for all threads of this process together, ended ones included."""
 
     async def sleep_until_ns(self, monotonic_ns: int) -> None:
         """Returns as soon as the monotonic clock has reached the given value."""
@@ -75,7 +84,9 @@ class Conversation(Protocol):
         """Sends all of it. Raises ``host.process`` when the child has ended."""
 
     def read(self, size: int) -> bytes:
-        """Exactly ``size`` bytes. Raises ``host.process`` when the child ends before."""
+        """Exactly ``size`` bytes. Raises ``host.process`` when the child ends before, or is silent for too long,
+        after which it is ended.
+        """
 
     def close(self) -> None:
         """Ends the child."""
@@ -84,8 +95,13 @@ class Conversation(Protocol):
 class Processes(Protocol):
     """Starts children that never outlive this process, however it ends."""
 
-    def converse(self, command: Sequence[str], *, log: Path) -> Conversation:
-        """Starts ``command`` to talk to, with its error output appended to ``log``; raises ``host.process``."""
+    def converse(
+        self, command: Sequence[str], *, log: Path, answer_ns_max: int = ANSWER_NS_MAX
+    ) -> Conversation:
+        """Starts ``command`` to talk to, with its error output appended to ``log``; raises ``host.process``.
+
+        ``answer_ns_max``: how long it may be silent when it is read from.
+        """
 
     async def start(
         self,
@@ -109,6 +125,19 @@ class Ports(Protocol):
 
     def taken(self, port: int, kind: str = "tcp") -> bool:
         """True when somebody holds the port."""
+
+
+class Line(Protocol):
+    """Bytes both ways, a serial port for one. It may lose, alter and add bytes, and knows no ends of messages."""
+
+    async def read(self) -> bytes:
+        """What came in, at least one byte; nothing once the line has ended and all was read."""
+
+    def write(self, content: bytes) -> bool:
+        """Puts all of it on its way; False, and nothing of it, when the line has ended or holds too much already."""
+
+    def close(self) -> None:
+        """Ends the line; may be called again."""
 
 
 class Chance(Protocol):

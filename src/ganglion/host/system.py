@@ -8,6 +8,7 @@ import ctypes
 import errno
 import os
 import random
+import selectors
 import shutil
 import signal
 import socket
@@ -18,8 +19,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ganglion.core.errors import HostError
-from ganglion.host.ports import Host
+from ganglion.host.ports import ANSWER_NS_MAX, Host
 
+PIPE_BYTES = 1 << 16
 _PR_SET_PDEATHSIG = 1
 
 
@@ -31,6 +33,12 @@ class SystemClock:
 
     def monotonic_ns(self) -> int:
         return time.monotonic_ns()
+
+    def cpu_ns(self) -> int:
+        return time.thread_time_ns()
+
+    def process_cpu_ns(self) -> int:
+        return time.process_time_ns()
 
     async def sleep_until_ns(self, monotonic_ns: int) -> None:
         # At least once, so that a caller who is behind lets others run; a timer may fire a little early.
@@ -190,11 +198,15 @@ class SystemProcess:
 class SystemConversation:
     """`Conversation` over a child's standard input and output."""
 
-    def __init__(self, child: subprocess.Popen[bytes], name: str) -> None:
+    def __init__(self, child: subprocess.Popen[bytes], name: str, answer_ns_max: int) -> None:
         self._child = child
         self._name = name
+        self._answer_ns_max = answer_ns_max
         assert child.stdin is not None and child.stdout is not None
         self._to, self._from = child.stdin, child.stdout
+        self._held = b""
+        self._ready = selectors.DefaultSelector()
+        self._ready.register(self._from, selectors.EVENT_READ)
 
     def write(self, content: bytes) -> None:
         try:
@@ -204,9 +216,21 @@ class SystemConversation:
             raise self._ended() from error
 
     def read(self, size: int) -> bytes:
-        content = self._from.read(size)
-        if len(content) < size:
-            raise self._ended()
+        deadline_ns = time.monotonic_ns() + self._answer_ns_max
+        while len(self._held) < size:
+            if not self._ready.select(max(0, deadline_ns - time.monotonic_ns()) / 1e9):
+                self._child.kill()
+                raise HostError(
+                    "host.process",
+                    f"{self._name} did not answer and was ended",
+                    why=f"it said nothing for {self._answer_ns_max / 1e9:g} s",
+                    next_step="read its log",
+                )
+            more = os.read(self._from.fileno(), PIPE_BYTES)
+            if not more:
+                raise self._ended()
+            self._held += more
+        content, self._held = self._held[:size], self._held[size:]
         return content
 
     def close(self) -> None:
@@ -214,13 +238,16 @@ class SystemConversation:
             self._to.close()
         self._child.kill()
         self._child.wait()
+        self._ready.close()
         self._from.close()
 
     def _ended(self) -> HostError:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._child.wait(1)  # its pipes close a little before it has ended
         return HostError(
             "host.process",
             f"{self._name} ended while it was talked to",
-            why=f"exit status {self._child.poll()}",
+            why=f"exit status {self._child.returncode}",
             next_step="read its log",
         )
 
@@ -228,7 +255,9 @@ class SystemConversation:
 class SystemProcesses:
     """`Processes` by fork and exec; on Linux the kernel ends a child when its parent ends, even by SIGKILL."""
 
-    def converse(self, command: Sequence[str], *, log: Path) -> SystemConversation:
+    def converse(
+        self, command: Sequence[str], *, log: Path, answer_ns_max: int = ANSWER_NS_MAX
+    ) -> SystemConversation:
         try:
             log.parent.mkdir(parents=True, exist_ok=True)
             with log.open("ab") as output:
@@ -242,7 +271,7 @@ class SystemProcesses:
                 )
         except OSError as error:
             raise _cannot_start(command, error) from error
-        return SystemConversation(child, Path(command[-1]).name)
+        return SystemConversation(child, Path(command[0]).name, answer_ns_max)
 
     async def start(
         self,

@@ -6,5 +6,7 @@ the same bits everywhere. See docs/adr/0010.
 
 from ganglion.kernels.kernel import Kernel, Record, kernel
 from ganglion.kernels.tracing.loops import scan
+from ganglion.kernels.tracing.networks import KernelNetwork, network
+from ganglion.kernels.tracing.quantisation import dequantize, quantize
 
-__all__ = ["Kernel", "Record", "kernel", "scan"]
+__all__ = ["Kernel", "KernelNetwork", "Record", "dequantize", "kernel", "network", "quantize", "scan"]

@@ -14,6 +14,8 @@ import numpy as np
 from ganglion.core.errors import KernelError
 from ganglion.core.schema import TensorType
 from ganglion.kernels.ir.program import Node, Program
+from ganglion.kernels.onnx_layers import LayerExporter
+from ganglion.kernels.ops.quantisation import RANGES
 
 OPSET = 20
 PLAIN = {
@@ -165,6 +167,9 @@ class _Exporter:
             "matmul": self._matmul,
             "banded": self._banded,
             "rfft": self._rfft,
+            "quantize": self._quantize,
+            "dequantize": self._dequantize,
+            "network": self._network,
             "ne": self._different,
             **dict.fromkeys(REDUCED, self._reduce),
         }
@@ -277,3 +282,44 @@ class _Exporter:
         )
         shape = self._constant(np.array([-1, *node.type.shape], np.int64))
         self._put("Reshape", [flat, shape], f"v{number}")
+
+    def _quantize(self, number: int, node: Node) -> None:
+        """ONNX's own operator where one scale holds for everything, else its parts."""
+        rank = len(node.type.shape)
+        x, scale, zero = (self._level(i, rank) for i in node.inputs)
+        ends = [self._program.nodes[i] for i in node.inputs[1:]]
+        if all(e.op == "const" and e.type.elements == 1 for e in ends):
+            step, centre = (np.asarray(e.attributes["value"]).reshape(()) for e in ends)
+            inputs = [x, self._constant(step), self._constant(centre.astype(node.attributes["dtype"]))]
+            found = self._put("QuantizeLinear", inputs, self._fresh())
+            self._put("Cast", [found], f"v{number}", to=self._kinds["i32"])
+            return
+        low, high = (self._constant(np.array(v, np.int32)) for v in RANGES[node.attributes["dtype"]])
+        centre_name = self._put("Min", [self._put("Max", [zero, low], self._fresh()), high], self._fresh())
+        value = self._put("Div", [x, scale], self._fresh())
+        for operator, end in (("Max", low), ("Min", high)):
+            room = self._put("Sub", [end, centre_name], self._fresh())
+            room = self._put("Cast", [room], self._fresh(), to=self._kinds["f32"])
+            value = self._put(operator, [value, room], self._fresh())
+        whole = self._put(
+            "Cast", [self._put("Round", [value], self._fresh())], self._fresh(), to=self._kinds["i32"]
+        )
+        self._put("Add", [whole, centre_name], f"v{number}")
+
+    def _dequantize(self, number: int, node: Node) -> None:
+        q, scale, zero = (self._level(i, len(node.type.shape)) for i in node.inputs)
+        apart = self._put("Sub", [q, zero], self._fresh())
+        real = self._put("Cast", [apart], self._fresh(), to=self._kinds["f32"])
+        self._put("Mul", [real, scale], f"v{number}")
+
+    def _network(self, number: int, node: Node) -> None:
+        types = self._onnx.TensorProto
+        kinds = {"int8": types.INT8, "int32": types.INT32, "float": types.FLOAT, "double": types.DOUBLE}
+
+        def put(op: str, *inputs: str, **attributes: Any) -> str:
+            return self._put(op, inputs, self._fresh(), **attributes)
+
+        source = node.inputs[0]
+        given = self._shaped(source, self._type(source).shape)
+        found = LayerExporter(put, self._constant, kinds).export(node.attributes["network"], given)
+        self._put("Identity", [found], f"v{number}")

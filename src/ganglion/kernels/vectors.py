@@ -57,11 +57,22 @@ def _spiked(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
     return np.where(rng.random(shape) < 0.05, spikes, rng.normal(0, 3, shape).astype(np.float32))
 
 
+def _between(rng: np.random.Generator, shape: tuple[int, ...], steps: Array) -> Array:
+    """Half way between two whole numbers of steps, and next to it: where a wrong rounding shows."""
+    step = rng.choice(steps, (shape[0],) + (1,) * (len(shape) - 1))
+    halves = ((rng.integers(-300, 300, shape) + 0.5) * step.astype(np.float64)).astype(np.float32)
+    near = np.nextafter(halves, rng.choice(np.array([-np.inf, np.inf], np.float32), shape))
+    return np.where(rng.random(shape) < 0.7, halves, near)
+
+
 _KINDS = (_ordinary, _signal, _constant, _any_bits, _tiny, _spiked)
 
 
-def frames(kind: TensorType, count: int, seed: int) -> Array:
-    """``count`` frames of a type, a sixth of each kind in turn: (count, *shape)."""
+def frames(kind: TensorType, count: int, seed: int, steps: Array | None = None) -> Array:
+    """``count`` frames of a type, a sixth of each kind in turn: (count, *shape).
+
+    ``steps``: scales by which values are quantised; half of the last kind then lies between whole numbers of those.
+    """
     rng = np.random.default_rng(seed)
     shape = (count, *kind.shape)
     if kind.dtype == "bool":
@@ -76,13 +87,24 @@ def frames(kind: TensorType, count: int, seed: int) -> Array:
             chosen = out[turn :: len(_KINDS)]
             if len(chosen):
                 out[turn :: len(_KINDS)] = make(rng, chosen.shape)
+        last = out[2 * len(_KINDS) - 1 :: 2 * len(_KINDS)]
+        if steps is not None and len(last):
+            last[:] = _between(rng, last.shape, steps)
     return out
+
+
+def _steps(program: Program) -> Array | None:
+    """The constant scales by which a program quantises."""
+    places = [node.inputs[1] for node in program.nodes if node.op == "quantize"]
+    known = [program.nodes[n].attributes["value"] for n in places if program.nodes[n].op == "const"]
+    return np.concatenate([np.ravel(v) for v in known]) if known else None
 
 
 def inputs(program: Program, count: int, seed: int) -> dict[str, Array]:
     """Hostile frames for every input of a program."""
+    steps = _steps(program)
     return {
-        name: frames(program.nodes[number].type, count, seed + place)
+        name: frames(program.nodes[number].type, count, seed + place, steps)
         for place, (name, number) in enumerate(program.inputs)
     }
 

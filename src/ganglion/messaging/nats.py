@@ -18,17 +18,15 @@ from nats.aio.msg import Msg
 
 from ganglion.core.errors import MessagingError
 from ganglion.core.units import NS_PER_S
+from ganglion.messaging.answers import NO_CONSUMER, ApiRefused, checked
 from ganglion.messaging.bus import (
     Stored,
     StreamState,
     check_payload,
-    fence,
-    full,
     no_stream,
     rewound,
     unavailable,
 )
-from ganglion.messaging.provision import ApiRefused
 from ganglion.messaging.security.identity import Access
 from ganglion.messaging.subjects import UPLINK_CONSUMER, answers
 
@@ -44,11 +42,6 @@ RETRY_AFTER_S = 0.1
 
 _EXPECT_LAST = "Nats-Expected-Last-Sequence"
 _EXPECT_STREAM = "Nats-Expected-Stream"
-_FULL = 10077
-_FENCE = frozenset({10070, 10071, 10164})
-_NO_STREAM = 10059
-_NO_CONSUMER = 10014
-_WRONG_STREAM = 10060
 
 
 async def connect(
@@ -188,7 +181,7 @@ class NatsBus:
         """`StreamApi.ask`; ``messaging.no-stream`` also when there is no link to ``domain`` now."""
         api = "$JS.API" if domain is None else f"$JS.{domain}.API"
         answer = await self._request(subject, f"{api}.{subject}", json.dumps(request).encode(), domain=domain)
-        return _checked(subject, answer.data, None)
+        return checked(subject, json.loads(answer.data), None)
 
     async def renew_claims(self, claims: str) -> None:
         """Gives a running server newer claims of an account, withdrawn users among them; for the steward only.
@@ -196,7 +189,7 @@ class NatsBus:
         Raises ``messaging.refused`` when the server does not take them, ``messaging.unavailable``.
         """
         answer = await self._request("claims", "$SYS.REQ.CLAIMS.UPDATE", claims.encode())
-        _checked("claims", answer.data, None)
+        checked("claims", json.loads(answer.data), None)
 
     async def append(
         self,
@@ -212,7 +205,7 @@ class NatsBus:
         if expect_last is not None:
             sent[_EXPECT_LAST] = str(expect_last)
         answer = await self._request(stream, subject, payload, sent)
-        return int(_checked(stream, answer.data, expect_last)["seq"])
+        return int(checked(stream, json.loads(answer.data), expect_last)["seq"])
 
     async def read(self, stream: str, after_seq: int) -> AsyncGenerator[Stored]:
         last = after_seq
@@ -315,7 +308,7 @@ class NatsBus:
         try:
             info = await self.ask(f"CONSUMER.INFO.{stream}.{UPLINK_CONSUMER}", {})
         except ApiRefused as refusal:
-            if refusal.number == _NO_CONSUMER:
+            if refusal.number == NO_CONSUMER:
                 return 0
             raise
         # A consumer that never delivered says 0, or one less than the stream's first number.
@@ -348,30 +341,6 @@ class NatsBus:
     async def close(self) -> None:
         await self._client.close()
         await self._lose()
-
-
-def _checked(about: str, answer: bytes, expect_last: int | None) -> dict[str, Any]:
-    """The answer as JSON; an error in it is raised as ours."""
-    content: dict[str, Any] = json.loads(answer)
-    if "error" not in content:
-        return content
-    error = content["error"]
-    number = int(error.get("err_code", 0))
-    if number == _FULL:
-        raise full(about)
-    if number in _FENCE:
-        raise fence(about, expect_last)
-    if number in (_NO_STREAM, _WRONG_STREAM):
-        raise no_stream(about.rpartition(".")[2])
-    if int(error.get("code", 0)) == 503:
-        raise unavailable(about, str(error.get("description", "")))
-    raise ApiRefused(
-        "messaging.refused",
-        f"the message server refused {about}",
-        why=f"{error.get('description', 'no reason given')} ({number})",
-        next_step="compare the site's byte caps with the space its server may use",
-        number=number,
-    )
 
 
 async def _next(queue: asyncio.Queue[Msg | None]) -> Msg | None:

@@ -14,6 +14,8 @@ from typing import Any, Protocol
 from ganglion.core.errors import MessagingError
 from ganglion.core.units import NS_PER_MS, NS_PER_S
 from ganglion.host.ports import Clock
+from ganglion.messaging.answers import NO_CONSUMER, ApiRefused
+from ganglion.messaging.bus import Bus
 from ganglion.messaging.subjects import OUTBOX_PREFIX, UPLINK_CONSUMER, deliver, inbox, journal, outbox
 
 ADOPT_RETRY_NS = 100 * NS_PER_MS
@@ -47,16 +49,12 @@ class StreamApi(Protocol):
     ) -> dict[str, Any]:
         """The answer of ``$JS.API.<subject>``, of another site's server when ``domain`` names it.
 
-        Raises `MessagingError`; `ApiRefused` carries the server's own error code.
+        Raises `MessagingError`; `answers.ApiRefused` carries the server's own error code.
         """
 
 
-class ApiRefused(MessagingError):
-    """The server answered a request with an error; ``number`` is its own error code."""
-
-    def __init__(self, code: str, what: str, *, why: str = "", next_step: str = "", number: int = 0) -> None:
-        self.number = number
-        super().__init__(code, what, why=why, next_step=next_step)
+class SiteBus(Bus, StreamApi, Protocol):
+    """Both sides of a site's message server."""
 
 
 async def provision(
@@ -81,7 +79,7 @@ async def provision(
     """
     await _stream(api, _plain(journal(site), ["j.>"], caps.journal_max_bytes))
     offset = await _outbox(api, site, caps.outbox_max_bytes, born_s)
-    await api.ask(f"CONSUMER.CREATE.{outbox(site)}.{UPLINK_CONSUMER}", _uplink(site))
+    await _consumer(api, site)
     if adopt_later:
         children = sorted(await _adopted(api, site) & set(children))
     await _inbox(api, site, caps.inbox_max_bytes, children)
@@ -145,8 +143,7 @@ async def _adopted(api: StreamApi, site: str) -> set[str]:
 
 async def _inbox(api: StreamApi, site: str, size_max_bytes: int, children: Sequence[str]) -> None:
     config = _plain(inbox(site), [], size_max_bytes)
-    if children:
-        config["sources"] = [_source(child) for child in sorted(children)]
+    config["sources"] = [_source(child) for child in sorted(children)]
     await _stream(api, config)
 
 
@@ -209,10 +206,37 @@ def _source(child: str) -> dict[str, Any]:
 async def _stream(api: StreamApi, config: dict[str, Any]) -> None:
     # Asked first, because creating a stream that is there already is refused when its cap could not be reserved twice.
     try:
-        await api.ask(f"STREAM.INFO.{config['name']}", {})
+        info = await api.ask(f"STREAM.INFO.{config['name']}", {})
     except MessagingError as error:
         if error.code != "messaging.no-stream":
             raise
         await api.ask(f"STREAM.CREATE.{config['name']}", config)
         return
-    await api.ask(f"STREAM.UPDATE.{config['name']}", config)
+    if not _holds(info["config"], config):
+        await api.ask(f"STREAM.UPDATE.{config['name']}", config)
+
+
+async def _consumer(api: StreamApi, site: str) -> None:
+    wanted = _uplink(site)
+    try:
+        info = await api.ask(f"CONSUMER.INFO.{outbox(site)}.{UPLINK_CONSUMER}", {})
+    except ApiRefused as refusal:
+        if refusal.number != NO_CONSUMER:
+            raise
+    else:
+        if _holds(info["config"], wanted["config"]):
+            return
+    await api.ask(f"CONSUMER.CREATE.{outbox(site)}.{UPLINK_CONSUMER}", wanted)
+
+
+def _holds(found: Any, wanted: Any) -> bool:
+    """True when nothing needs to be written: a site that starts on a full disk must come up, for its reflexes.
+
+    The server adds what we did not say, and leaves out what is nought.
+    """
+    if isinstance(wanted, Mapping):
+        return isinstance(found, Mapping) and all(_holds(found.get(k), v) for k, v in wanted.items())
+    if isinstance(wanted, list):
+        same = isinstance(found, list) and len(found) == len(wanted)
+        return same and all(map(_holds, found, wanted)) if wanted else not found
+    return found == wanted or not (found or wanted)

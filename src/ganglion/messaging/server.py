@@ -196,7 +196,9 @@ class SiteServer:
             if port is not None and self._host.ports.taken(port):
                 raise _port_taken(port)
         content = render(self._settings, self._directory).encode()
-        await asyncio.to_thread(self._host.disk.replace, _CONFIG, content)
+        # Written only when it differs: a site that starts again on a full disk must come up, for its reflexes.
+        if await asyncio.to_thread(self._host.disk.read, _CONFIG) != content:
+            await asyncio.to_thread(self._host.disk.replace, _CONFIG, content)
         await self._launch(binary)
 
     async def run(self) -> None:
@@ -222,10 +224,10 @@ class SiteServer:
         """Where the server writes what happens to it."""
         return str(self._directory / "server.log")
 
-    async def restart(self) -> None:
-        """Ends the process, by SIGKILL if it hangs; ``run`` then starts it again."""
-        if self._process is not None and self._process.alive():
-            await self._process.stop(STOP_GRACE_NS)
+    def restart(self) -> None:
+        """Ends the server so that ``run`` starts it again: for one that runs and does not do its work."""
+        if self._process is not None:
+            self._process.kill()
 
     async def stop(self) -> None:
         """Ends the server; ``run`` returns."""

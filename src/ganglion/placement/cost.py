@@ -5,15 +5,51 @@ The solver's program and the figures of a finished plan are both made of these, 
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+from ganglion.core.calibration import ClassFigures, HopFigures, figures_of
 from ganglion.core.units import NS_PER_S, NS_PER_US
-from ganglion.flow.stages import ActStage
+from ganglion.flow.stages import ActStage, SourceStage
 from ganglion.placement.demand import COMMAND_BYTES, UPLINK_IDLE_BYTES_PER_S, Carriage, Load
 from ganglion.placement.routes import DEVICE, GATEWAY, SECONDS_PER_MONTH, Route, Spot, Wire
 
 
 def compute_ns(load: Load, spot: Spot) -> float:
-    """Nanoseconds of one input row of the stage at the spot."""
-    return spot.node_class.compute_ns(load.calls, load.operations)
+    """Nanoseconds of one input row of the stage at the spot: measured where that was done, else declared."""
+    found = measured_ns(load, spot)
+    return spot.node_class.compute_ns(load.calls, load.operations) if found is None else found
+
+
+def measured_ns(load: Load, spot: Spot) -> float | None:
+    """The same from the class's calibration: timed, or counted instructions; None where it has no such figure."""
+    figures = figures_of(spot.node_class)
+    found = figures.stages.get(load.digest) if figures else None
+    if found is None:
+        return None
+    if found.call_ns is not None and found.row_ns is not None:
+        return found.call_ns.median / load.rows_per_call[spot.rank] + found.row_ns.median
+    clock_mhz = spot.node_class.clock_mhz
+    if found.instructions is None or clock_mhz is None:
+        return None
+    return found.instructions.median * spot.node_class.cycles_per_instruction * 1e3 / clock_mhz
+
+
+_UNMEASURED = ClassFigures(measured_on="")
+
+
+def _hop(spot: Spot) -> HopFigures:
+    return (figures_of(spot.node_class) or _UNMEASURED).hop
+
+
+def _hop_ns(spot: Spot) -> float:
+    """What one message takes: the declared figure."""
+    return spot.node_class.hop_us * NS_PER_US
+
+
+def message_ns(spot: Spot) -> float:
+    """Nanoseconds of a processor that one message takes at the spot."""
+    found = _hop(spot).message_ns
+    return _hop_ns(spot) if found is None else found.median
 
 
 def _instances(load: Load, spot: Spot) -> int:
@@ -24,13 +60,19 @@ def _instances(load: Load, spot: Spot) -> int:
 
 
 def stage_cpus(load: Load, spot: Spot) -> float:
-    """Processors of one node that the stage keeps busy; for devices: of each."""
+    """Processors of one node that the stage keeps busy; for devices: of each. A source: what a frame takes."""
+    frame_ns = _hop(spot).frame_ns
+    if isinstance(load.stage, SourceStage) and frame_ns is not None:
+        return load.rows_out_per_s * _instances(load, spot) * frame_ns.median / NS_PER_S
     return load.rows_in_per_s * _instances(load, spot) * compute_ns(load, spot) / NS_PER_S
 
 
 def stage_memory_bytes(load: Load, spot: Spot) -> int:
-    """Memory of one node that the stage takes; for devices: of each."""
-    return load.memory_bytes * _instances(load, spot)
+    """Memory of one node that the stage takes; for devices: of each. With its working memory, where that is known."""
+    figures = figures_of(spot.node_class)
+    found = figures.stages.get(load.digest) if figures else None
+    working_bytes = (found.ram_bytes or 0) if found else 0
+    return load.memory_bytes * _instances(load, spot) + working_bytes
 
 
 def stage_money(load: Load, spot: Spot) -> float:
@@ -74,7 +116,7 @@ def hop_cpus(load: Load, wire: Wire, spot: Spot, *, urgent: bool) -> float:
         return 0.0
     members = 1 if spot.rank == DEVICE else load.members
     messages = load.messages_per_s(carriage(wire, urgent=urgent)) * members
-    return messages * spot.node_class.hop_us * NS_PER_US / NS_PER_S
+    return messages * message_ns(spot) / NS_PER_S
 
 
 def wire_money(load: Load, wire: Wire, ends: tuple[Spot, Spot], *, urgent: bool) -> float:
@@ -83,18 +125,58 @@ def wire_money(load: Load, wire: Wire, ends: tuple[Spot, Spot], *, urgent: bool)
     return moved + sum(hop_cpus(load, wire, s, urgent=urgent) * s.count * s.cpu_per_month for s in ends)
 
 
-def loop_fixed_ns(route: Route) -> float:
-    """The part of a loop that no placement changes: the link's latency up and down, the command, its handling."""
+class LoopParts(NamedTuple):
+    """Elapsed nanoseconds of a loop, by where they pass.
+
+    ``device``: from the frame's last sample until its message has left, with the stages there. ``link``: both ways, and
+    until the program at the other end has what came. ``gateway``: from there until the command has left, with the
+    stages there. ``actuator``: from the command's receipt until it is obeyed.
+    """
+
+    device: float = 0.0
+    link: float = 0.0
+    gateway: float = 0.0
+    actuator: float = 0.0
+
+    def plus(self, other: LoopParts) -> LoopParts:
+        """Part by part."""
+        return LoopParts(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+def loop_fixed_parts(route: Route) -> LoopParts:
+    """The part of a loop that no placement changes: the frame's start, the link's latency, the command's way."""
     device = route.spots[DEVICE]
-    latency_ns = 2 * route.wires[0].link.latency_ns
-    return latency_ns + _transmit_ns(COMMAND_BYTES, route) + device.node_class.hop_us * NS_PER_US
+    hop = _hop(device)
+    wake_ns = hop.wake_ns.median if hop.wake_ns else 0.0
+    receive_ns = hop.receive_ns.median if hop.receive_ns else 0.0
+    obey_ns = hop.obey_ns.median if hop.obey_ns else _hop_ns(device)
+    on_link_ns = 2 * route.wires[0].link.latency_ns + _transmit_ns(COMMAND_BYTES, route)
+    return LoopParts(device=wake_ns, link=on_link_ns + receive_ns, actuator=obey_ns)
+
+
+def loop_stream_parts(load: Load, route: Route) -> LoopParts:
+    """One row of a stream from device to gateway: its message handled at both ends and sent."""
+    device, gateway = _hop(route.spots[DEVICE]), _hop(route.spots[GATEWAY])
+    send_ns = device.send_ns.median if device.send_ns else _hop_ns(route.spots[DEVICE])
+    receive_ns = gateway.receive_ns.median if gateway.receive_ns else 0.0
+    react_ns = gateway.react_ns.median if gateway.react_ns else _hop_ns(route.spots[GATEWAY])
+    size_bytes = load.row_bytes + load.message_overhead_bytes("urgent")
+    return LoopParts(device=send_ns, link=_transmit_ns(size_bytes, route) + receive_ns, gateway=react_ns)
+
+
+def loop_fixed_ns(route: Route) -> float:
+    """The sum of `loop_fixed_parts`."""
+    return sum(loop_fixed_parts(route))
 
 
 def loop_stream_ns(load: Load, route: Route) -> float:
-    """One row of a stream from device to gateway: its message handled at both ends and sent."""
-    hops_us = route.spots[DEVICE].node_class.hop_us + route.spots[GATEWAY].node_class.hop_us
-    size_bytes = load.row_bytes + load.message_overhead_bytes("urgent")
-    return hops_us * NS_PER_US + _transmit_ns(size_bytes, route)
+    """The sum of `loop_stream_parts`."""
+    return sum(loop_stream_parts(load, route))
+
+
+def own_cpus(spot: Spot) -> float | None:
+    """Processors that the node's own program keeps busy without a message, where that was measured."""
+    return _hop(spot).own_cpus
 
 
 def _transmit_ns(size_bytes: float, route: Route) -> float:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Literal
 
 from ganglion.core.units import NS_PER_S
 from ganglion.flow.assignment import ALL
+from ganglion.flow.digests import work_digest
 from ganglion.flow.expression import Expression
 from ganglion.flow.spec import FlowSpec
 from ganglion.flow.stages import (
@@ -41,6 +43,8 @@ BATCH_BYTES = 64_000
 BATCH_OVERHEAD_BYTES = 250
 BATCH_FIELD_BYTES = 12
 """IPv4, TCP, NATS subject and headers, batch header: per batch; and each field's name and form in it."""
+BATCH_PAYLOAD_HEAD_BYTES = 55
+"""The batch header's part of it: the rest of a batch without its rows is around the payload."""
 INTEGER_FRAME_SHARE = 0.5
 """What an uplink's message makes of integer frames (`ganglion.core.wire`): 0.45 to 0.62 on feeder recordings."""
 UPLINK_IDLE_BYTES_PER_S = 150
@@ -69,7 +73,10 @@ class Load:
     """What one stage asks for on one path, per member (origin, or 1 for the merged).
 
     ``calls`` and ``operations`` are per input row, see `ganglion.kernels.cost`. ``copies`` is 2 for a stage that a
-    reflex needs: a gateway runs it in memory for the reflex, and again from its journal.
+    reflex needs: a gateway runs it in memory for the reflex, and again from its journal. ``digest``: what it computes,
+    for figures that were measured. ``rows_per_call``: rows that come to it at once, by rank of its node, when its input
+    comes from below. ``uplink_row_bytes``: of one output row in an uplink's message, where that was measured.
+    ``bursts_per_s``: how often rows come, for rows that come only at times, each time for ``burst_s``.
     """
 
     stage: Stage
@@ -80,6 +87,11 @@ class Load:
     calls: float
     operations: float
     memory_bytes: int
+    digest: str = ""
+    rows_per_call: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)
+    uplink_row_bytes: float | None = None
+    bursts_per_s: float | None = None
+    burst_s: float = 0.0
 
     @property
     def row_bytes(self) -> int:
@@ -89,6 +101,8 @@ class Load:
     @property
     def packed_row_bytes(self) -> float:
         """Bytes of one output row in an uplink's message."""
+        if self.uplink_row_bytes is not None:
+            return self.uplink_row_bytes
         frames = sum(
             f.type.size_bytes for f in self.stage.schema.fields if f.type.dtype == "i16" and f.type.shape
         )
@@ -107,7 +121,10 @@ class Load:
             return self.rows_out_per_s
         limit, period_s = (BATCH_BYTES, BATCH_S) if how == "batched" else (GATHER_BYTES, GATHER_S)
         full = self.rows_out_per_s / max(1, limit // self.row_bytes)
-        return min(self.rows_out_per_s, max(1 / period_s, full))
+        periods = 1 / period_s
+        if self.bursts_per_s is not None:
+            periods = min(periods, self.bursts_per_s * (1 + self.burst_s / period_s))
+        return min(self.rows_out_per_s, max(periods, full))
 
     def bytes_per_s(self, how: Carriage) -> float:
         """Bytes of one member's output, with all headers."""
@@ -126,12 +143,22 @@ def merged_stages(spec: FlowSpec) -> frozenset[str]:
     return frozenset(merged)
 
 
-def demand(spec: FlowSpec, origins: Mapping[str, int], selectivities: Mapping[str, float]) -> dict[Key, Load]:
-    """The load of every stage on every path, in flow order. ``origins``: path id -> origins on it."""
+def demand(
+    spec: FlowSpec,
+    origins: Mapping[str, int],
+    selectivities: Mapping[str, float],
+    uplink_row_bytes: Mapping[str, float] = MappingProxyType({}),
+) -> dict[Key, Load]:
+    """The load of every stage on every path, in flow order. ``origins``: path id -> origins on it.
+
+    ``uplink_row_bytes``: stage id -> what a row of its output takes in an uplink's message, where that was measured.
+    """
     merged = merged_stages(spec)
     twice = {name for act in spec.reflexes for name in spec.ancestors(act.id)}
+    leading = twice | {act.id for act in spec.reflexes}
     loads: dict[Key, Load] = {}
     for stage in spec.stages:
+        digest = work_digest(spec, stage.id)
         for path in (ALL,) if stage.id in merged else origins:
             inputs = [_rate(loads, name, path, origins) for name in stage.inputs]
             calls, operations = _computing(stage)
@@ -145,8 +172,29 @@ def demand(spec: FlowSpec, origins: Mapping[str, int], selectivities: Mapping[st
                 calls,
                 operations,
                 _memory_bytes(stage, rows_in, 1 if path != ALL else sum(origins.values())),
+                digest,
+                _rows_per_call(loads, stage, path, origins, urgent=stage.id in leading),
+                uplink_row_bytes.get(stage.id),
+                *_bursts(stage, inputs),
             )
     return loads
+
+
+def _rows_per_call(
+    loads: Mapping[Key, Load], stage: Stage, path: str, origins: Mapping[str, int], *, urgent: bool
+) -> tuple[float, ...]:
+    """As messages bring them: one by one on a device, gathered or urgent to a gateway, in batches further up."""
+    if not stage.inputs:
+        return (1.0, 1.0, 1.0, 1.0)
+    name = stage.inputs[0]
+    sources = [loads[name, p] for p in ((path,) if (name, path) in loads else origins)]
+    rows = math.fsum(s.rows_out_per_s for s in sources)
+
+    def per_call(how: Carriage) -> float:
+        messages = math.fsum(s.messages_per_s(how) for s in sources)
+        return max(1.0, rows / messages) if messages else 1.0
+
+    return 1.0, per_call("urgent" if urgent else "gathered"), per_call("batched"), per_call("batched")
 
 
 def _rate(loads: Mapping[Key, Load], name: str, path: str, origins: Mapping[str, int]) -> float:
@@ -163,13 +211,24 @@ def _rows_out(stage: Stage, rates: list[float], selectivities: Mapping[str, floa
         case WhereStage():
             return rates[0] * selectivities.get(stage.id, stage.selectivity)
         case AroundStage():
-            around_s = (stage.before_ns + stage.after_ns) / NS_PER_S
-            return min(rates[0], rates[1] * around_s * rates[0])
+            return min(rates[0], rates[1] * _rows_around(stage, rates[0]))
         case WindowStage():
             return min(rates[0], NS_PER_S / stage.width_ns)
         case _:
             # A kernel may emit fewer rows than it takes; nothing says how many, so all are counted.
             return rates[0]
+
+
+def _bursts(stage: Stage, rates: list[float]) -> tuple[float | None, float]:
+    if isinstance(stage, AroundStage):
+        return rates[1], (stage.before_ns + stage.after_ns) / NS_PER_S
+    return None, 0.0
+
+
+def _rows_around(stage: AroundStage, rows_per_s: float) -> int:
+    """The row of a trigger, and whole rows before and after it (a millionth of one is rounding)."""
+    before, after = (int(ns / NS_PER_S * rows_per_s + 1e-6) for ns in (stage.before_ns, stage.after_ns))
+    return before + 1 + after
 
 
 def _computing(stage: Stage) -> tuple[float, float]:

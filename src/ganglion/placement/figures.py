@@ -78,16 +78,25 @@ def crossings(ground: Ground, ranks: Ranks) -> Iterator[tuple[Key, Wire, bool]]:
                 yield key, wire, wire.lower < urgent
 
 
-def loop_ns(ground: Ground, ranks: Ranks, act: Key) -> float:
+def loop_parts(ground: Ground, ranks: Ranks, act: Key) -> cost.LoopParts:
     """Frame complete -> command at the actuator, without waiting for others' frames."""
     way = ground.ways[act[1]]
     keys = ground.loop_stages(*act)
-
     crossed = {k for k, wire, urgent in crossings(ground, ranks) if urgent and wire.device_link}
+    parts = cost.loop_fixed_parts(way)
+    for key in keys:
+        at = ranks[key]
+        computing = cost.compute_ns(ground.loads[key], way.spots[at])
+        here = cost.LoopParts(device=computing) if at == DEVICE else cost.LoopParts(gateway=computing)
+        parts = parts.plus(here)
+        if key in crossed:
+            parts = parts.plus(cost.loop_stream_parts(ground.loads[key], way))
+    return parts
 
-    computing = math.fsum(cost.compute_ns(ground.loads[k], way.spots[ranks[k]]) for k in keys)
-    streams = math.fsum(cost.loop_stream_ns(ground.loads[k], way) for k in keys if k in crossed)
-    return computing + streams + cost.loop_fixed_ns(way)
+
+def loop_ns(ground: Ground, ranks: Ranks, act: Key) -> float:
+    """The sum of `loop_parts`."""
+    return math.fsum(loop_parts(ground, ranks, act))
 
 
 def loops(ground: Ground, ranks: Ranks) -> tuple[Loop, ...]:

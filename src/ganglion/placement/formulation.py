@@ -17,9 +17,11 @@ from ganglion.placement import cost, rules
 from ganglion.placement.demand import DATAGRAM_ROW_BYTES_MAX, Key
 from ganglion.placement.figures import Ground
 from ganglion.placement.jurisdictions import lies_in
+from ganglion.placement.objective import QUANTITIES
 from ganglion.placement.routes import DEVICE, RANKS, Spot, Wire
-from ganglion.placement.rules import CPU_SHARE_MAX, LINK_SHARE_MAX, Rule, Seat
+from ganglion.placement.rules import CPU_SHARE_MAX, Rule, Seat
 from ganglion.placement.solver import OutOfBudget, Program, solve
+from ganglion.placement.terms import seat_quantities, wire_quantities
 
 COLUMNS_MAX = 20_000
 """More is no small topology: this version plans exactly or not at all."""
@@ -29,7 +31,7 @@ Terms = dict[int, float]
 
 @dataclass(slots=True)
 class Formulation:
-    """The program, what its columns mean, and its three costs."""
+    """The program, what its columns mean, and what they add to the quantities of an objective."""
 
     program: Program
     seats: dict[Seat, int]
@@ -37,9 +39,21 @@ class Formulation:
     urgent: dict[Key, int]
 
     forbidden: Mapping[Seat, frozenset[Rule]]
-    money: Terms = field(default_factory=dict)
-    latency_ms: Terms = field(default_factory=dict)
-    height: Terms = field(default_factory=dict)
+    quantities: dict[str, Terms] = field(default_factory=lambda: {name: {} for name in QUANTITIES})
+
+    def add(self, column: int, found: Mapping[str, float], sign: float = 1.0) -> None:
+        """What one more use of a column adds to the objective's quantities."""
+        for name, value in found.items():
+            terms = self.quantities[name]
+            terms[column] = terms.get(column, 0.0) + sign * value
+
+    def level(self, weights: Mapping[str, float]) -> Terms:
+        """One level of an objective as costs of columns."""
+        terms: Terms = {}
+        for name, weight in weights.items():
+            for column, value in self.quantities[name].items():
+                terms[column] = terms.get(column, 0.0) + weight * value
+        return terms
 
     def ranks(self, values: tuple[float, ...]) -> dict[Key, int]:
         """The chosen rank of every stage on every path."""
@@ -136,6 +150,9 @@ def _transit(ground: Ground, formulation: Formulation) -> None:
         place = ground.ways[key[1]].spots[wire.upper].jurisdiction
         if allowed is not None and not lies_in(place, allowed):
             formulation.program.row({column: 1.0}, high=0.0, tag=rules.jurisdiction_rule(stage))
+        if ground.ways[key[1]].spots[wire.upper].refuses & stage.labels.categories:
+            rule = rules.label_rule(ground.ways[key[1]].spots[wire.upper], stage)
+            formulation.program.row({column: 1.0}, high=0.0, tag=rule)
 
 
 def _crossings(ground: Ground, formulation: Formulation) -> list[tuple[tuple[Key, Wire], int]]:
@@ -182,8 +199,13 @@ def _capacity(formulation: Formulation, terms: Terms, limit: float, rule: Rule) 
     """The row ``terms <= limit``, scaled; left out where everything fits anyway."""
     if sum(terms.values()) <= limit:
         return
-    scale = max(limit, 1e-12)
+    scale = row_scale(limit)
     formulation.program.row({c: v / scale for c, v in terms.items() if v}, high=limit / scale, tag=rule)
+
+
+def row_scale(limit: float) -> float:
+    """What rows of a limit are divided by: the limit, so that all have 1 there; but nothing is divided by nothing."""
+    return limit if limit > 1e-12 else 1.0
 
 
 def _links(ground: Ground, formulation: Formulation) -> None:
@@ -194,8 +216,8 @@ def _links(ground: Ground, formulation: Formulation) -> None:
         shares[wire.id][column] = shares[wire.id].get(column, 0.0) + share
 
     for name, wire in ground.wires().items():
-        rule = rules.bandwidth_rule(name, wire.link.bandwidth_bit_per_s)
-        _capacity(formulation, shares[name], LINK_SHARE_MAX - cost.idle_share(wire), rule)
+        rule = rules.bandwidth_rule(wire)
+        _capacity(formulation, shares[name], wire.share_max - cost.idle_share(wire), rule)
 
 
 def _deadlines(ground: Ground, formulation: Formulation) -> None:
@@ -217,17 +239,17 @@ def _deadlines(ground: Ground, formulation: Formulation) -> None:
         scaled = {c: v / scale for c, v in terms.items()}
         formulation.program.row(scaled, high=left_ns / scale, tag=rules.deadline_rule(stage))
         for column, value in terms.items():
-            weighted = value / 1e6 * load.members
-            formulation.latency_ms[column] = formulation.latency_ms.get(column, 0.0) + weighted
+            formulation.add(column, {"latency_ms": value / 1e6 * load.members})
 
 
 def _costs(ground: Ground, formulation: Formulation) -> None:
     for (stage, path, rank), column in formulation.seats.items():
-        formulation.height[column] = float(rank)
         spot = ground.ways[path].spots.get(rank)
+        found = {"height": float(rank)}
         if spot is not None:
-            formulation.money[column] = cost.stage_money(ground.loads[stage, path], spot)
+            found = seat_quantities(ground.loads[stage, path], spot)
+        formulation.add(column, found)
 
     for key, wire, column, urgent, sign in _carried(ground, formulation):
-        used = sign * cost.wire_money(ground.loads[key], wire, _ends(ground, key, wire), urgent=urgent)
-        formulation.money[column] = formulation.money.get(column, 0.0) + used
+        used = wire_quantities(ground.loads[key], wire, _ends(ground, key, wire), urgent=urgent)
+        formulation.add(column, used, sign)

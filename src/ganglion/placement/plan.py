@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 from ganglion.flow.assignment import Assignment
@@ -78,26 +79,74 @@ class Money:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """A placement that obeys every rule. ``gap``: how much dearer than the best it may be, 0 when proved."""
+class Detail:
+    """A plan written out, path by path, link by link, node by node."""
 
-    flow: str
-    flow_digest: str
-    currency: str
     placements: tuple[Placement, ...]
     loops: tuple[Loop, ...]
     links: tuple[LinkUse, ...]
     nodes: tuple[NodeUse, ...]
+    assigned: Mapping[str, Assignment]
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A plan in short: ``tiers``: stage -> tier -> devices whose rows it works on there; the slowest loops.
+
+    ``quantities``: of the objective, see `ganglion.placement.objective`.
+    """
+
+    tiers: Mapping[str, Mapping[str, int]]
+    loops: tuple[Loop, ...]
+    quantities: Mapping[str, float]
+    gateways: int
+    devices: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A placement that obeys every rule. ``gap``: how much dearer than the best it may be, 0 when proved.
+
+    What is said path by path is written out when it is asked for; ``summary`` and ``assignment`` need not.
+    """
+
+    flow: str
+    flow_digest: str
+    currency: str
     money: Money
     gap: float
     solver: str
     pins: Mapping[str, str]
     selectivities: Mapping[str, float]
-    assigned: Mapping[str, Assignment]
+    objective: str
+    summary: Summary
+    write_out: Callable[[], Detail] = field(repr=False, compare=False)
+    assign: Callable[[str], Assignment] = field(repr=False, compare=False)
+
+    @cached_property
+    def detail(self) -> Detail:
+        """Everything; raises `PlacementInfeasible` ``placement.size`` when it is too much to be written out."""
+        return self.write_out()
+
+    @property
+    def placements(self) -> tuple[Placement, ...]:
+        return self.detail.placements
+
+    @property
+    def loops(self) -> tuple[Loop, ...]:
+        return self.detail.loops
+
+    @property
+    def links(self) -> tuple[LinkUse, ...]:
+        return self.detail.links
+
+    @property
+    def nodes(self) -> tuple[NodeUse, ...]:
+        return self.detail.nodes
 
     @property
     def proved(self) -> bool:
-        """True when no placement that obeys the rules costs less."""
+        """True when no placement that obeys the rules is better in the first level of the objective."""
         return self.gap == 0
 
     def tier_of(self, stage: str) -> dict[str, str]:
@@ -113,7 +162,31 @@ class Plan:
 
     def assignments(self) -> dict[str, Assignment]:
         """Node id -> its part of the plan, for every site's node and for ``device:<path>``."""
-        return dict(self.assigned)
+        return dict(self.detail.assigned)
+
+    def assignment(self, node: str) -> Assignment:
+        """One node's part; raises `KeyError`."""
+        return self.assign(node)
+
+    def summary_json(self) -> dict[str, Any]:
+        """The plan of a fleet in short: devices per stage and tier, the slowest loops, money, certificate."""
+        money = {k: _rounded(v) for k, v in asdict(self.money).items()}
+        return {
+            "format": FORMAT,
+            "flow": self.flow,
+            "flow_digest": self.flow_digest,
+            "currency": self.currency,
+            "objective": self.objective,
+            "devices": self.summary.devices,
+            "gateways": self.summary.gateways,
+            "tiers": {stage: dict(tiers) for stage, tiers in self.summary.tiers.items()},
+            "loops": [asdict(x) for x in self.summary.loops],
+            "money_per_month": {**money, "total": _rounded(self.money.total)},
+            "quantities": {k: _rounded(v) for k, v in self.summary.quantities.items()},
+            "certificate": {"gap": _rounded(self.gap), "proved": self.proved, "solver": self.solver},
+            "pins": dict(sorted(self.pins.items())),
+            "selectivities": dict(sorted(self.selectivities.items())),
+        }
 
     def to_json(self) -> dict[str, Any]:
         """Stable: the same plan gives the same JSON on every machine (floats to nine digits)."""
@@ -128,10 +201,11 @@ class Plan:
             "links": [_record(x) for x in self.links],
             "nodes": [_record(x) for x in self.nodes],
             "money_per_month": {**money, "total": _rounded(self.money.total)},
+            **({} if self.objective == "money" else {"objective": self.objective}),
             "certificate": {"gap": _rounded(self.gap), "proved": self.proved, "solver": self.solver},
             "pins": dict(sorted(self.pins.items())),
             "selectivities": dict(sorted(self.selectivities.items())),
-            "assignments": {k: a.to_json() for k, a in sorted(self.assigned.items())},
+            "assignments": {k: a.to_json() for k, a in sorted(self.detail.assigned.items())},
         }
 
 

@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from ganglion.core.errors import FlowError, PlacementInfeasible
 from ganglion.core.topology import Topology
 from ganglion.flow.spec import FlowSpec
 from ganglion.flow.stages import TIERS, WhereStage
 from ganglion.placement import figures
+from ganglion.placement.clash import block_ground, face_ground, fits, infeasible
+from ganglion.placement.decompose import FleetSolution, NoBlock, NoColumns, solve_fleet
 from ganglion.placement.demand import Key, demand
+from ganglion.placement.expansion import Expansion, written_out
 from ganglion.placement.figures import Ground
-from ganglion.placement.formulation import Formulation, Terms, build
-from ganglion.placement.plan import Placement, Plan
-from ganglion.placement.routes import routes
-from ganglion.placement.rules import KINDS, Rule
+from ganglion.placement.formulation import COLUMNS_MAX, Formulation, Terms, build
+from ganglion.placement.measured import uplink_row_bytes
+from ganglion.placement.objective import QUANTITIES, Objective, parse_objective
+from ganglion.placement.plan import Plan, Summary
+from ganglion.placement.routes import RANKS, routes
 from ganglion.placement.solver import NAME, OutOfBudget, Row, Solution, as_row, solve
+from ganglion.placement.standing import Standing
+from ganglion.placement.terrain import Terrain, survey
 
-MONEY_TIE = 1e-6
-"""Plans whose months differ by less (or by a billionth of the sum) cost the same."""
-LATENCY_TIE_MS = 1e-6
+TIE = 1e-6
+"""Plans that differ by less in a level of the objective (or by a billionth of its sum) tie in it."""
+
+
+EXACT_COLUMNS_MAX = 2_000
+"""Up to so many columns the whole is one program for HiGHS; beyond, it is decomposed (docs/adr/0018)."""
+WIDE_GAP = 1e-3
+NARROWING_NODES_MAX = 200
+"""A decomposed plan of a fleet that is not large, with a wider gap, is tried as one program with so many nodes."""
 
 
 def plan(
@@ -28,75 +42,220 @@ def plan(
     *,
     pins: Mapping[str, str] | None = None,
     selectivities: Mapping[str, float] | None = None,
+    objective: str | None = None,
 ) -> Plan:
     """The best placement that obeys every rule.
 
     ``pins``: stage id -> tier it must run at; ``selectivities``: where-stage id -> share of rows in [0, 1],
-    in place of the flow's. Raises `PlacementInfeasible` ``placement.infeasible`` with a smallest set of rules
-    that clash, ``placement.no-devices``, ``placement.size`` or ``placement.budget``, and for a wrong argument
-    `FlowError` ``flow.unknown-stage``, ``flow.tier`` or ``flow.selectivity``.
+    in place of the flow's; ``objective``: in place of the flow's, see `parse_objective`. Raises `PlacementInfeasible`
+    ``placement.infeasible`` with a smallest set of rules that clash, ``placement.no-devices`` or
+    ``placement.budget``, and for a wrong argument `FlowError` ``flow.unknown-stage``, ``flow.tier``,
+    ``flow.selectivity`` or ``flow.objective``.
     """
     pins, selectivities = dict(pins or {}), dict(selectivities or {})
     _check_arguments(spec, pins, selectivities)
+    wanted = parse_objective(objective or spec.objective, topology.currency)
+    _check_devices(topology)
+    _check_objective(topology, wanted)
+    if exact_columns(spec, topology) <= EXACT_COLUMNS_MAX:
+        return _exact(spec, topology.expanded(), pins, selectivities, wanted)
+    terrain = survey(spec, topology, pins, selectivities, wanted)
+    solution = solved(terrain, pins)
+    found = fleet_plan(solution, pins, selectivities)
+    if solution.gap > WIDE_GAP and exact_columns(spec, topology) <= COLUMNS_MAX:
+        return _narrowed(spec, topology, found)
+    return found
+
+
+def _narrowed(spec: FlowSpec, topology: Topology, found: Plan) -> Plan:
+    """A decomposed plan with a wide gap, or a better one: the whole as one program, with few nodes to search."""
+    objective = parse_objective(found.objective, topology.currency)
+    ground = lay_out(spec, topology.expanded(), found.selectivities)
+    formulation = build(ground, found.pins)
+    first = formulation.level(objective.levels[0])
+    zero = formulation.zeros(formulation.rules)
+    try:
+        other = solve(formulation.program, first, zero=zero, nodes_max=NARROWING_NODES_MAX)
+    except OutOfBudget:
+        return found
+    if other is None:
+        return found
+    value = sum(weight * found.summary.quantities[name] for name, weight in objective.levels[0].items())
+    bound = max(value * (1 - found.gap), other.objective * (1 - other.gap))
+    best_value = min(value, other.objective)
+    gap = max(0.0, best_value - bound) / max(abs(best_value), 1e-12)
+    gap = gap if gap > 1e-9 else 0.0
+    if value <= other.objective * (1 + 1e-9):
+        return replace(found, gap=gap)
+    chosen = Solution(other.values, other.objective, gap)
+    ranks = formulation.ranks(other.values)
+    return exact_plan(ground, ranks, chosen, (formulation, objective), found.pins, found.selectivities)
+
+
+def exact_columns(spec: FlowSpec, topology: Topology) -> int:
+    """About how many columns the whole as one program would have."""
+    alike = topology.alike()
+    paths = sum(alike[gateway] for group in topology.devices.values() for gateway in group.gateways)
+    return (paths + 1) * len(spec.stages) * (2 * len(RANKS) - 1)
+
+
+def solved(terrain: Terrain, pins: Mapping[str, str]) -> FleetSolution:
+    """The fleet's solution; raises `PlacementInfeasible` ``placement.infeasible`` or ``placement.budget``."""
+    try:
+        return solve_fleet(terrain)
+    except (NoColumns, NoBlock) as error:
+        ground = obstacle(terrain, error)
+        if fits(ground, pins):
+            raise _without_a_set(terrain, error) from error
+        raise infeasible(terrain.spec, ground, pins) from error
+    except OutOfBudget as error:
+        raise _out_of_budget(error) from error
+
+
+def standing(
+    spec: FlowSpec,
+    topology: Topology,
+    *,
+    pins: Mapping[str, str] | None = None,
+    selectivities: Mapping[str, float] | None = None,
+    objective: str | None = None,
+) -> Standing:
+    """A fleet's plan to be repaired as the fleet changes; arguments and errors as of `plan`."""
+    pins, selectivities = dict(pins or {}), dict(selectivities or {})
+    _check_arguments(spec, pins, selectivities)
+    wanted = parse_objective(objective or spec.objective, topology.currency)
+    _check_devices(topology)
+    _check_objective(topology, wanted)
+    terrain = survey(spec, topology, pins, selectivities, wanted)
+    return Standing(solved(terrain, pins), selectivities, pins)
+
+
+def _without_a_set(terrain: Terrain, error: NoColumns | NoBlock) -> PlacementInfeasible:
+    """Nothing fits, or was found to, but the program that would name the smallest set of rules is too large."""
+    if isinstance(error, NoColumns) or not error.certain:
+        return _out_of_budget(OutOfBudget("no column that was priced lets a gateway fit"))
+    edge = terrain.fleet.blocks[error.block].edge
+    return PlacementInfeasible(
+        "placement.infeasible",
+        f"no placement of flow {terrain.spec.name} lets all gateways under {edge} fit it at once",
+        why=f"cpu, memory or bandwidth of {edge} runs out whatever they do (at some prices of those, the cheapest "
+        "choices cost more than any can)",
+        next_step=f"give {edge} more of them, or its gateways, so that they send it less",
+    )
+
+
+def obstacle(terrain: Terrain, error: NoColumns | NoBlock) -> Ground:
+    """The part of a fleet on which nothing fits."""
+    if isinstance(error, NoColumns):
+        return face_ground(terrain, error.path)
+    return block_ground(terrain, error.block, error.kind)
+
+
+def fleet_plan(solution: FleetSolution, pins: Mapping[str, str], selectivities: Mapping[str, float]) -> Plan:
+    """The plan that a fleet's solution says."""
+    expansion = Expansion(solution, selectivities)
+    terrain = solution.terrain
+    quantities = dict(zip(QUANTITIES, solution.sums[: len(QUANTITIES)].tolist(), strict=True))
+    fleet = terrain.fleet
+    summary = Summary(expansion.tiers(), expansion.loops(), quantities, fleet.gateways, fleet.devices)
+    return Plan(
+        terrain.spec.name,
+        terrain.spec.digest,
+        terrain.topology.currency,
+        expansion.money(),
+        solution.gap,
+        NAME,
+        pins,
+        selectivities,
+        terrain.objective.text,
+        summary,
+        expansion.detail,
+        expansion.assignment,
+    )
+
+
+def _exact(
+    spec: FlowSpec,
+    topology: Topology,
+    pins: Mapping[str, str],
+    selectivities: Mapping[str, float],
+    objective: Objective,
+) -> Plan:
     ground = lay_out(spec, topology, selectivities)
     formulation = build(ground, pins)
-    solution = _best(formulation)
+    solution = best(formulation, objective)
     if solution is None:
-        raise _infeasible(spec, clash(formulation))
+        raise infeasible(spec, ground, pins)
     ranks = formulation.ranks(solution.values)
     assert ranks.keys() == ground.loads.keys()
+    return exact_plan(ground, ranks, solution, (formulation, objective), pins, selectivities)
+
+
+def exact_plan(
+    ground: Ground,
+    ranks: Mapping[Key, int],
+    solution: Solution,
+    made: tuple[Formulation, Objective],
+    pins: Mapping[str, str],
+    selectivities: Mapping[str, float],
+) -> Plan:
+    """The plan that chosen ranks are."""
+    formulation, objective = made
+    spec, topology = ground.spec, ground.topology
+    tiers: dict[str, dict[str, int]] = {}
+    counts = {path.id: path.count for path in topology.paths()}
+    for (stage, path), rank in ranks.items():
+        tally = tiers.setdefault(stage, {})
+        tally[TIERS[rank]] = tally.get(TIERS[rank], 0) + counts.get(path, sum(counts.values()))
+    quantities = {
+        name: sum(value * solution.values[column] for column, value in terms.items())
+        for name, terms in formulation.quantities.items()
+    }
+    gateways = len({path.gateway for path in topology.paths()})
+    loops = figures.loops(ground, ranks)
     return Plan(
         spec.name,
         spec.digest,
         topology.currency,
-        _placements(ground, ranks),
-        figures.loops(ground, ranks),
-        figures.links(ground, ranks),
-        figures.nodes(ground, ranks),
         figures.money(ground, ranks),
         solution.gap,
         NAME,
         pins,
         selectivities,
-        figures.assignments(ground, ranks),
+        objective.text,
+        Summary(tiers, loops, quantities, gateways, sum(counts.values())),
+        lambda: written_out(ground, ranks),
+        lambda node: figures.assignments(ground, ranks)[node],
     )
 
 
-def lay_out(spec: FlowSpec, topology: Topology, selectivities: Mapping[str, float]) -> Ground:
-    """The flow on the topology, before anything is decided; raises ``placement.no-devices``."""
-    ways = routes(topology)
-    origins = {path.id: path.count for path in topology.paths()}
-    if not origins:
+def _check_objective(topology: Topology, objective: Objective) -> None:
+    grams = [topology.carbon(site) for site in topology.sites]
+    if any("carbon_kg" in level for level in objective.levels) and not any(grams):
+        raise FlowError(
+            "flow.objective",
+            f"the objective {objective.text!r} counts carbon, and the topology has none",
+            why="carbon_g_per_kwh is 0 at every site",
+            next_step="set carbon_g_per_kwh in the topology, or of its sites",
+        )
+
+
+def _check_devices(topology: Topology) -> None:
+    if not any(group.count for group in topology.devices.values()):
         raise PlacementInfeasible(
             "placement.no-devices",
             "no gateway has a device",
             why="a flow begins at devices",
             next_step="add a device group to the topology",
         )
-    return Ground(spec, topology, ways, demand(spec, origins, selectivities))
 
 
-def clash(formulation: Formulation, *, keep: Iterable[Rule] = ()) -> tuple[Rule, ...]:
-    """A smallest set of rules that cannot hold together: without any one of them there is a placement.
-
-    That sources are at the device goes without saying; only where nothing else clashes with ``keep`` it is said.
-
-
-    Deletion filter: a rule (first a whole kind of them) that is not needed for the clash is dropped for good.
-    """
-    given = [r for r in formulation.rules if r.kind == "source"]
-    active = [r for r in formulation.rules if r.kind != "source"]
-    for kind in KINDS:
-        without = [r for r in active if r.kind != kind]
-        if len(without) < len(active) and not formulation.feasible(given + without):
-            active = without
-    for rule in tuple(active):
-        without = [r for r in active if r != rule]
-        if rule not in keep and not formulation.feasible(given + without):
-            active = without
-    if not set(active) - set(keep):
-        active += given
-    return tuple(sorted(active, key=lambda r: r.order, reverse=True))
+def lay_out(spec: FlowSpec, topology: Topology, selectivities: Mapping[str, float]) -> Ground:
+    """The flow on the topology, before anything is decided."""
+    ways = routes(topology)
+    origins = {path.id: path.count for path in topology.paths()}
+    loads = demand(spec, origins, selectivities, uplink_row_bytes(spec, topology))
+    return Ground(spec, topology, ways, loads)
 
 
 def _check_arguments(spec: FlowSpec, pins: Mapping[str, str], selectivities: Mapping[str, float]) -> None:
@@ -119,56 +278,46 @@ def _check_arguments(spec: FlowSpec, pins: Mapping[str, str], selectivities: Map
             )
 
 
-def _best(formulation: Formulation) -> Solution | None:
-    """Lexicographic: each next objective is minimised without giving up the ones before."""
+def best(
+    formulation: Formulation, objective: Objective, held: Sequence[int] = (), *, first_only: bool = False
+) -> Solution | None:
+    """Lexicographic: each next level is minimised without giving up the ones before.
+
+    ``held``: columns that stay 0. None when nothing obeys every rule; raises ``placement.budget``.
+    """
+    levels = [formulation.level(weights) for weights in objective.levels]
+    zero = [*formulation.zeros(formulation.rules), *held]
     try:
-        best = solve(formulation.program, formulation.money, zero=formulation.zeros(formulation.rules))
+        found = solve(formulation.program, levels[0], zero=zero)
     except OutOfBudget as error:
-        raise PlacementInfeasible(
-            "placement.budget",
-            "the solver found no placement within its budget",
-            why=f"HiGHS stopped: {error}",
-            next_step="pin some stages, or plan fewer gateways at once",
-        ) from error
-    if best is None:
-        return None
-    gap = best.gap
+        raise _out_of_budget(error) from error
+    if found is None or first_only:
+        return found
+    gap = found.gap
     rows = list(formulation.program.rows)
-    steps = [
-        (formulation.money, max(MONEY_TIE, 1e-9 * best.objective)),
-        (formulation.latency_ms, LATENCY_TIE_MS),
-    ]
-    for (held, slack), costs in zip(steps, (formulation.latency_ms, formulation.height), strict=True):
-        rows.append(_at_most(held, best, slack))
+    for kept, costs in itertools.pairwise(levels):
+        value = sum(value * found.values[column] for column, value in kept.items())
+        rows.append(_at_most(kept, found, max(TIE, 1e-9 * value)))
         try:
-            better = solve(formulation.program, costs, zero=formulation.zeros(formulation.rules), rows=rows)
+            better = solve(formulation.program, costs, zero=zero, rows=rows)
         except OutOfBudget:
             break
         if better is None:  # the bound is at the edge of the solver's tolerance: what we have is as good
             break
-        best = better
-    return Solution(best.values, best.objective, gap)
+        found = better
+    return Solution(found.values, found.objective, gap)
 
 
-def _at_most(held: Terms, best: Solution, slack: float) -> Row:
-    limit = sum(value * best.values[column] for column, value in held.items()) + slack
+def _at_most(held: Terms, found: Solution, slack: float) -> Row:
+    limit = sum(value * found.values[column] for column, value in held.items()) + slack
     scale = max(limit, 1.0)
     return as_row({c: v / scale for c, v in held.items()}, high=limit / scale)
 
 
-def _placements(ground: Ground, ranks: Mapping[Key, int]) -> tuple[Placement, ...]:
-    return tuple(
-        Placement(stage, path, TIERS[rank], ground.ways[path].spots[rank].node)
-        for (stage, path), rank in ranks.items()
-    )
-
-
-def _infeasible(spec: FlowSpec, rules: tuple[Rule, ...]) -> PlacementInfeasible:
-    only = len(rules) == 1
-    which = "this rule" if only else f"these {len(rules)} rules at once"
+def _out_of_budget(error: OutOfBudget) -> PlacementInfeasible:
     return PlacementInfeasible(
-        "placement.infeasible",
-        f"no placement of flow {spec.name} obeys {which}: {'; '.join(str(r) for r in rules)}",
-        why="no place is left even for this one" if only else "without any one of them there would be one",
-        next_step=" - or: ".join(dict.fromkeys(r.lift for r in rules)),
+        "placement.budget",
+        "the solver found no placement within its budget",
+        why=f"it stopped: {error}",
+        next_step="pin some stages, or plan fewer gateways at once",
     )

@@ -6,23 +6,29 @@ from collections.abc import Sequence
 
 from ganglion.core.units import format_bytes, format_duration
 from ganglion.flow.spec import FlowSpec, describe
+from ganglion.flow.stages import TIERS
 from ganglion.placement.explain import Option, Why
 from ganglion.placement.plan import Loop, Plan
 
 _ROWS_MAX = 40
+GATEWAYS_LISTED_MAX = 200
+"""A plan of more is told by numbers of devices."""
 _DESCRIPTION_CHARS_MAX = 48
 
 
 def report(plan: Plan, spec: FlowSpec) -> str:
     """The whole plan: stages, reflexes, links, nodes, money, certificate."""
-    parts = [
-        f"plan of flow {plan.flow}",
-        _stages(plan, spec),
-        _reflexes(plan),
-        _links(plan),
-        _nodes(plan),
-        _money(plan),
-    ]
+    head = f"plan of flow {plan.flow}"
+    if plan.objective != "money":
+        head += f", objective: {plan.objective}"
+    if plan.summary.gateways > GATEWAYS_LISTED_MAX:
+        return (
+            "\n\n".join(
+                p for p in (head, _tiers(plan, spec), _reflexes(plan.summary.loops), _money(plan)) if p
+            )
+            + "\n"
+        )
+    parts = [head, _stages(plan, spec), _reflexes(plan.loops), _links(plan), _nodes(plan), _money(plan)]
     return "\n\n".join(p for p in parts if p) + "\n"
 
 
@@ -38,20 +44,30 @@ def _stages(plan: Plan, spec: FlowSpec) -> str:
     for stage in spec.stages:
         tiers = plan.tier_of(stage.id)
         nodes = [plan.node_of(stage.id, path) for path in tiers]
-        what = describe(stage)
-        if len(what) > _DESCRIPTION_CHARS_MAX:
-            what = what[: _DESCRIPTION_CHARS_MAX - 3] + "..."
-        rows.append([stage.id, _where(tiers), _some(nodes), what])
+        rows.append([stage.id, _where(tiers), _some(nodes), _short(describe(stage))])
     return _table(rows)
 
 
-def _reflexes(plan: Plan) -> str:
-    if not plan.loops:
+def _tiers(plan: Plan, spec: FlowSpec) -> str:
+    """Of a fleet: for how many devices each stage runs at which tier."""
+    rows = [["stage", *TIERS, "what it does"]]
+    for stage in spec.stages:
+        tiers = plan.summary.tiers.get(stage.id, {})
+        numbers = [f"{tiers[t]:,}" if t in tiers else "-" for t in TIERS]
+        rows.append([stage.id, *numbers, _short(describe(stage))])
+    where = f"{plan.summary.devices:,} devices at {plan.summary.gateways:,} gateways; for how many a stage runs where:"
+    return f"{where}\n{_table(rows)}"
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _DESCRIPTION_CHARS_MAX else text[: _DESCRIPTION_CHARS_MAX - 3] + "..."
+
+
+def _reflexes(loops: Sequence[Loop]) -> str:
+    if not loops:
         return ""
     rows = [["reflex", "path", "predicted", "deadline"]]
-    rows += [
-        [x.act, x.path, format_duration(x.predicted_ns), format_duration(x.deadline_ns)] for x in plan.loops
-    ]
+    rows += [[x.act, x.path, format_duration(x.predicted_ns), format_duration(x.deadline_ns)] for x in loops]
     return _table(rows)
 
 
@@ -77,9 +93,13 @@ def _money(plan: Plan) -> str:
     parts = f"links {m.links:.2f}, energy {m.energy:.2f}, cpu {m.cpu:.2f}, nodes {m.nodes:.2f}"
     if plan.proved:
         sure = f"proved optimal ({plan.solver}): no placement that obeys the rules costs less"
+        if plan.objective != "money":
+            sure = f"proved optimal ({plan.solver}): no placement that obeys the rules is better in {plan.objective}"
     else:
-        sure = f"not proved: the best may be {plan.gap:.2%} cheaper ({plan.solver} stopped at its budget)"
-    return f"{m.total:.2f} {plan.currency} per month: {parts}\n{sure}"
+        sure = f"not proved: the best may be {max(plan.gap, 1e-6):.3g} of it cheaper, and no more ({plan.solver})"
+    q = plan.summary.quantities
+    spent = f"for what is decided: {q['kwh']:.4g} kWh, {q['carbon_kg']:.4g} kg CO2e per month"
+    return f"{m.total:.2f} {plan.currency} per month: {parts}\n{spent}\n{sure}"
 
 
 def _verdict(option: Option, currency: str) -> str:
@@ -91,7 +111,9 @@ def _verdict(option: Option, currency: str) -> str:
         cost = f"{option.money_more_per_month:+.2f} {currency}/month"
         if abs(option.money_more_per_month) < 0.005:
             cost = f"{option.money_more_per_month:+.2g} {currency}/month"
-    return cost + _loop(option.loops)
+        if not option.certain:
+            cost += " (no more than the certificates leave open)"
+    return f"{cost}{_loop(option.loops)}, {option.kwh_more_per_month:+.3g} kWh"
 
 
 def _loop(loops: Sequence[Loop]) -> str:

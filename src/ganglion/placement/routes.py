@@ -12,6 +12,8 @@ from ganglion.flow.stages import TIERS
 
 SECONDS_PER_MONTH = float(SECONDS_PER_DAY * DAYS_PER_MONTH)
 HOURS_PER_MONTH = SECONDS_PER_MONTH / 3600
+LINK_SHARE_MAX = 0.8
+"""Of a link's bandwidth: what is left takes bursts and the catching up after an outage."""
 RANKS = range(len(TIERS))
 DEVICE, GATEWAY, EDGE, CLOUD = RANKS
 """Ranks of the tiers: data only goes to a higher one."""
@@ -33,6 +35,11 @@ class Spot:
     """Money for one of its processors kept busy for a month: price and the power above idle."""
     busy_energy_per_month: float
     """The part of it that is for power."""
+    busy_kilowatt: float
+    """Power above idle of one processor kept busy."""
+    carbon_kg_per_kwh: float
+    refuses: frozenset[str]
+    """Categories of data that do not come there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +55,11 @@ class Wire:
     """Money: price and power."""
     energy_per_byte: float
     """The part of it that is for power."""
+    kwh_per_byte: float
+    carbon_kg_per_kwh: float
+    """At its lower end."""
+    share_max: float
+    """Of its bandwidth, and of the time on air."""
 
     @property
     def device_link(self) -> bool:
@@ -71,7 +83,7 @@ class Route:
 def routes(topology: Topology) -> dict[str, Route]:
     """The route of every path, then that of ``*`` (the merged rows of all)."""
     paths = topology.paths()
-    found = {path.id: _route(topology, path) for path in paths}
+    found = {path.id: route(topology, path) for path in paths}
     ways = list(found.values())
     if not ways:
         return {}
@@ -86,7 +98,8 @@ def routes(topology: Topology) -> dict[str, Route]:
     return found
 
 
-def _route(topology: Topology, path: Path) -> Route:
+def route(topology: Topology, path: Path) -> Route:
+    """The route of one path."""
     group = topology.devices[path.group]
     spots = {DEVICE: _spot(topology, path, "device", group.class_name)}
     below, lower = path.id, DEVICE
@@ -98,9 +111,22 @@ def _route(topology: Topology, path: Path) -> Route:
         link = group.link if lower == DEVICE else topology.uplink(below)
         count = path.count if lower == DEVICE else 1
         joule_per_byte = link.energy_nj_per_byte * 1e-9
-        energy = joule_per_byte / 3.6e6 * topology.electricity_per_kwh
+        kwh = joule_per_byte / 3.6e6
+        energy = kwh * topology.electricity_per_kwh
+        carbon = topology.carbon(path.gateway if lower == DEVICE else below) / 1000
         wires.append(
-            Wire(f"{below}>{site}", lower, rank, link, count, link.price_per_gb * 1e-9 + energy, energy)
+            Wire(
+                f"{below}>{site}",
+                lower,
+                rank,
+                link,
+                count,
+                link.price_per_gb * 1e-9 + energy,
+                energy,
+                kwh,
+                carbon,
+                min(LINK_SHARE_MAX, link.duty_max),
+            )
         )
         spots[rank] = _spot(topology, path, tier, topology.sites[site].node.class_name)
         below, lower = site, rank
@@ -124,4 +150,7 @@ def _spot(topology: Topology, path: Path, tier: str, class_name: str) -> Spot:
         path.count if device else 1,
         kind.price_per_cpu_month + energy,
         energy,
+        kilowatt,
+        topology.carbon(site) / 1000,
+        frozenset(topology.sites[site].refuses),
     )

@@ -11,12 +11,20 @@ from ganglion.flow.spec import FlowSpec
 from ganglion.flow.stages import TIERS, ActStage, SinkStage, SourceStage, Stage
 from ganglion.placement.demand import DATAGRAM_ROW_BYTES_MAX, Key, Load
 from ganglion.placement.jurisdictions import lies_in
-from ganglion.placement.routes import CLOUD, DEVICE, EDGE, GATEWAY, RANKS, Route, Spot
+from ganglion.placement.routes import (
+    CLOUD,
+    DEVICE,
+    EDGE,
+    GATEWAY,
+    LINK_SHARE_MAX,
+    RANKS,
+    Route,
+    Spot,
+    Wire,
+)
 
 CPU_SHARE_MAX = 0.8
 """Of a node's processors: what is left takes bursts and the catching up after an outage."""
-LINK_SHARE_MAX = 0.8
-"""Of a link's bandwidth, for the same reason."""
 
 KINDS = (
     "bandwidth",
@@ -27,6 +35,7 @@ KINDS = (
     "actuator",
     "common",
     "jurisdiction",
+    "label",
     "deadline",
     "offline",
     "tier",
@@ -110,6 +119,8 @@ def _by_place(stage: Stage, spot: Spot) -> Iterator[Rule]:
     allowed = stage.constraint.jurisdictions
     if allowed is not None and not lies_in(spot.jurisdiction, allowed):
         yield jurisdiction_rule(stage)
+    if spot.refuses & stage.labels.categories:
+        yield label_rule(spot, stage)
 
 
 def _by_actuator(stage: ActStage, way: Route, rank: int) -> Iterator[Rule]:
@@ -155,6 +166,13 @@ def jurisdiction_rule(stage: Stage) -> Rule:
     return Rule("jurisdiction", places, text, "widen keep_in= or place a site there")
 
 
+def label_rule(spot: Spot, stage: Stage) -> Rule:
+    """A site refuses some categories of data, also on their way."""
+    refused = ", ".join(sorted(spot.refuses & stage.labels.categories))
+    text = f"site {spot.site} refuses {refused}"
+    return Rule("label", f"{spot.site}/{refused}", text, f"remove {refused} from refuses of {spot.site}")
+
+
 def datagram_rule(stage: Stage) -> Rule:
     """A row leaves a device in one datagram."""
     text = f"a row of {stage.schema.row_bytes} bytes is larger than a datagram ({DATAGRAM_ROW_BYTES_MAX})"
@@ -190,7 +208,9 @@ def cpu_rule(spot: Spot) -> Rule:
     return Rule("cpu", spot.node, text, f"give class {spot.class_name} more or faster cpus")
 
 
-def bandwidth_rule(wire_id: str, bandwidth_bit_per_s: int) -> Rule:
-    """Streams fit through the link."""
-    text = f"at most {LINK_SHARE_MAX:.0%} of {bandwidth_bit_per_s / 1e6:g} Mbit"
-    return Rule("bandwidth", wire_id, text, "give the link more bandwidth, or send fewer rows up")
+def bandwidth_rule(wire: Wire) -> Rule:
+    """Streams fit through the link, and its sender is on air no longer than it may be."""
+    text = f"at most {wire.share_max:.3g} of {wire.link.bandwidth_bit_per_s / 1e6:g} Mbit"
+    if wire.share_max == LINK_SHARE_MAX:
+        text = f"at most {LINK_SHARE_MAX:.0%} of {wire.link.bandwidth_bit_per_s / 1e6:g} Mbit"
+    return Rule("bandwidth", wire.id, text, "give the link more bandwidth, or send fewer rows up")

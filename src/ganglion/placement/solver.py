@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import highspy
 import numpy as np
+from numpy.typing import NDArray
 
 NAME = "HiGHS " + ".".join(
     str(v) for v in (highspy.HIGHS_VERSION_MAJOR, highspy.HIGHS_VERSION_MINOR, highspy.HIGHS_VERSION_PATCH)
@@ -81,12 +82,14 @@ def solve(
     *,
     zero: Sequence[int] = (),
     rows: Sequence[Row] | None = None,
+    nodes_max: int = BRANCH_NODES_MAX,
 ) -> Solution | None:
     """Minimises; None when there is no solution. ``zero``: columns held at 0; ``rows``: instead of all rows.
 
     Raises `OutOfBudget` when the budget ended without a solution.
     """
     highs = _prepared(program, costs, zero, program.rows if rows is None else rows)
+    highs.setOptionValue("mip_max_nodes", nodes_max)
     highs.run()
     status = highs.getModelStatus()
     if status in (highspy.HighsModelStatus.kInfeasible, highspy.HighsModelStatus.kUnboundedOrInfeasible):
@@ -101,6 +104,32 @@ def solve(
     bound = float(info.mip_dual_bound)
     gap = (objective - bound) / max(abs(objective), _GAP_NONE)
     return Solution(values, objective, gap if np.isfinite(gap) and gap > _GAP_NONE else 1.0)
+
+
+def mixture(
+    values: Sequence[float], excess: Sequence[NDArray[np.float64]], price_max: float
+) -> tuple[float, tuple[float, ...]]:
+    """Weights (sum 1) of points that minimise their mean value while their mean excess is at most 0 in each row.
+
+    Excess that is left costs ``price_max`` each. Gives the least value and the rows' prices: the best point of the
+    dual that the cuts ``value + prices x excess`` leave. Raises `OutOfBudget` when HiGHS gives up.
+    """
+    points, rows = len(values), len(excess[0])
+    program = Program()
+    for _ in range(points + rows):
+        program.column(whole=False)
+    program.upper[points:] = [np.inf] * rows
+    program.row(dict.fromkeys(range(points), 1.0), low=1.0, high=1.0)
+    for r in range(rows):
+        terms = {i: float(excess[i][r]) for i in range(points)} | {points + r: -1.0}
+        program.row(terms, high=0.0)
+    costs = dict(enumerate(values)) | {points + r: price_max for r in range(rows)}
+    highs = _prepared(program, costs, (), program.rows)
+    highs.run()
+    if highs.getModelStatus() != highspy.HighsModelStatus.kOptimal:
+        raise OutOfBudget(str(highs.getModelStatus()))
+    duals = highs.getSolution().row_dual
+    return float(highs.getInfo().objective_function_value), tuple(max(0.0, -float(d)) for d in duals[1:])
 
 
 class _Quiet(highspy.Highs):

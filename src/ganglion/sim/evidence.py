@@ -35,13 +35,20 @@ class Shot:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command's first arrival at its actuator; times are monotonic nanoseconds."""
+    """A command's first arrival at its actuator; times are monotonic nanoseconds, 0 where one is not known.
+
+    ``woke_ns``, ``sent_ns``: when the device began with the deciding frame, and when its message had left;
+    ``received_ns``: when the command's datagram was at the device.
+    """
 
     command_id: str
     origin: str
     seq: int
     frame_done_ns: int
     arrived_ns: int
+    woke_ns: int = 0
+    sent_ns: int = 0
+    received_ns: int = 0
 
     @property
     def reaction_ns(self) -> int:
@@ -58,7 +65,10 @@ class SinkRows:
 
 @dataclass(slots=True)
 class Evidence:
-    """Everything the checks look at. ``acknowledged``: (stream, origin) -> {sequence number: content digest}."""
+    """Everything the checks look at. ``acknowledged``: (stream, origin) -> {sequence number: content digest}.
+
+    ``reactions``: command id -> when its gateway began with the message that made it, and when the command had left.
+    """
 
     acknowledged: dict[tuple[str, str], dict[int, int]] = field(default_factory=dict)
     shots: list[Shot] = field(default_factory=list)
@@ -67,6 +77,7 @@ class Evidence:
     sinks: dict[str, SinkRows] = field(default_factory=dict)
     device_hosts: list[dict[str, Any]] = field(default_factory=list)
     nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    reactions: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 def gather(spec: FlowSpec, node_dirs: dict[str, Path], device_dirs: list[Path]) -> Evidence:
@@ -86,11 +97,12 @@ def gather(spec: FlowSpec, node_dirs: dict[str, Path], device_dirs: list[Path]) 
         evidence.device_hosts.append(_report(directory))
     for node, directory in node_dirs.items():
         evidence.nodes[node] = _report(directory)
+        evidence.reactions |= _reactions(directory / "reactions.json")
         for stage in spec.stages:
             path = directory / "sinks" / f"{stage.id}.arrows"
             if isinstance(stage, SinkStage) and path.exists():
                 rows = evidence.sinks.setdefault(stage.id, SinkRows(stage.schema))
-                rows.batches += _sink_batches(path, stage)
+                rows.batches += sink_batches(path.read_bytes(), path, stage)
     return evidence
 
 
@@ -100,6 +112,16 @@ def _report(directory: Path) -> dict[str, Any]:
         raise _unreadable(path, "it is missing: the process never reported")
     value: dict[str, Any] = orjson.loads(path.read_bytes())
     return value
+
+
+def _reactions(path: Path) -> dict[str, tuple[int, int]]:
+    if not path.exists():
+        return {}
+    try:
+        rows = orjson.loads(path.read_bytes())
+        return {r["command_id"]: (int(r["received_ns"]), int(r["commanded_ns"])) for r in rows}
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
+        raise _unreadable(path, str(error)) from error
 
 
 def _lines(path: Path) -> Iterator[Any]:
@@ -113,12 +135,16 @@ def _lines(path: Path) -> Iterator[Any]:
                 raise _unreadable(path, f"line {number}: {error}") from error
 
 
-def _sink_batches(path: Path, stage: SinkStage) -> Iterator[Batch]:
+def sink_batches(content: bytes, path: Path, stage: SinkStage) -> Iterator[Batch]:
+    """The rows of a sink's file, by origin, in the order in which they were kept; ``path`` names it in an error.
+
+    Raises `DataError` ``run.evidence``.
+    """
     try:
-        with pa.ipc.open_stream(path.read_bytes()) as reader:
+        with pa.ipc.open_stream(content) as reader:
             for record in reader:
                 yield from _by_origin(record, stage)
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, OSError) as error:  # the latter for a body that ends too early
         raise _unreadable(path, str(error)) from error
 
 

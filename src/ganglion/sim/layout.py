@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ganglion.agent.config import NodeConfig
+from ganglion.agent.config import Limits, NodeConfig
 from ganglion.core.topology import Topology
 from ganglion.device.devicehost import DeviceHostConfig, Emulation
+from ganglion.device.firmware.choice import Chosen, RunsAs, choose, limits_for
 from ganglion.device.player import shot_frames_min
 from ganglion.device.recording import Event
 from ganglion.flow.assignment import origin_name
@@ -17,6 +18,7 @@ from ganglion.host.ports import Clock, Ports
 from ganglion.host.private import PrivateDirectory
 from ganglion.messaging.security.authority import Authority
 from ganglion.placement import Plan
+from ganglion.sim.rundir import KERNELS
 from ganglion.sim.settings import Settings
 
 PERIOD_NS_MAX = 5_000_000_000
@@ -77,6 +79,7 @@ def node_config(
         coap_port=ports.coap,
         paths=tuple(p.id for p in topology.paths() if p.gateway == site),
         kernel_dir=kernel_dir(settings),
+        limits=Limits(recording_bytes_max=settings.recording_bytes_max),
         identity_dir=identity_dir(settings, site),
     )
 
@@ -99,8 +102,8 @@ def _identities(settings: Settings) -> Path:
 
 
 def kernel_dir(settings: Settings) -> Path:
-    """Where a run keeps what it compiles; its processes find it there."""
-    return (settings.run_dir / "kernels").resolve()
+    """Where runs beside each other keep what they compile; files are named by content, so they may share them."""
+    return (settings.run_dir.parent / KERNELS).resolve()
 
 
 def period_frames(settings: Settings, spec: FlowSpec, events: Sequence[Event], devices: int) -> int:
@@ -113,6 +116,11 @@ def period_frames(settings: Settings, spec: FlowSpec, events: Sequence[Event], d
     return max(shot_frames_min(events), wanted_ns // every_ns)
 
 
+def lead_frames(index: int, devices: int, period: int) -> int:
+    """Frames that a device is steady before its first shot, so that devices' events come in turn."""
+    return index * period // devices
+
+
 def device_hosts(
     settings: Settings,
     topology: Topology,
@@ -121,6 +129,7 @@ def device_hosts(
     data_dir: Path,
     events: Sequence[Event],
     coap_ports: dict[str, int],
+    runs_as: RunsAs,
 ) -> dict[str, DeviceHostConfig]:
     """One device host per gateway: ``devices-<gateway>`` -> its configuration. Origins share out the events."""
     paths = topology.paths()
@@ -137,9 +146,9 @@ def device_hosts(
             # Devices do not measure in step, and their events do not come all at once. Multiples of the golden
             # ratio lie evenly apart in any part of the devices, so also in those that one process emulates.
             origin, assignment = origin_name(path.id, number), assignments[f"device:{path.id}"]
-            lead_frames, phase_ns = index * period // total, int(index * GOLDEN % 1 * every_ns)
+            lead, phase_ns = lead_frames(index, total, period), int(index * GOLDEN % 1 * every_ns)
             hosts.setdefault(path.gateway, []).append(
-                Emulation(origin, assignment, index, total, lead_frames, phase_ns)
+                Emulation(origin, assignment, index, total, lead, phase_ns)
             )
             index += 1
     return {
@@ -151,8 +160,22 @@ def device_hosts(
             gateway=("127.0.0.1", coap_ports[gateway]),
             actuators=frozenset(actuators[gateway]),
             period_frames=period,
-            runs_as=settings.devices_as,
+            runs_as=runs_as,
             devices=tuple(devices),
         )
         for gateway, devices in hosts.items()
     }
+
+
+def chosen_devices(settings: Settings, topology: Topology, spec: FlowSpec, plan: Plan) -> Chosen:
+    """What the devices of a run are. Blocks for seconds where it builds their images."""
+    paths, every_ns = topology.paths(), spec.sources[0].every_ns
+    assignments = plan.assignments()
+    return choose(
+        settings.devices_as,
+        sum(p.count for p in paths) * 1e9 / every_ns,
+        spec,
+        {p.id: assignments[f"device:{p.id}"] for p in paths},
+        limits_for([origin_name(p.id, p.count - 1) for p in paths]),
+        kernel_dir(settings),
+    )

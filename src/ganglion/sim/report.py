@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from ganglion.core.topology import Topology
-from ganglion.core.units import SECONDS_PER_DAY
 from ganglion.flow.spec import FlowSpec
 from ganglion.placement import Plan
+from ganglion.placement.prediction import predict
+from ganglion.sim import accuracy
+from ganglion.sim.accuracy import Reports
 from ganglion.sim.check import Tally, detection, percentiles, tally
 from ganglion.sim.evidence import Command, Evidence
+from ganglion.sim.ledgers import ledgers
 from ganglion.sim.relay import LinkBytes
 from ganglion.sim.settings import Settings
 from ganglion.sim.world import CutRecord
@@ -28,7 +32,9 @@ def build(
     cuts: list[CutRecord],
     links: Mapping[str, LinkBytes],
     played_s: float,
+    devices_why: str,
     restarts: Mapping[str, int],
+    reports: Reports = MappingProxyType({}),
 ) -> dict[str, Any]:
     """The report of a stopped run; see docs/reference/report.md for every field."""
     tallies = tally(spec, evidence)
@@ -45,6 +51,7 @@ def build(
         "ok": not problems,
         "problems": problems,
         "flow": spec.name,
+        "flow_digest": spec.digest,
         "devices": sum(p.count for p in topology.paths()),
         "gateways": len({p.gateway for p in topology.paths()}),
         "played_s": round(played_s, 3),
@@ -65,13 +72,16 @@ def build(
             for c in cuts
         ],
         "restarts": dict(restarts),
-        "prediction": _prediction(plan, evidence, links, raw, played_s),
+        "prediction": accuracy.headline(plan, evidence, links, raw, played_s),
+        "accuracy": _accuracy(spec, topology, plan, evidence, reports, played_s),
+        "device_ledgers": ledgers(topology, evidence.device_hosts, played_s),
         "stages": _stages(evidence),
         "kernels_ran_as": _kernels(evidence),
         "devices_ran_as": {
             kind: sum(d["ran_as"][kind] for d in evidence.device_hosts)
-            for kind in ("board", "firmware", "python")
+            for kind in ("board", "qemu", "firmware", "python")
         },
+        "devices_not_boards_because": devices_why,
     }
 
 
@@ -183,27 +193,19 @@ def _drained(cuts: list[CutRecord]) -> dict[str, float | None]:
     return drained
 
 
-def _prediction(
-    plan: Plan, evidence: Evidence, links: Mapping[str, LinkBytes], raw: int, played_s: float
-) -> dict[str, dict[str, float | None]]:
-    """Per figure what the plan said and what was measured."""
-    figures: dict[str, dict[str, float | None]] = {}
-    reaction = percentiles([c.reaction_ns for c in evidence.commands])
-    if plan.loops:
-        predicted = max(loop.predicted_ns for loop in plan.loops) / 1e6
-        figures["reaction_ms_p50"] = {"predicted": round(predicted, 3), "measured": reaction["p50"]}
-    per_day = SECONDS_PER_DAY / played_s if played_s else 0.0
-    for use in plan.links:
-        if use.link in links:
-            measured = links[use.link].up * per_day
-            figures[f"bytes_per_day {use.link}"] = {
-                "predicted": round(use.bytes_per_day),
-                "measured": round(measured),
-            }
-    raw_predicted = sum(u.raw_bytes_per_day for u in plan.links if u.link not in links)
-    if raw_predicted:
-        figures["raw_bytes_per_day"] = {"predicted": round(raw_predicted), "measured": round(raw * per_day)}
-    return figures
+def _accuracy(
+    spec: FlowSpec, topology: Topology, plan: Plan, evidence: Evidence, reports: Reports, played_s: float
+) -> dict[str, Any]:
+    """What the plan said of loops, stages, nodes and streams beside what was measured."""
+    prediction = predict(spec, topology, plan)
+    steps = accuracy.steps(evidence)
+    return {
+        "loop_ms": accuracy.loop(prediction, steps),
+        "loop_steps_ms": steps,
+        "stages": accuracy.stages(prediction, evidence, played_s),
+        "nodes": accuracy.nodes(prediction, topology, evidence, reports, played_s),
+        "streams": accuracy.streams(prediction, evidence, topology, played_s),
+    }
 
 
 def _kernels(evidence: Evidence) -> dict[str, list[str]]:

@@ -10,6 +10,9 @@ from ganglion.core.errors import HostError, RunError
 
 MARK = ".ganglion-run"
 KEPT_MAX = 5
+KERNELS = "kernels"
+"""Beside run directories: what they compiled, which takes seconds, for the next ones."""
+COMPILED_MAX = 256
 FREE_BYTES_MIN = 64 << 20
 
 
@@ -23,6 +26,7 @@ def make_run_dir(flow_dir: Path, chosen: Path | None) -> Path:
     if chosen is None:
         parent = Path("runs")
         _forget_old(parent, name)
+        _forget_compiled(parent / KERNELS)
         chosen = parent / f"{name}-{datetime.now(UTC).strftime('%Y%m%d-%H%M%S.%f')}"
     try:
         if chosen.exists() and any(chosen.iterdir()):
@@ -58,3 +62,11 @@ def _forget_old(parent: Path, name: str) -> None:
     ours = sorted(p for p in parent.glob(f"{name}-*") if (p / MARK).is_file())
     for old in ours[: max(0, len(ours) - KEPT_MAX + 1)]:
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _forget_compiled(directory: Path) -> None:
+    """Removes all but the newest of what was compiled; whoever misses a file compiles it again."""
+    if directory.is_dir():
+        files = sorted((p for p in directory.iterdir() if p.is_file()), key=lambda p: p.stat().st_mtime)
+        for old in files[: max(0, len(files) - COMPILED_MAX)]:
+            old.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ganglion.agent.inputs import RECORDING_BYTES_MIN
 from ganglion.core.errors import GanglionError, RunError
 from ganglion.core.topology import Topology
 from ganglion.core.units import parse_duration_ns
@@ -30,7 +31,9 @@ class Cut:
 class Settings:
     """One run. ``data_dir`` None: the flow's own generator makes the recordings, from ``seed``.
 
-    ``devices_as``: what emulated devices run, see `DeviceHostConfig`.
+    ``devices_as``: what emulated devices run, see `DeviceHostConfig`; None: boards where they can be emulated in time.
+    ``rest_ns``: how long the sites idle first. ``recording_bytes_max``: what each
+    gateway keeps of its inputs, 0 for nothing.
     """
 
     flow_dir: Path
@@ -41,7 +44,9 @@ class Settings:
     data_dir: Path | None = None
     pins: Mapping[str, str] = field(default_factory=dict)
     seed: int = 7
-    devices_as: RunsAs = "firmware"
+    devices_as: RunsAs | None = None
+    rest_ns: int = 0
+    recording_bytes_max: int = 0
 
 
 def parse_cut(text: str) -> Cut:
@@ -68,6 +73,13 @@ def check(settings: Settings, topology: Topology) -> None:
             f"a run of {settings.duration_ns / 1e9:g} s",
             why="a run lasts more than nothing and at most a day",
             next_step="write it like --for 40s",
+        )
+    if 0 < settings.recording_bytes_max < RECORDING_BYTES_MIN:
+        raise RunError(
+            "run.record",
+            f"a recording of {settings.recording_bytes_max} bytes",
+            why=f"it needs at least {RECORDING_BYTES_MIN} bytes, a state and what followed it",
+            next_step="write it like --record 16MB",
         )
     with_uplink = [s for s, site in topology.sites.items() if site.parent is not None]
     for cut in settings.cuts:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ganglion.core.units import format_bytes
+from ganglion.sim.ledgers import ledger_lines
 
 
 def text(report: Mapping[str, Any]) -> str:
@@ -32,7 +33,10 @@ def text(report: Mapping[str, Any]) -> str:
     )
     lines += ["", *_detection(report["detection"]), "", *_readings(report["readings"])]
     lines += ["", *_bytes(report["bytes"]), "", *_cuts(report), "", *_prediction(report)]
+    lines += ["", *ledger_lines(report["device_ledgers"], report["played_s"])]
     lines += ["", *_kernels(report["kernels_ran_as"])]
+    if why := report["devices_not_boards_because"]:
+        lines.append(f"devices: not on emulated boards: {why}")
     lines += ["", "OK" if report["ok"] else "NOT OK: " + "; ".join(report["problems"])]
     return "\n".join(lines) + "\n"
 
@@ -83,11 +87,24 @@ def _cuts(report: Mapping[str, Any]) -> list[str]:
 
 
 def _prediction(report: Mapping[str, Any]) -> list[str]:
-    lines = ["predicted and measured"]
-    for name, pair in report["prediction"].items():
-        measured = "-" if pair["measured"] is None else f"{pair['measured']:g}"
-        lines.append(f"  {name:28}{pair['predicted']:>16g}{measured:>16}")
+    found = report["accuracy"]
+    lines = [f"{'predicted and measured':44}{'predicted':>12}{'measured':>12}{'off by':>9}"]
+    lines += [_row(name, pair) for name, pair in report["prediction"].items()]
+    lines += [_row(f"  {part} ms", pair) for part, pair in found["loop_ms"].items()]
+    for stage in found["stages"]:
+        if stage["ns_per_row"]["measured"] is not None:
+            note = "" if stage["figures"] in ("measured", "counted") else f" ({stage['figures']})"
+            lines.append(_row(f"cpu ns/row {stage['stage']} at {stage['node']}{note}", stage["ns_per_row"]))
+    lines += [_row(f"cpus of {n['node']}", n["cpus"]) for n in found["nodes"]]
     return lines
+
+
+def _row(name: str, pair: Mapping[str, float | None]) -> str:
+    predicted, measured = (
+        "-" if pair[k] is None else format(pair[k], ".4g") for k in ("predicted", "measured")
+    )
+    error = "-" if pair["error"] is None else f"{pair['error']:+.1%}"
+    return f"  {name:42}{predicted:>12}{measured:>12}{error:>9}"
 
 
 def _kernels(ran_as: Mapping[str, list[str]]) -> list[str]:
@@ -106,6 +123,7 @@ def _kernels(ran_as: Mapping[str, list[str]]) -> list[str]:
 def _headline(report: Mapping[str, Any]) -> str:
     kinds = {
         "board": "on emulated Cortex-M",
+        "qemu": "on Cortex-M boards in QEMU",
         "firmware": "running the flow's firmware",
         "python": "in Python",
     }

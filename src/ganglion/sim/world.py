@@ -49,11 +49,15 @@ class CutRecord:
 
 @dataclass(slots=True)
 class WorldState:
-    """What a watcher may show while the world runs."""
+    """What a watcher may show while the world runs.
+
+    ``reports``: the nodes' reports when all links were up, when play began and when it ended.
+    """
 
     phase: str = "starting"
     play_started_ns: int = 0
     cuts: list[CutRecord] = field(default_factory=list)
+    reports: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 class World:
@@ -146,6 +150,9 @@ class World:
     async def play(self, devices: Mapping[str, DeviceHostConfig]) -> None:
         """Runs the device hosts for the settings' time, with the cuts in it; then lets them end and send the rest."""
         self.state.phase = "playing"
+        await self._host.clock.sleep_ns(self._settings.rest_ns // 4)  # what starting takes is over then
+        self.state.reports["up"] = self._reports()
+        await self._host.clock.sleep_ns(self._settings.rest_ns - self._settings.rest_ns // 4)
         for name, config in devices.items():
             directory = self.devices_directory(name)
             await self.keeper.start(name, directory, device_host_json(config), restart=False)
@@ -153,6 +160,7 @@ class World:
             self.keeper.check()
             await self._host.clock.sleep_ns(POLL_NS)
         started_ns = self.state.play_started_ns = self._host.clock.monotonic_ns()
+        self.state.reports["began"] = self._reports()
         self._tasks = [asyncio.ensure_future(self._cut(c, started_ns)) for c in self._settings.cuts]
         while self._host.clock.monotonic_ns() < started_ns + self._settings.duration_ns:
             self.keeper.check()
@@ -160,8 +168,13 @@ class World:
                 if task.done():
                     task.result()
             await self._host.clock.sleep_ns(POLL_NS)
+        self.state.reports["ended"] = self._reports()
         self.state.phase = "stopping devices"
         await asyncio.gather(*(self.keeper.stop(name, DEVICES_STOP_NS_MAX) for name in devices))
+
+    def _reports(self) -> dict[str, Any]:
+        """Node -> its latest report, at most a quarter of a second old."""
+        return {self._topology.node_id(s): self.keeper.all[s].report() for s in self._topology.sites}
 
     async def _cut(self, cut: Cut, started_ns: int) -> None:
         clock, relay = self._host.clock, self.relays[cut.site]

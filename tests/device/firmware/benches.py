@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,13 @@ PLANT_PART: Mapping[str, tuple[str, ...]] = {
     ),
     "exports": ("raw", "level", "every_third", "busy", "alarms", "worse", "near", "shapes", "levels_near"),
 }
+
+
+WATCH_PART: Mapping[str, tuple[str, ...]] = {
+    "runs": ("centred", "found", "falls", "siren_on"),
+    "exports": ("centred", "found", "falls"),
+}
+needs_onnx = pytest.mark.skipif(find_spec("onnx") is None, reason="onnx is not installed")
 
 
 @cache
@@ -96,9 +104,23 @@ def feeder_frames(rng: np.random.Generator, count: int) -> np.ndarray:
     return np.clip(frames, -32768, 32767).astype(np.int16)
 
 
+def watch_frames(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Swings of a few kinds, each for some frames, with noise; some frames are at the ends of the range."""
+    time = np.arange(32) / 32
+    frames = np.empty((count, 3, 32))
+    for n in range(count):
+        kind = n // 7 % 5
+        swing = np.sin(2 * np.pi * ((kind + 1) * time[None] + np.arange(3)[:, None] * kind / 5))
+        frames[n] = 300 * (kind + 1) * swing + rng.normal(0, 60, (3, 32))
+    wild = rng.random(count) < 0.03
+    frames[wild] = rng.choice([-32768, 0, 32767], (int(wild.sum()), 3, 32))
+    return np.clip(frames, -32768, 32767).astype(np.int16)
+
+
 FRAMES: Mapping[str, Callable[[np.random.Generator, int], np.ndarray]] = {
     "plant": plant_frames,
     "feeder-protection": feeder_frames,
+    "watch": watch_frames,
 }
 
 
@@ -207,6 +229,8 @@ def same_rows(a: Batch | None, b: Batch | None) -> bool:
 
 
 def stage(name: str) -> tuple[FlowSpec, Mapping[str, tuple[str, ...]]]:
+    if name == "watch":
+        return flow_of(HERE / "watch"), WATCH_PART
     return (feeder(), FEEDER_PART) if name == "feeder-protection" else (plant(), PLANT_PART)
 
 

@@ -18,16 +18,29 @@ from ganglion.core.batch import Batch
 from ganglion.core.errors import FlowError, HostError
 from ganglion.device.firmware import build as building
 from ganglion.device.firmware.boards import Boards
-from ganglion.device.firmware.box import Op
+from ganglion.device.firmware.box import Core, Op
 from ganglion.device.firmware.build import ENTRY, INTERRUPT_BYTES, PORT, Image, build
 from ganglion.device.firmware.device import FirmwareDevice
+from ganglion.device.firmware.generate import resource
 from ganglion.device.firmware.hosted import HostedFirmware
 from ganglion.device.firmware.image import Elf, _Calls, _pushed, worst_stack
+from ganglion.device.firmware.warming import walk_through
 from ganglion.host.system import SystemProcesses
 from ganglion.kernels.c.targets import TARGETS
 from ganglion.kernels.c.toolchain import build_image, compilers
 from tests.device import bays
-from tests.device.firmware.benches import FRAMES, assigned, core_of, play, stage
+from tests.device.firmware.benches import (
+    BOOT,
+    FRAMES,
+    GATEWAY,
+    START_NS,
+    Answering,
+    assigned,
+    core_of,
+    needs_onnx,
+    play,
+    stage,
+)
 from tests.device.gateways import Gateway, HastyClock, run, until
 from tests.device.recordings import player, recording
 
@@ -35,14 +48,11 @@ NEEDED = [m for m in ("ziglang", "unicorn", "elftools") if importlib.util.find_s
 pytestmark = pytest.mark.skipif(bool(NEEDED), reason=f"{', '.join(NEEDED)} is not installed")
 FLOWS = ("feeder-protection", "plant")
 CASES = [("feeder-protection", "cortex-m4f"), ("plant", "cortex-m4f"), ("plant", "cortex-m0plus")]
+WATCHED = ["cortex-m4f", "cortex-m3"]
 if "GANGLION_FRAMES" in os.environ:
-    CASES = [(flow, target) for flow in FLOWS for target in TARGETS if target.startswith("cortex")]
+    WATCHED = [target for target in TARGETS if target.startswith("cortex")]
+    CASES = [(flow, target) for flow in FLOWS for target in WATCHED]
 FRAMES_N = int(os.environ.get("GANGLION_FRAMES", "240"))
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("images")
 
 
 @contextlib.contextmanager
@@ -59,12 +69,16 @@ def image_of(flow: str, target: str, folder: Path, **more) -> Image:
     return build(spec, assigned(spec, part), TARGETS[target], folder, **more)
 
 
-@pytest.mark.parametrize("flow, target", CASES)
+@pytest.mark.parametrize(
+    "flow, target", [*CASES, *(pytest.param("watch", t, marks=needs_onnx) for t in WATCHED)]
+)
 def test_a_board_does_what_the_library_does(
     flow: str, target: str, folder: Path, rng: np.random.Generator
 ) -> None:
     image = image_of(flow, target, folder)
-    frames, every_ns = FRAMES[flow](rng, FRAMES_N), image.firmware.measured.every_ns
+    # A network takes a processor without floats 200,000 instructions a frame.
+    count = FRAMES_N // 3 if flow == "watch" else FRAMES_N
+    frames, every_ns = FRAMES[flow](rng, count), image.firmware.measured.every_ns
     hosted = HostedFirmware.build(image.firmware, compilers()[0], folder).device()
     wanted_core = core_of(image.firmware, hosted)
     wanted = play(wanted_core, frames, every_ns=every_ns)
@@ -93,12 +107,10 @@ def test_a_board_reaches_its_gateway_by_udp(folder: Path, tmp_path: Path) -> Non
         acknowledged: list[Batch] = []
         device = FirmwareDevice(
             bays.ORIGIN,
-            firmware,
-            boards.device(),
+            Core(firmware, boards.device(), bays.ORIGIN, frozenset({"breaker"})),
             player(events),
             boot=bays.BOOT,
             clock=bays.SteadyClock(),
-            actuators=frozenset({"breaker"}),
             on_acknowledged=acknowledged.append,
         )
         await device.open(gateway.address, random.Random(4))
@@ -134,6 +146,83 @@ def test_boards_of_one_process_do_not_share_memory(folder: Path, rng: np.random.
         second = play(other, frames[:30], every_ns=image.firmware.measured.every_ns)
         assert one.report().ledger.frames == 60 and other.report().ledger.frames == 30
     assert len(first.payloads["level"]) == len(second.payloads["level"]) * 2
+
+
+def test_two_hundred_boards_take_turns_and_each_is_as_if_alone(
+    folder: Path, rng: np.random.Generator
+) -> None:
+    image = image_of("plant", "cortex-m4f", folder)
+    every_ns, count = image.firmware.measured.every_ns, 200
+    hosted = HostedFirmware.build(image.firmware, compilers()[0], folder)
+    frames = [FRAMES["plant"](rng, 12) for _ in range(count)]
+    wanted = [play(core_of(image.firmware, hosted.device()), f, every_ns=every_ns) for f in frames]
+    boards = Boards(image, SystemProcesses(), folder / "boards.txt")
+    try:
+        cores = [core_of(image.firmware, boards.device()) for _ in range(count)]
+        seen = [Answering(core) for core in cores]
+        for core, gateway in zip(cores, seen, strict=True):
+            gateway.take(0, core.start(0, GATEWAY, BOOT, 77))
+        for number in range(12):
+            now_ns = (number + 1) * every_ns
+            order = rng.permutation(count)  # nobody comes after the same neighbour each time
+            for k in order.tolist():
+                while cores[k].next_ns < now_ns:
+                    seen[k].take(cores[k].next_ns, cores[k].poll(cores[k].next_ns))
+                content = frames[k][number].tobytes()
+                seen[k].take(now_ns, cores[k].frame(now_ns, number, START_NS + now_ns, content))
+        for core, gateway in zip(cores, seen, strict=True):
+            gateway.take(12 * every_ns, core.close(12 * every_ns))
+    finally:
+        boards.close()
+    assert [(g.payloads, g.ends, g.acts) for g in seen] == [(w.payloads, w.ends, w.acts) for w in wanted]
+    assert any(g.acts for g in seen) and len({str(g.payloads) for g in seen}) == count
+
+
+BROKEN = {
+    "hangs": ('for (;;) __asm__ volatile("");', "it said nothing for 2 s", 2 * 10**9),
+    "stores where nothing is": (
+        "*(volatile uint32_t *)0x70000000u = 1;",
+        "board 1 stopped at 0x",
+        60 * 10**9,
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_a_board_that_goes_wrong_is_one_clear_error(folder: Path, tmp_path: Path, what: str) -> None:
+    body, why, answer_ns_max = BROKEN[what]
+    runs = "gd_box_run(&board_flow, &board_box);"
+    broken = resource("cortex_m.c").replace(runs, f"if (board_box.op) {{ {body} }}\n{runs}")
+    spec, part = stage("plant")
+    support = building.Support(broken, building.FLASH_AT)
+    image = build(spec, assigned(spec, part), TARGETS["cortex-m4f"], folder, support=support)
+    boards = Boards(image, SystemProcesses(), tmp_path / "boards.txt", answer_ns_max=answer_ns_max)
+    try:
+        core = core_of(image.firmware, boards.device())
+        errors = []
+        for _ in range(2):
+            with pytest.raises(HostError) as raised:
+                core.start(0, GATEWAY, BOOT, 77)
+            errors.append(raised.value)
+        assert errors[0].code == "firmware.board" and why in str(errors[0])
+        assert errors[1] is errors[0], "nobody waits a second time"
+    finally:
+        boards.close()
+
+
+def test_walking_a_board_through_leaves_the_others_as_they_are(
+    folder: Path, rng: np.random.Generator
+) -> None:
+    image = image_of("plant", "cortex-m4f", folder)
+    frames, every_ns = FRAMES["plant"](rng, 40), image.firmware.measured.every_ns
+    boards = Boards(image, SystemProcesses(), folder / "boards.txt")
+    try:
+        alone = play(core_of(image.firmware, boards.device()), frames, every_ns=every_ns)
+        walk_through(image.firmware, boards.device(), iter(frames))
+        after = play(core_of(image.firmware, boards.device()), frames, every_ns=every_ns)
+    finally:
+        boards.close()
+    assert (after.payloads, after.acts) == (alone.payloads, alone.acts)
 
 
 def test_the_same_input_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None:

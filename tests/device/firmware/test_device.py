@@ -15,6 +15,7 @@ from ganglion.core.batch import Batch
 from ganglion.core.errors import KernelError
 from ganglion.core.packing import pack
 from ganglion.device.emulated import EmulatedDevice
+from ganglion.device.firmware.box import Core
 from ganglion.device.firmware.choice import firmware_for
 from ganglion.device.firmware.device import FirmwareDevice
 from ganglion.device.firmware.generate import generate
@@ -59,12 +60,10 @@ class Pair:
         )
         self.firmware = FirmwareDevice(
             ORIGIN,
-            firmware,
-            made.device(),
+            Core(firmware, made.device(), ORIGIN, actuators),
             player(self.events),
             boot=BOOT,
             clock=SteadyClock(),
-            actuators=actuators,
             on_acknowledged=self.acknowledged[1].append,
         )
         self.stop = asyncio.Event()

@@ -12,9 +12,19 @@ from ganglion.core.batch import Batch
 from ganglion.device.firmware.hosted import HostedFirmware
 from ganglion.kernels.c.toolchain import Compiler, compilers
 from tests.device.firmware import benches
-from tests.device.firmware.benches import FRAMES, Reference, core_of, firmware_of, needs_compiler, play, stage
+from tests.device.firmware.benches import (
+    FRAMES,
+    Reference,
+    core_of,
+    firmware_of,
+    needs_compiler,
+    needs_onnx,
+    play,
+    stage,
+)
 
 pytestmark = needs_compiler
+CASES = [("feeder-protection", 600), ("plant", 4000), pytest.param("watch", 600, marks=needs_onnx)]
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +33,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("compiler", compilers(), ids=lambda c: c.kind)
-@pytest.mark.parametrize("name, count", [("feeder-protection", 600), ("plant", 4000)])
+@pytest.mark.parametrize("name, count", CASES)
 def test_the_rows_and_commands_of_the_engine(
     name: str, count: int, compiler: Compiler, folder: Path, rng: np.random.Generator
 ) -> None:

@@ -10,7 +10,8 @@ SOFTMAX = 1 / 256
 def sketch(form, pick, shape, scale=None):
     rng = np.random.default_rng(pick(0, 2**31))
     whole = (scale or float(rng.uniform(0.01, 0.2)), pick(-128, 127))
-    return Sketch(form, shape, rng, per_channel=bool(pick(0, 1)), whole=whole)
+    dtype = np.uint8 if pick(0, 1) else np.int8
+    return Sketch(form, shape, rng, per_channel=bool(pick(0, 1)), whole=whole, dtype=dtype)
 
 
 def filtered(pick, extents, gaps=True):
@@ -158,7 +159,7 @@ def padded(form, pick):
     s = sketch(form, pick, (pick(1, 4), pick(1, 5), pick(1, 5)))
     s.conv((3, s.shape[0], 1, 1))
     pads = np.array([0, *(pick(0, 2) for _ in range(3)), 0, *(pick(0, 2) for _ in range(3))])
-    value = np.array(pick(-9, 9), np.int8) if form != QDQ else np.array(pick(-9, 9) / 4, np.float32)
+    value = np.array(pick(-9, 9) + s.lift, s.dtype) if form != QDQ else np.array(pick(-9, 9) / 4, np.float32)
     s.moved("Pad", pads, value)
     return s
 
@@ -168,6 +169,41 @@ def rectified(form, pick):
     channels = pick(1, 5)
     s = sketch(form, pick, (channels, pick(3, 8), pick(3, 8)))
     s.conv((4, channels, 3, 3), fit="Relu" if form == QDQ else None, zero=-128)
+    return s
+
+
+def clipped(form, pick):
+    """Alone, on values that it cuts: a table of its own."""
+    s = sketch(form, pick, (pick(1, 5), pick(3, 8), pick(3, 8)))
+    if pick(0, 1) and (form == QDQ or not s.lift):  # ONNX has none of uint8
+        s.moved("Relu")
+    elif form == QDQ:
+        s.moved("Clip", np.float32(-pick(0, 9) / 4), np.float32(pick(1, 9) / 4))
+    else:
+        s.moved("Clip", s.dtype(s.lift - pick(0, 90)), s.dtype(s.lift + pick(1, 90)))
+    return s
+
+
+def global_max(form, pick):
+    """ONNX Runtime has it for real numbers alone."""
+    channels, extents = pick(1, 9), [pick(1, 9), pick(1, 9)]
+    s = sketch(form, pick, (channels, *extents))
+    if form == QDQ:
+        s.moved("GlobalMaxPool", after=s.near(s.now) if pick(0, 1) else None)
+    else:
+        s.moved("MaxPool", kernel_shape=extents)
+    return s
+
+
+def squeezed(form, pick):
+    """Axes of extent 1 that come and go."""
+    s = sketch(form, pick, (pick(1, 5), 1, pick(3, 8)))
+    s.rank = 3
+    s.moved("Squeeze", np.array([2]))
+    s.conv((4, s.shape[0], 2))
+    s.rank = 4
+    s.moved("Unsqueeze", np.array([3]))
+    s.moved("Identity")
     return s
 
 
@@ -191,5 +227,8 @@ KINDS = {
         transposed,
         padded,
         rectified,
+        clipped,
+        global_max,
+        squeezed,
     )
 }

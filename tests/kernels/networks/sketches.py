@@ -29,8 +29,9 @@ class Sketch:
     ``form``: QDQ, where float operators stand between DequantizeLinear and QuantizeLinear, or QOperator.
     """
 
-    def __init__(self, form, shape, rng, *, per_channel=True, whole=None):
+    def __init__(self, form, shape, rng, *, per_channel=True, whole=None, dtype=np.int8):
         self.form, self.shape, self.rng, self.per_channel = form, tuple(shape), rng, per_channel
+        self.dtype, self.lift = dtype, 128 if dtype == np.uint8 else 0
         self.nodes, self.constants, self.names = [], [], 0
         self.scales, self.reals, self.rank = {}, {}, len(self.shape) + 1
         self.now = "x"
@@ -55,7 +56,7 @@ class Sketch:
 
     def names_of(self, name):
         scale, zero = self.scales[name]
-        return [self.constant(scale, np.float32), self.constant(zero, np.int8)]
+        return [self.constant(scale, np.float32), self.constant(zero + self.lift, self.dtype)]
 
     def node(self, operator, inputs, **attributes):
         out = self.fresh()
@@ -208,7 +209,8 @@ class Sketch:
 
     def file(self):
         """The network's ONNX bytes; int8 goes in and comes out, in the QDQ form as real numbers."""
-        kind, first, last = TensorProto.INT8, "x", self.now
+        kind = TensorProto.UINT8 if self.lift else TensorProto.INT8
+        first, last = "x", self.now
         if self.form == QDQ:
             kind, first, last = TensorProto.FLOAT, "real", self.real(self.now)
         graph = helper.make_graph(
@@ -233,9 +235,13 @@ def onnx_runtime(content, network, frames):
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     about = session.get_inputs()[0]
     real = about.type == "tensor(float)"
-    given = arithmetic.dequantise(frames, network.input_scale) if real else frames
+    shift = network.low + 128
+    whole = (frames.astype(np.int16) + shift).astype(np.uint8) if shift else frames
+    given = arithmetic.dequantise(frames, network.input_scale) if real else whole
     found = np.concatenate([np.asarray(session.run(None, {about.name: frame[None]})[0]) for frame in given])
-    return arithmetic.quantise(found, network.output_scale) if real else found
+    if real:
+        return arithmetic.quantise(found, network.output_scale)
+    return (found.astype(np.int16) - shift).astype(np.int8)
 
 
 def frames_for(network, rng, n):

@@ -177,7 +177,7 @@ def test_what_cannot_be_computed_is_refused(case):
 
 def test_a_file_that_is_none_is_refused(tmp_path):
     assert refused(b"\x00\x01nonsense") == "network.file"
-    assert refused(tmp_path / "missing.onnx") == "network.file"
+    assert refused(tmp_path / "missing.onnx") == refused(tmp_path) == "network.missing"
 
 
 @pytest.mark.parametrize(

@@ -10,34 +10,46 @@ from pathlib import Path
 from ganglion.core.errors import HostError
 from ganglion.device.firmware.box import HEAD
 from ganglion.device.firmware.build import Image
-from ganglion.host.ports import Processes
+from ganglion.host.ports import ANSWER_NS_MAX, Processes
 
 BOARD = "cortex-m4f"
 """The processor that is emulated."""
+BOARDS_MAX = 256
+"""Boards of one emulator, each with its RAM."""
 _PROGRAM = Path(__file__).with_name("emulator.py")
 
 
 class Boards:
-    """A process full of emulated boards with one image. Raises ``host.process`` when it cannot start, or ends,
-    and ``firmware.emulator`` when the extra ``emulator`` is not installed.
+    """A process full of emulated boards with one image. Raises ``host.process`` when it cannot start, and
+    ``firmware.emulator`` when the extra ``emulator`` is not installed.
 
-    ``counting``: instructions are counted, which takes many times as long.
+    ``counting``: instructions are counted, which takes many times as long. ``answer_ns_max``: how long a board may run
+    without going to sleep.
     """
 
-    def __init__(self, image: Image, processes: Processes, log: Path, *, counting: bool = False) -> None:
-        for name in ("unicorn", "elftools"):
-            if find_spec(name) is None:
-                raise HostError(
-                    "firmware.emulator",
-                    "boards cannot be emulated",
-                    why=f"{name} is not installed",
-                    next_step="pip install 'ganglion[emulator]', or run devices as firmware",
-                )
+    def __init__(
+        self,
+        image: Image,
+        processes: Processes,
+        log: Path,
+        *,
+        counting: bool = False,
+        answer_ns_max: int = ANSWER_NS_MAX,
+    ) -> None:
+        if (lacking := lacks_emulator()) is not None:
+            raise HostError(
+                "firmware.emulator",
+                "boards cannot be emulated",
+                why=lacking,
+                next_step="pip install 'ganglion[emulator]', or run devices as firmware",
+            )
         self.firmware = image.firmware
         in_bytes = str(image.firmware.sizes["GD_IN_BYTES"])
         command = [sys.executable, str(_PROGRAM), str(image.elf), image.target, in_bytes]
         command.append("count" if counting else "fast")
-        self._child = processes.converse(command, log=log)
+        self._log = log
+        self._child = processes.converse(command, log=log, answer_ns_max=answer_ns_max)
+        self._failed: HostError | None = None
         self._next = 0
 
     def close(self) -> None:
@@ -45,15 +57,41 @@ class Boards:
         self._child.close()
 
     def device(self) -> BoardMemory:
-        """One more board, from reset."""
+        """One more board, from reset. At most `BOARDS_MAX`."""
+        assert self._next < BOARDS_MAX, "one emulator has no more boards"
         self._next += 1
         return BoardMemory(self, self._next)
 
     def ask(self, board: int, content: bytes) -> tuple[int, bytes]:
-        """The emulator's answer: a number, and what the box holds; nothing asked gives the stack that was used."""
-        self._child.write(struct.pack("<II", board, len(content)) + content)
-        size, number = struct.unpack("<IQ", self._child.read(12))
-        return number, self._child.read(size)
+        """The emulator's answer: a number, and what the box holds; nothing asked gives the stack that was used.
+
+        Raises ``firmware.board`` when the emulator ended or hangs, and from then on.
+        """
+        if self._failed is not None:
+            raise self._failed
+        try:
+            self._child.write(struct.pack("<II", board, len(content)) + content)
+            size, number = struct.unpack("<IQ", self._child.read(12))
+            return number, self._child.read(size)
+        except HostError as error:
+            self._failed = _stopped(board, error, self._log)
+            raise self._failed from error
+
+
+def lacks_emulator() -> str | None:
+    """Why no boards can be emulated here; None when they can."""
+    missing = [name for name in ("unicorn", "elftools") if find_spec(name) is None]
+    return f"{' and '.join(missing)} is not installed" if missing else None
+
+
+def _stopped(board: int, error: HostError, log: Path) -> HostError:
+    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+    return HostError(
+        "firmware.board",
+        f"emulated board {board} no longer runs, nor do the others of its emulator",
+        why=lines[-1] if lines else f"{error.what}: {error.why}",
+        next_step=f"read {log}; devices run without an emulator with --devices-as firmware",
+    )
 
 
 class BoardMemory:

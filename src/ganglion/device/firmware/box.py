@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import struct
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from enum import IntEnum
 from typing import Protocol
 
@@ -60,7 +60,7 @@ Record = Sent | Obeyed | Batch
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """What a device's energy follows from; ``instructions`` is 0 where nobody counts them."""
+    """What a device's energy follows from; ``instructions`` and ``cycles`` are 0 where nobody counts them."""
 
     frames: int
     wakeups: int
@@ -69,6 +69,7 @@ class Ledger:
     received: int
     received_bytes: int
     instructions: int
+    cycles: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,9 +157,9 @@ class Core:
         return self._run(Op.CLOSE, now_ns, b"")
 
     def report(self) -> Report:
-        """All counts; the instructions are those that the memory's owner counted."""
-        instructions = self._memory.instructions
-        _, out = self._memory.run(HEAD.pack(Op.REPORT, 0, 0, 0, 0, 0, b"", 0, 0, 0, 0), b"")
+        """All counts until now."""
+        counted = self._memory.instructions
+        _, out = self._memory.run(HEAD.pack(Op.REPORT, 0, 0, 0, 0, 0, b"", 0, counted, 0, 0), b"")
         values = iter(np.frombuffer(out[RECORD.size :], "<u8").tolist())
 
         def take(count: int) -> list[int]:
@@ -169,8 +170,7 @@ class Core:
         for stage in self.firmware.stages:
             rows, out_rows, dropped = take(3)
             stages[stage] = Counts(rows=rows, out=out_rows, dropped=dropped)
-        ledger = replace(Ledger(*take(7)), instructions=instructions)
-        return Report(uplinks, stages, ledger, CoapCounts(*take(7)))
+        return Report(uplinks, stages, Ledger(*take(8)), CoapCounts(*take(7)))
 
     def release(self) -> None:
         """Lets the memory go."""
@@ -179,7 +179,8 @@ class Core:
     def _run(
         self, op: Op, now_ns: int, content: bytes, *, number: int = 0, time_ns: int = 0, peer: bytes = b""
     ) -> list[Record]:
-        head = HEAD.pack(op, len(content), now_ns, number, time_ns, len(peer), peer, 0, 0, 0, 0)
+        counted = self._memory.instructions
+        head = HEAD.pack(op, len(content), now_ns, number, time_ns, len(peer), peer, 0, counted, 0, 0)
         after, out = self._memory.run(head, content)
         *_, lost, self.next_ns, done, _ = HEAD.unpack(after)
         assert not lost, "the box is too small for what the device did"
@@ -217,6 +218,16 @@ class Core:
         )
 
 
-def counts_json(report: Report) -> dict[str, dict[str, int]]:
-    """Ledger and CoAP counts as plain numbers, for reports."""
-    return {"ledger": asdict(report.ledger), "coap": asdict(report.coap)}
+def ledger_json(report: Report) -> dict[str, int]:
+    """The energy ledger as `GET ledger` gives it: the same counts under the same names."""
+    uplinks = report.uplinks.values()
+    offered, acknowledged, shed, refused = (
+        sum(getattr(u, name) for u in uplinks) for name in ("offered", "acknowledged", "shed", "refused")
+    )
+    return asdict(report.ledger) | {
+        "retransmitted": report.coap.retransmitted,
+        "rows_stored": offered - acknowledged - shed - refused,
+        "rows_acknowledged": acknowledged,
+        "rows_shed": shed,
+        "rows_refused": refused,
+    }

@@ -32,6 +32,14 @@ class _Measured(Target):
 
 
 @dataclass(frozen=True, slots=True)
+class Support:
+    """What makes firmware an image for a board: C from reset on, and where the board's flash lies."""
+
+    source: str
+    flash_at: int
+
+
+@dataclass(frozen=True, slots=True)
 class Image:
     """A linked image. ``ram_bytes`` holds ``device_bytes`` (the device's memory), the stack and the box.
 
@@ -65,23 +73,26 @@ def build(
     limits: Limits | None = None,
     flash_bytes_max: int | None = None,
     ram_bytes_max: int | None = None,
+    support: Support | None = None,
 ) -> Image:
     """The image of a device class for a Cortex-M; the same input gives the same flash. Blocks for seconds.
 
     Raises `FlowError` ``firmware.*`` (``firmware.fit`` says by how much flash or RAM is too small), `HostError`
-    ``firmware.compiler`` without zig, `KernelError` ``kernel.compile``.
+    ``firmware.compiler`` without zig, `KernelError` ``kernel.compile``. ``support`` None: a processor with nothing
+    around it, whose host has its hands in its memory.
     """
     firmware = generate(spec, assignment, path=path, limits=limits)
     compiler = _zig()
-    draft = _link(firmware, target, compiler, directory)
+    board = support or Support(resource("cortex_m.c"), FLASH_AT)
+    draft = _link(firmware, target, compiler, directory, board)
     stack = worst_stack(Elf.read(draft), ENTRY, PORT)
     # Once more with exactly the stack it needs: its size changes no code.
     wanted = replace(firmware.limits, stack_bytes=up(stack.depth_bytes + INTERRUPT_BYTES, 8))
     firmware = generate(spec, assignment, path=path, limits=wanted)
-    file = _link(firmware, target, compiler, directory)
+    file = _link(firmware, target, compiler, directory, board)
     elf = Elf.read(file)
     assert worst_stack(elf, ENTRY, PORT) == stack
-    flash, _ = elf.bytes_at(FLASH_AT, FLASH_AT + REGION_BYTES)
+    flash, _ = elf.bytes_at(board.flash_at, board.flash_at + REGION_BYTES)
     _, ram = elf.bytes_at(RAM_AT, RAM_AT + REGION_BYTES)
     _fits(spec, target, "flash", flash, flash_bytes_max)
     _fits(spec, target, "RAM", ram, ram_bytes_max)
@@ -101,11 +112,11 @@ def _zig() -> Compiler:
     )
 
 
-def _link(firmware: Firmware, target: Target, compiler: Compiler, directory: Path) -> Path:
+def _link(firmware: Firmware, target: Target, compiler: Compiler, directory: Path, board: Support) -> Path:
     assert target.triple.startswith("thumb"), target.name
     measured = _Measured(target.name, target.triple, target.cpu, target.float_unit)
-    source = firmware.source + resource("cortex_m.c")
-    return build_image(source, measured, compiler, directory, entry=ENTRY, flash=FLASH_AT, ram=RAM_AT)
+    source = firmware.source + board.source
+    return build_image(source, measured, compiler, directory, entry=ENTRY, flash=board.flash_at, ram=RAM_AT)
 
 
 def _fits(spec: FlowSpec, target: Target, what: str, needed: int, there: int | None) -> None:

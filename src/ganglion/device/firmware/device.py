@@ -10,11 +10,11 @@ from typing import Any, cast
 
 from ganglion.core.batch import Batch, sequence
 from ganglion.core.errors import HostError
-from ganglion.device.emulated import Command
-from ganglion.device.firmware.box import Address, Core, Memory, Obeyed, Record, Report, Sent
-from ganglion.device.firmware.generate import Firmware
+from ganglion.device.emulated import Command, FrameTimes
+from ganglion.device.firmware.box import Address, Core, Obeyed, Record, Report, Sent
 from ganglion.device.player import Player
 from ganglion.device.uplink import UplinkCounts
+from ganglion.engine.meter import Meter
 from ganglion.engine.operators import Counts
 from ganglion.host.ports import Clock
 
@@ -38,32 +38,33 @@ class FirmwareStages:
 
 
 class FirmwareDevice(asyncio.DatagramProtocol):
-    """Runs until its player is told to stop. ``memory`` is a loaded library's or an emulated processor's."""
+    """Runs until its player is told to stop. ``core``'s memory is a loaded library's or an emulated processor's."""
 
     def __init__(
         self,
         origin: str,
-        firmware: Firmware,
-        memory: Memory,
+        core: Core,
         player: Player,
         *,
         boot: int,
         clock: Clock,
-        actuators: frozenset[str],
         on_acknowledged: Callable[[Batch], None],
     ) -> None:
         self.origin = origin
         self.player = player
         self.frames = 0
         self.raw_bytes = 0
-        self.core = Core(firmware, memory, origin, actuators)
-        self._every_ns = firmware.measured.every_ns
+        self.core = core
+        self._every_ns = core.firmware.measured.every_ns
         self._boot = boot
         self._clock = clock
         self._on_acknowledged = on_acknowledged
+        self.meter = Meter(clock.cpu_ns)
+        self._times = FrameTimes()
         self._commands: list[Command] = []
         self._started_ns = 0
         self._wake = asyncio.Event()
+        self._failed: HostError | None = None
         self._transport: asyncio.DatagramTransport | None = None
         self._lost = asyncio.Event()
 
@@ -101,14 +102,19 @@ class FirmwareDevice(asyncio.DatagramProtocol):
             await asyncio.gather(pump, return_exceptions=True)
 
     def _measure(self, number: int, time_ns: int) -> None:
+        woke_ns, began_ns = self._clock.monotonic_ns(), self.meter.begin()
         frame = self.player.next_frame()
         self.frames += 1
         self.raw_bytes += frame.nbytes
-        self._take(self.core.frame(self._clock.monotonic_ns(), number, time_ns, frame.tobytes()))
+        sent_ns = self._take(self.core.frame(woke_ns, number, time_ns, frame.tobytes()))
+        self._times.put(self.frame_seq(number), woke_ns, sent_ns)
+        self.meter.end("device:sent" if sent_ns else "device:frame", 1, began_ns)
 
     async def _pump(self) -> None:
         """Lets the firmware look at its clock when it asked for it, until it is done."""
         while not self.core.done:
+            if self._failed is not None:
+                raise self._failed
             self._wake.clear()
             left_ns = self.core.next_ns - self._clock.monotonic_ns()
             if left_ns > 0:
@@ -116,13 +122,19 @@ class FirmwareDevice(asyncio.DatagramProtocol):
                     async with asyncio.timeout(None if self.core.next_ns == NEVER_NS else left_ns / 1e9):
                         await self._wake.wait()
                         continue
+            began_ns = self.meter.begin()
             self._take(self.core.poll(self._clock.monotonic_ns()))
+            self.meter.end("device:poll", 1, began_ns)
 
-    def _take(self, records: Iterable[Record]) -> None:
+    def _take(self, records: Iterable[Record], received_ns: int = 0) -> int:
+        """Does what the firmware wants done; when it handed over the first datagram, or 0."""
         arrived_ns = self._clock.monotonic_ns()
+        sent_ns = 0
         for record in records:
             if isinstance(record, Sent):
                 if self._transport is not None and not self._transport.is_closing():
+                    # Before, not after: the receiver may run before the call returns.
+                    sent_ns = sent_ns or self._clock.monotonic_ns()
                     self._transport.sendto(record.datagram, record.to)
             elif isinstance(record, Obeyed):
                 self._commands.append(
@@ -135,18 +147,21 @@ class FirmwareDevice(asyncio.DatagramProtocol):
                         self.frame_done_ns(record.seq),
                         arrived_ns,
                         record.repeated,
+                        *self._times.of(record.seq),
+                        received_ns,
                     )
                 )
             else:
                 self._on_acknowledged(record)
         self._wake.set()
+        return sent_ns
 
     # --- what a device host asks ---
 
     @property
     def uplinks(self) -> dict[str, FirmwareUplink]:
         """What became of each exported stream's rows until now."""
-        counts = self.core.report().uplinks
+        counts, _ = self.tallies(self.report())
         return {
             e.stage.id: FirmwareUplink(e.stage.id, e.urgent, counts[e.stage.id])
             for e in self.core.firmware.streams
@@ -155,8 +170,12 @@ class FirmwareDevice(asyncio.DatagramProtocol):
     @property
     def graph(self) -> FirmwareStages:
         """The counts of the stages, and of the frames that came in."""
+        return FirmwareStages(self.tallies(self.report())[1])
+
+    def tallies(self, report: Report) -> tuple[Mapping[str, UplinkCounts], Mapping[str, Counts]]:
+        """What became of each exported stream's rows, and the counts of the stages, as ``report`` says."""
         seen = {f"in:{self.core.firmware.measured.id}": Counts(rows=self.frames)}
-        return FirmwareStages(dict(self.core.report().stages) | seen)
+        return report.uplinks, dict(report.stages) | seen
 
     @property
     def commands_unknown(self) -> int:
@@ -212,7 +231,13 @@ class FirmwareDevice(asyncio.DatagramProtocol):
 
     def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
         """Called by asyncio for every datagram."""
-        self._take(self.core.receive(self._clock.monotonic_ns(), (str(addr[0]), int(addr[1])), data))
+        received_ns, began_ns = self._clock.monotonic_ns(), self.meter.begin()
+        try:
+            self._take(self.core.receive(received_ns, (str(addr[0]), int(addr[1])), data), received_ns)
+        except HostError as error:  # asyncio would only log it
+            self._failed = error
+            self._wake.set()
+        self.meter.end("device:received", 1, began_ns)
 
     def error_received(self, exc: Exception) -> None:
         """Called by asyncio when a datagram could not be sent; the firmware sends it again in its time."""

@@ -16,6 +16,8 @@ PAYLOAD_TARGET_BYTES = 800
 DATAGRAM_BYTES_LIMIT = 4096
 """What gateways take."""
 COUNT_BYTES = 8
+DATAGRAM_BYTES_MIN = 320
+"""Room for the largest answer: the ledger's thirteen counts by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,4 +107,4 @@ def datagram_bytes(stream: str, layout: RowLayout, limits: Limits) -> int:
             why=f"a row must fit one datagram of {DATAGRAM_BYTES_LIMIT} bytes",
             next_step="choose a smaller frame, or run the stages that make it smaller on the device",
         )
-    return up(max(256, needed), 8)
+    return up(max(DATAGRAM_BYTES_MIN, needed), 8)

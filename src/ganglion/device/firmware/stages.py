@@ -229,24 +229,25 @@ class StageWriter:
         lines = [
             "typedef struct {",
             "  gd_device device;",
-            f"  _Alignas({WORK_ALIGNMENT_BYTES}) uint8_t work[{max(work, 16)}];",
-            f"  _Alignas({WORK_ALIGNMENT_BYTES}) uint8_t input[{up(inputs, 16)}];",
+            f"  GD_ALIGNED({WORK_ALIGNMENT_BYTES}) uint8_t work[{max(work, 16)}];",
+            f"  GD_ALIGNED({WORK_ALIGNMENT_BYTES}) uint8_t input[{up(inputs, 16)}];",
         ]
         for stage in self._operators:
             layout = self._layouts[stage.id]
             if isinstance(stage, MapStage):
-                lines.append(f"  _Alignas(8) uint8_t row_{stage.id}[{layout.row_bytes}];")
+                lines.append(f"  GD_ALIGNED(8) uint8_t row_{stage.id}[{layout.row_bytes}];")
                 if size := self._emitted[stage.kernel.digest].state.itemsize:
-                    lines.append(f"  _Alignas(16) uint8_t state_{stage.id}[{size}];")
+                    lines.append(f"  GD_ALIGNED(16) uint8_t state_{stage.id}[{size}];")
             if isinstance(stage, AroundStage):
                 lines.append(f"  gd_ring ring_{stage.id};")
                 room = self.places(self._spec, stage) * (layout.stride + 8)
-                lines.append(f"  _Alignas(8) uint8_t kept_{stage.id}[{room}];")
-        return "\n".join([*lines, "} gd_flow;", "", *self._start(), ""])
+                lines.append(f"  GD_ALIGNED(8) uint8_t kept_{stage.id}[{room}];")
+        return "\n".join([*lines, "} gd_flow;", "", ""])
 
-    def _start(self) -> list[str]:
+    def start_function(self) -> str:
+        """The first state of everything, in memory that was zero."""
         lines = [
-            "static void gd_flow_start(gd_flow *f) {",
+            "void gd_flow_start(gd_flow *f) {",
             "  gd_start(&f->device, gd_streams, gd_actuators);",
         ]
         for stage in self._operators:
@@ -260,7 +261,7 @@ class StageWriter:
                     f"INT64_C({before}), INT64_C({after}), 0, 0}};"
                 )
                 lines.append(f"  gd_ring_start(&f->ring_{stage.id});")
-        return [*lines, "}"]
+        return "\n".join([*lines, "}", "", ""])
 
     def _locals(self, start: str, body: Sequence[str]) -> list[str]:
         """One truth value and one pointer per stage that the body speaks of."""

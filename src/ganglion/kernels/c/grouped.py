@@ -10,10 +10,11 @@ from collections.abc import Callable, Sequence
 
 from ganglion.kernels.c.emission import Emitter, Group, plan_of
 from ganglion.kernels.c.layout import GIVEN, VIEWS, Layout, aligned, lies_in_memory, size_bytes
-from ganglion.kernels.c.reading import Text, flat_index
+from ganglion.kernels.c.reading import Text
 from ganglion.kernels.cost import operations
 from ganglion.kernels.ir.program import Node, Program, State
 from ganglion.kernels.ops import OPS
+from ganglion.kernels.ops.op import flat_index
 from ganglion.kernels.ops.reduction import C_TYPES
 
 WORTH_ELEMENTS = 4
@@ -126,7 +127,7 @@ def group_of(program: Program, symbol: str, text: Text) -> Group | None:
             functions += _FUNCTION.format(name=name, body="\n".join(emitter.group()))
             calls[case] = name + _ARGUMENTS
             row_bytes = max(row_bytes, emitter.workspace_bytes)
-            text = Text(tables=text.tables, table_names=text.table_names)
+            text = text.beside()
     if not functions:
         return None
     call = calls["turn"]

@@ -63,6 +63,17 @@ GG_INLINE float gg_rint(float x) {
   float m = x < 0.0f ? -8388608.0f : 8388608.0f;
   return gg_abs(x) < 8388608.0f ? gg_copysign((x + m) - m, x) : x;
 }
+/* Half to even; NaN is the lowest, a zero point outside the range the nearest end. |q| < 2^21, so adding 1.5 * 2^23
+ * leaves the whole number in the low bits. */
+GG_INLINE int32_t gg_quantize_step(float q, int32_t zero, int32_t low, int32_t high) {
+  float first, last;
+  zero = zero < low ? low : zero > high ? high : zero;
+  first = (float)(low - zero);
+  last = (float)(high - zero);
+  q = q > first ? q : first;
+  q = q < last ? q : last;
+  return (int32_t)gg_bits(q + 12582912.0f) - 0x4B400000 + zero;
+}
 GG_INLINE float gg_floor(float x) { float r = gg_rint(x); return r > x ? gg_copysign(r - 1.0f, x) : r; }
 
 #if defined(__ARM_FP) || defined(__x86_64__) || defined(__aarch64__) || defined(__riscv_flen) || defined(__wasm__)
@@ -222,6 +233,9 @@ GG_INLINE int gg_distinct(const int32_t *key) {
 }
 #endif
 
+GG_INLINE int32_t gg_quantize(float x, float scale, int32_t zero, int32_t low, int32_t high) {
+  return gg_quantize_step(gg_div(x, scale), zero, low, high);
+}
 GG_INLINE float gg_exp(float x) {
   float c = x > 89.0f ? 89.0f : x, m, n, r, y;
   int32_t k, half;

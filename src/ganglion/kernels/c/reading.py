@@ -12,8 +12,7 @@ from ganglion.core.schema import TensorType
 from ganglion.kernels.c.layout import VIEWS, Layout, contiguous_offset, squeezed, state_dtype
 from ganglion.kernels.ir.program import Node, Program
 from ganglion.kernels.ops import OPS
-from ganglion.kernels.ops.elementwise import c_of_cast
-from ganglion.kernels.ops.op import Array
+from ganglion.kernels.ops.op import Array, flat_index
 from ganglion.kernels.ops.reduction import C_TYPES
 
 INDENT = "  "
@@ -34,26 +33,24 @@ def literal(value: object, dtype: str) -> str:
     return f"({text})" if text.startswith("-") else text
 
 
-def flat_index(index: Sequence[str], shape: Sequence[int]) -> str:
-    """The place of an element in C order."""
-    terms = []
-    stride = 1
-    for position, extent in zip(reversed(index), reversed(shape), strict=True):
-        if extent != 1 and position != "0":
-            terms.append(position if stride == 1 else f"{position} * {stride}")
-        stride *= extent
-    return " + ".join(reversed(terms)) or "0"
-
-
 @dataclass(slots=True)
 class Text:
     """The C so far: a scan's program is written into the same text as the one round it."""
 
     lines: list[str] = field(default_factory=list)
+    definitions: dict[str, tuple[str, str]] = field(default_factory=dict)
     tables: list[str] = field(default_factory=list)
     table_names: dict[tuple[str, bytes], str] = field(default_factory=dict)
     depth: int = 1
     names: int = 0
+
+    def beside(self) -> Text:
+        """Text of another function of the same file, which may use what stands before both."""
+        return Text(definitions=self.definitions, tables=self.tables, table_names=self.table_names)
+
+    def before(self) -> list[str]:
+        """What stands before the functions: C of operations, then constant arrays."""
+        return [*(text for _, text in self.definitions.values()), *self.tables]
 
 
 class Reader:
@@ -157,11 +154,9 @@ class Reader:
             own = index[len(index) - len(kind.shape) :] if kind.shape else []
             own = ["0" if extent == 1 else i for i, extent in zip(own, kind.shape, strict=True)]
             operands.append(self.element(source, own))
-        if node.op == "cast":
-            return c_of_cast(types[0].dtype, node.type.dtype, operands[0])
         element = OPS[node.op].element
         assert element is not None, node.op
-        return element(types, operands)
+        return element(types, node.attributes, operands)
 
     def _constant(self, node: Node, index: list[str]) -> str:
         value = np.asarray(node.attributes["value"])

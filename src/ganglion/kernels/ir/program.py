@@ -13,6 +13,8 @@ import numpy as np
 
 from ganglion.core.errors import DataError
 from ganglion.core.schema import TensorType
+from ganglion.kernels.networks.layers import Network
+from ganglion.kernels.networks.stored import network_json, network_of
 from ganglion.kernels.ops.op import Array
 
 FORMAT = 1
@@ -96,7 +98,7 @@ class Program:
                     for s in value["state"]
                 ),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise DataError(
                 "kernel.program",
                 "this is not a kernel's program",
@@ -121,11 +123,15 @@ def node_json(node: Node, *, sources: bool) -> dict[str, Any]:
 def _attribute_json(value: Any, *, sources: bool) -> Any:
     if isinstance(value, np.ndarray):
         return _value_json(value)
+    if isinstance(value, Network):
+        return network_json(value)
     return value.to_json(sources=sources) if isinstance(value, Program) else value
 
 
 def _attribute(value: Any) -> Any:
     if isinstance(value, Mapping):
+        if "layers" in value:
+            return network_of(value)
         return _value(value) if "bytes" in value else Program.from_json(value)
     return value
 

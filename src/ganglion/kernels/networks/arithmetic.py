@@ -6,6 +6,7 @@ Every number here is in single precision, in the order of ONNX Runtime's own CPU
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -28,8 +29,10 @@ def sum_scales(before: Quantised, weights: Array, after: Quantised, results: int
     return np.broadcast_to(scales, results).astype(np.float32)
 
 
-def add_terms(first: Quantised, second: Quantised, after: Quantised) -> tuple[tuple[float, float], float]:
-    """(ratios, fixed part) of a quantised addition.
+def add_terms(
+    first: Quantised, second: Quantised, after: Quantised, lift: int
+) -> tuple[tuple[float, float], float]:
+    """(ratios, fixed part) of a quantised addition of values that are ``lift`` less than the file's.
 
     Raises `KernelError` ``network.scale`` when a ratio is so extreme that the sum cannot be computed exactly.
     """
@@ -42,21 +45,39 @@ def add_terms(first: Quantised, second: Quantised, after: Quantised) -> tuple[tu
             why="its sum would not be the same on every processor",
             next_step="calibrate the quantisation with frames like those it will see",
         )
-    inner = fused(np.asarray(first.zero), float(ratio_a), ratio_b * np.float32(second.zero))
-    return (float(ratio_a), float(ratio_b)), float(np.float32(after.zero) - inner)
+    zero_a, zero_b, zero = (one.zero + lift for one in (first, second, after))
+    inner = fused(np.asarray(zero_a), float(ratio_a), ratio_b * np.float32(zero_b))
+    return (float(ratio_a), float(ratio_b)), float(np.float32(zero) - inner)
+
+
+def quantised(values: Any, scale: Any, zero: Any, low: int, high: int) -> Array:
+    """ONNX's QuantizeLinear: real numbers to i32 in ``low`` to ``high``, half to even, saturating.
+
+    NaN gives ``low``, as in ONNX Runtime on x86-64; a zero point outside the range counts as its nearest end.
+    """
+    centre = np.clip(np.asarray(zero, np.int32), low, high)
+    with np.errstate(all="ignore"):
+        steps = np.asarray(values, np.float32) / np.asarray(scale, np.float32)
+    first, last = ((end - centre).astype(np.float32) for end in (low, high))
+    cut = np.where(steps > first, np.minimum(steps, last), first)
+    return np.asarray(np.rint(cut).astype(np.int32) + centre, np.int32)
+
+
+def dequantised(values: Any, scale: Any, zero: Any) -> Array:
+    """ONNX's DequantizeLinear: whole numbers of i32 to real ones in single precision."""
+    with np.errstate(all="ignore"):
+        whole = np.asarray(values, np.int32) - np.asarray(zero, np.int32)
+        return np.asarray(whole.astype(np.float32) * np.asarray(scale, np.float32))
 
 
 def dequantise(values: Array, scale: Quantised) -> Array:
-    """Real numbers in single precision."""
-    whole = np.asarray(values, np.int32) - np.int32(scale.zero)
-    return np.asarray(whole.astype(np.float32) * np.float32(scale.scale))
+    """Values of one scale as real numbers."""
+    return dequantised(values, np.float32(scale.scale), np.int32(scale.zero))
 
 
 def quantise(values: Array, scale: Quantised) -> Array:
-    """Real numbers to int8, half to even, saturating."""
-    steps = np.rint(np.asarray(values, np.float32) / np.float32(scale.scale))
-    cut = np.clip(steps, -128.0 - scale.zero, 127.0 - scale.zero) + scale.zero
-    return np.asarray(cut, np.int8)
+    """Real numbers to int8 of one scale."""
+    return quantised(values, np.float32(scale.scale), np.int32(scale.zero), -128, 127).astype(np.int8)
 
 
 def lookup_table(before: Quantised, after: Quantised, low: float, high: float) -> Array:

@@ -13,25 +13,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ganglion.kernels.networks.layers import (
-    Add,
-    Array,
-    AveragePool,
-    Convolution,
-    GlobalAverage,
-    Join,
-    Layer,
-    Lookup,
-    MaxPool,
-    Network,
-    Pad,
-    Permute,
-    Softmax,
-    Window,
-)
+from ganglion.kernels.networks import layers
+from ganglion.kernels.networks.layers import Array, Layer, Network
 from ganglion.kernels.networks.memory import plan, plane
 
-NETWORKS_VERSION = 1
+NETWORKS_VERSION = 2
 """Changes with every change of the C that could change a result."""
 ALIGNED = "__attribute__((aligned(8)))"
 ROUNDED_MAX = 2.0**21
@@ -79,7 +65,7 @@ class _Tables:
 Call: TypeAlias = tuple[str, Sequence[int | str]]
 
 
-def _window(window: Window) -> list[int]:
+def _window(window: layers.Window) -> list[int]:
     return [*window.kernel, *window.strides, *window.pads[:2]]
 
 
@@ -91,7 +77,7 @@ def paired(weights: Array) -> Array:
     return np.ascontiguousarray(whole.reshape(len(whole) // 2, 2, -1, 4).transpose(0, 2, 1, 3))
 
 
-def _convolution(layer: Convolution, tables: _Tables) -> Call:
+def _convolution(layer: layers.Convolution, tables: _Tables) -> Call:
     window, (rows, columns, results) = layer.window, layer.result
     flat = layer.weights.reshape(results, -1).astype(np.int64)
     bias = layer.bias - layer.zero_in * flat.sum(1)
@@ -114,55 +100,55 @@ def _convolution(layer: Convolution, tables: _Tables) -> Call:
     return "gg_depthwise", ["scratch", weights, biases, scales, *kernel, high, broad, *rest]
 
 
-def _max_pool(layer: MaxPool, _: _Tables) -> Call:
+def _max_pool(layer: layers.MaxPool, _: _Tables) -> Call:
     return "gg_max_pool", [*layer.shape, *_window(layer.window), *layer.result[:2]]
 
 
-def _average_pool(layer: AveragePool, _: _Tables) -> Call:
+def _average_pool(layer: layers.AveragePool, _: _Tables) -> Call:
     before, after = layer.before, layer.after
     ends = number(before.scale), before.zero, number(after.scale), after.zero
     extents = [*layer.shape, *_window(layer.window), *layer.result[:2]]
-    return "gg_average_pool", [*extents, *ends, int(layer.count_pads)]
+    return "gg_average_pool", [*extents, *ends, int(layer.count_pads), layer.lift]
 
 
-def _global_average(layer: GlobalAverage, _: _Tables) -> Call:
+def _global_average(layer: layers.GlobalAverage, _: _Tables) -> Call:
     rows, columns, channels = layer.shape
     return "gg_global_average", [rows * columns, channels, layer.zero_in, number(layer.scale), layer.zero]
 
 
-def _add(layer: Add, _: _Tables) -> Call:
-    return "gg_add", [layer.elements, *(number(r) for r in layer.ratios), number(layer.fixed)]
+def _add(layer: layers.Add, _: _Tables) -> Call:
+    return "gg_add", [layer.elements, *(number(r) for r in layer.ratios), number(layer.fixed), layer.lift]
 
 
-def _lookup(layer: Lookup, tables: _Tables) -> Call:
+def _lookup(layer: layers.Lookup, tables: _Tables) -> Call:
     return "gg_lookup", [tables.name(layer.table, "int8_t"), layer.elements]
 
 
-def _softmax(layer: Softmax, tables: _Tables) -> Call:
+def _softmax(layer: layers.Softmax, tables: _Tables) -> Call:
     table = tables.name(layer.exponentials, "float")
     return "gg_softmax", [table, layer.rows, layer.length, number(layer.parts), layer.zero]
 
 
-def _permute(layer: Permute, _: _Tables) -> Call:
+def _permute(layer: layers.Permute, _: _Tables) -> Call:
     strides = [prod(layer.shape[a + 1 :]) for a in layer.axes]
     missing = 4 - len(strides)
     return "gg_permute", [*[1] * missing, *layer.result, *[0] * missing, *strides]
 
 
-def _pad(layer: Pad, _: _Tables) -> Call:
+def _pad(layer: layers.Pad, _: _Tables) -> Call:
     return "gg_pad", [*layer.shape, *layer.before, *layer.result, layer.value]
 
 
 _CALLS: dict[type[Layer], Callable[[Any, _Tables], Call]] = {
-    Convolution: _convolution,
-    MaxPool: _max_pool,
-    AveragePool: _average_pool,
-    GlobalAverage: _global_average,
-    Add: _add,
-    Lookup: _lookup,
-    Softmax: _softmax,
-    Permute: _permute,
-    Pad: _pad,
+    layers.Convolution: _convolution,
+    layers.MaxPool: _max_pool,
+    layers.AveragePool: _average_pool,
+    layers.GlobalAverage: _global_average,
+    layers.Add: _add,
+    layers.Lookup: _lookup,
+    layers.Softmax: _softmax,
+    layers.Permute: _permute,
+    layers.Pad: _pad,
 }
 
 
@@ -171,35 +157,38 @@ def _text(arguments: Sequence[int | str]) -> str:
 
 
 def _function(layer: Layer, name: str, tables: _Tables) -> str:
-    """A layer as a function of its own, so that a stack frame is not the sum of all."""
-    head = f"static __attribute__((noinline)) void {name}"
-    if isinstance(layer, Join):
+    """A layer as a function of its own: see GG_LAYER."""
+    head = f"GG_LAYER void {name}"
+    if isinstance(layer, layers.Join):
         return ""
     call, arguments = _CALLS[type(layer)](layer, tables)
-    operands = ["x", "z", "y"] if isinstance(layer, Add) else ["x", "y"]
+    operands = ["x", "z", "y"] if isinstance(layer, layers.Add) else ["x", "y"]
     parameters = ["const int8_t *x", "int8_t *y"]
-    if isinstance(layer, Add):
+    if isinstance(layer, layers.Add):
         parameters.insert(1, "const int8_t *z")
     if "scratch" in arguments:
         parameters.append("uint8_t *scratch")
     return f"{head}({', '.join(parameters)}) {{\n  {call}({_text([*operands, *arguments])});\n}}"
 
 
-_TEMPLATE = """\
-/* Generated by Ganglion from network {name}, networks {version}. Do not edit. */
-{header}
+_STEP = """\
 {tables}
 {functions}
 
-const uint32_t {symbol}_workspace_bytes = {workspace};
-
 /* One frame. `work` is aligned to 8 bytes; nothing in it outlives the call. */
-void {symbol}_step(const int8_t *in, int8_t *out, void *work) {{
+{linkage}void {symbol}_step(const int8_t *in, int8_t *out, void *work) {{
   uint8_t *const room = (uint8_t *)work;
   (void)room;
 {body}
 }}
+"""
 
+_FILE = """\
+/* Generated by Ganglion from network {name}, networks {version}. Do not edit. */
+{header}
+const uint32_t {symbol}_workspace_bytes = {workspace};
+
+{step}
 /* Rows in order. */
 void {symbol}_rows(int32_t n, const int8_t *in, int8_t *out, void *work) {{
   for (int32_t b = 0; b < n; b++) {symbol}_step(in + (size_t)b * {taken}u, out + (size_t)b * {given}u, work);
@@ -212,8 +201,8 @@ def runtime_text() -> str:
     return files("ganglion.kernels.networks").joinpath("int8_kernels.h").read_text(encoding="utf-8")
 
 
-def emit_network(network: Network, symbol: str) -> EmittedNetwork:
-    """C for a network; ``symbol`` is the prefix of its public names."""
+def network_c(network: Network, symbol: str, linkage: str = "static ") -> str:
+    """The function ``<symbol>_step`` of a network, and what it needs beside `runtime_text`."""
     tables, placed = _Tables(symbol), plan(network)
     functions, body = [], []
 
@@ -224,7 +213,7 @@ def emit_network(network: Network, symbol: str) -> EmittedNetwork:
 
     for k, layer in enumerate(network.layers):
         name, target = f"{symbol}_l{k}", at(k + 1)
-        if isinstance(layer, Join):
+        if isinstance(layer, layers.Join):
             done = 0
             for operand, block in zip(layer.sources, layer.blocks, strict=True):
                 extents = _text([layer.outer, block, sum(layer.blocks)])
@@ -233,25 +222,36 @@ def emit_network(network: Network, symbol: str) -> EmittedNetwork:
             continue
         functions.append(_function(layer, name, tables))
         operands = [at(layer.source)]
-        if isinstance(layer, Add):
+        if isinstance(layer, layers.Add):
             operands.append(at(layer.second))
         operands.append(target)
         if k in placed.scratch:
             operands.append(f"room + {placed.scratch[k]}")
         body.append(f"  {name}({', '.join(operands)});")
-    taken, given = prod(network.input_shape), network.elements(network.output)
     if network.output == 0:
+        given = network.elements(0)
         body.append(f"  gg_copy(in, out, 1, {given}, {given});")
-    source = _TEMPLATE.format(
+    return _STEP.format(
+        tables="\n".join(tables.lines),
+        functions="\n".join(functions),
+        linkage=linkage,
+        symbol=symbol,
+        body="\n".join(body),
+    )
+
+
+def emit_network(network: Network, symbol: str) -> EmittedNetwork:
+    """C for a network alone; ``symbol`` is the prefix of its public names."""
+    taken, given = prod(network.input_shape), network.elements(network.output)
+    workspace_bytes = plan(network).workspace_bytes
+    source = _FILE.format(
         name=network.name.replace("*/", ""),
         version=NETWORKS_VERSION,
         header=runtime_text(),
-        tables="\n".join(tables.lines),
-        functions="\n".join(functions),
         symbol=symbol,
-        workspace=placed.workspace_bytes,
-        body="\n".join(body),
+        workspace=workspace_bytes,
+        step=network_c(network, symbol, ""),
         taken=taken,
         given=given,
     )
-    return EmittedNetwork(source, symbol, placed.workspace_bytes, taken, given)
+    return EmittedNetwork(source, symbol, workspace_bytes, taken, given)

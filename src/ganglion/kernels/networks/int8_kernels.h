@@ -7,7 +7,7 @@
 
 #if defined(__ARM_FEATURE_SIMD32)
 #include <arm_acle.h>
-#define GG_PAIRS 1 /* two products of 16 bits in one instruction */
+#define GG_DUAL 1 /* two products of 16 bits in one instruction */
 typedef int16_t gg_cell;
 GG_INLINE int32_t gg_even(uint32_t w) { return (int32_t)__sxtb16((int8x4_t)w); }
 GG_INLINE int32_t gg_odd(uint32_t w) { return (int32_t)__sxtb16((int8x4_t)((w >> 8) | (w << 24))); }
@@ -25,6 +25,13 @@ GG_INLINE int8_t gg_saturated(int32_t v) { return (int8_t)(v < -128 ? -128 : v >
 #define GG_UNROLL_ALL _Pragma("GCC unroll 64")
 #endif
 #define GG_TEXT(x) #x
+/* A layer is a function of its own, so that a stack frame is not the sum of all. What gcc's -O3 does to these loops makes
+ * them 3 to 11 times faster; whole kernels are not built so (see SPEED in ganglion/kernels/c/toolchain.py). */
+#if defined(__GNUC__) && !defined(__clang__)
+#define GG_LAYER static __attribute__((noinline, optimize("O3")))
+#else
+#define GG_LAYER static __attribute__((noinline))
+#endif
 
 GG_INLINE uint32_t gg_word(const void *p) { uint32_t v; __builtin_memcpy(&v, p, 4); return v; }
 
@@ -67,7 +74,7 @@ GG_INLINE void gg_gather(const int8_t *x, int8_t *to, int row, int column, int H
   }
 }
 
-#if defined(GG_PAIRS)
+#if defined(GG_DUAL)
 /* n bytes, a multiple of 4, as cells of 16 bits in the order 0 2 1 3 that gg_even and gg_odd give. */
 GG_INLINE void gg_widen(const int8_t *from, int32_t *to, int n) {
   GG_UNROLL(4)
@@ -112,7 +119,7 @@ GG_INLINE void gg_products(const gg_cell *first, const gg_cell *second, int8_t *
   int blocks = (taken + 3) / 4;
   for (int o = 0; o < results; o += 2) {
     int32_t a = bias[o], b = bias[o + 1], c = a, d = b;
-#if defined(GG_PAIRS)
+#if defined(GG_DUAL)
     const int32_t *p = (const int32_t *)first, *q = (const int32_t *)second;
     GG_UNROLL(4)
     for (int k = 0; k < blocks; k++, w += 2, p += 2, q += 2) {
@@ -160,7 +167,7 @@ GG_INLINE void gg_products(const gg_cell *first, const gg_cell *second, int8_t *
 /* One position, read where it lies; its channels come in fours. */
 GG_INLINE void gg_dense(const int8_t *x, int8_t *y, const int8_t *weights, const int32_t *bias, const float *scales,
                         int taken, int results, int zero, int wide) {
-#if defined(GG_PAIRS)
+#if defined(GG_DUAL)
   const uint32_t *w = (const uint32_t *)weights;
   for (int o = 0; o < results; o += 2) {
     int32_t a = bias[o], b = bias[o + 1];
@@ -224,7 +231,7 @@ GG_INLINE void gg_depthwise(const int8_t *x, int8_t *y, uint8_t *scratch, const 
       int8_t *to = y + o;
       int32_t start = bias[o];
       float scale = scales[o];
-#if defined(GG_PAIRS)
+#if defined(GG_DUAL)
       int32_t held[KH * KP / 2];
       for (int k = 0; k < KH * KP / 2; k++) held[k] = (int32_t)gg_word(taps + 2 * k);
 #endif
@@ -232,7 +239,7 @@ GG_INLINE void gg_depthwise(const int8_t *x, int8_t *y, uint8_t *scratch, const 
         const int16_t *at = plane + h * SH * PW;
         for (int w = 0; w < OW; w++, at += SW, to += O) {
           int32_t sum = start;
-#if defined(GG_PAIRS)
+#if defined(GG_DUAL)
           if (DW == 1) {
             GG_UNROLL_ALL
             for (int i = 0; i < KH; i++) {
@@ -269,7 +276,8 @@ GG_INLINE void gg_max_pool(const int8_t *x, int8_t *y, int H, int W, int C, int 
     }
 }
 GG_INLINE void gg_average_pool(const int8_t *x, int8_t *y, int H, int W, int C, int KH, int KW, int SH, int SW, int PT,
-                               int PL, int OH, int OW, float before, int zero_in, float after, int zero, int pads) {
+                               int PL, int OH, int OW, float before, int zero_in, float after, int zero, int pads,
+                               int lift) {
   for (int h = 0; h < OH; h++)
     for (int w = 0; w < OW; w++, y += C) {
       int r0 = h * SH - PT, c0 = w * SW - PL, r1 = r0 + KH, c1 = c0 + KW;
@@ -282,9 +290,9 @@ GG_INLINE void gg_average_pool(const int8_t *x, int8_t *y, int H, int W, int C, 
         float sum = 0.0f;
         for (int i = r0; i < r1; i++)
           for (int j = c0; j < c1; j++) sum += (float)(x[(i * W + j) * C + c] - zero_in) * before;
-        sum = gg_div(gg_div(sum, count), after) + (float)zero;
-        sum = sum < -128.0f ? -128.0f : sum;
-        y[c] = gg_saturated(gg_whole(sum > 127.0f ? 127.0f : sum));
+        sum = gg_div(gg_div(sum, count), after) + (float)(zero + lift);
+        sum = sum < (float)(lift - 128) ? (float)(lift - 128) : sum;
+        y[c] = gg_saturated(gg_whole(sum > (float)(lift + 127) ? (float)(lift + 127) : sum) - lift);
       }
     }
 }
@@ -295,8 +303,10 @@ GG_INLINE void gg_global_average(const int8_t *x, int8_t *y, int N, int C, int z
     y[c] = gg_requantised(sum, scale, zero, 1);
   }
 }
-GG_INLINE void gg_add(const int8_t *a, const int8_t *b, int8_t *y, int n, float ratio_a, float ratio_b, float fixed) {
-  for (int k = 0; k < n; k++) y[k] = gg_saturated(gg_whole(gg_fused(a[k], ratio_a, gg_fused(b[k], ratio_b, fixed))));
+GG_INLINE void gg_add(const int8_t *a, const int8_t *b, int8_t *y, int n, float ratio_a, float ratio_b, float fixed,
+                   int lift) {
+  for (int k = 0; k < n; k++)
+    y[k] = gg_saturated(gg_whole(gg_fused(a[k] + lift, ratio_a, gg_fused(b[k] + lift, ratio_b, fixed))) - lift);
 }
 GG_INLINE void gg_lookup(const int8_t *x, int8_t *y, const int8_t *table, int n) {
   for (int k = 0; k < n; k++) y[k] = table[x[k] + 128];

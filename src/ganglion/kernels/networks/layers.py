@@ -95,7 +95,10 @@ class MaxPool:
 
 @dataclass(frozen=True, slots=True)
 class AveragePool:
-    """The mean of each window, added up in single precision row by row as ONNX Runtime does."""
+    """The mean of each window, added up in single precision row by row as ONNX Runtime does.
+
+    ``lift``: as of `Add`.
+    """
 
     source: int
     shape: tuple[int, int, int]
@@ -103,6 +106,7 @@ class AveragePool:
     before: Quantised
     after: Quantised
     count_pads: bool
+    lift: int = 0
 
     @property
     def result(self) -> tuple[int, int, int]:
@@ -128,13 +132,17 @@ class GlobalAverage:
 
 @dataclass(frozen=True, slots=True)
 class Add:
-    """``first + second`` by two fused multiply-adds: ``ratios[0] * first + (ratios[1] * second + fixed)``."""
+    """``first + second`` by two fused multiply-adds: ``ratios[0] * first + (ratios[1] * second + fixed)``.
+
+    ``lift``: 128 where the file's integers are uint8, since rounding depends on it: it is computed with those.
+    """
 
     source: int
     second: int
     elements: int
     ratios: tuple[float, float]
     fixed: float
+    lift: int = 0
 
     @property
     def result(self) -> tuple[int]:
@@ -221,6 +229,7 @@ class Pad:
 Layer: TypeAlias = (
     Convolution | MaxPool | AveragePool | GlobalAverage | Add | Lookup | Softmax | Permute | Join | Pad
 )
+LAYERS = (Convolution, MaxPool, AveragePool, GlobalAverage, Add, Lookup, Softmax, Permute, Join, Pad)
 
 
 def sources(layer: Layer) -> tuple[int, ...]:
@@ -235,7 +244,9 @@ class Network:
     """``layers`` in the order in which they run; ``output`` is the value that leaves.
 
     Frames go in and come out in the file's own order of axes, without the batch axis: ``input_shape`` and
-    ``output_shape``. ``input`` and ``output_scale`` say what the integers mean, as far as the file does.
+    ``output_shape``. ``input_scale`` and ``output_scale`` say what the integers mean, as far as the file does.
+    ``unsigned``: the file's integers are uint8; everything here is 128 less. ``real_input``, ``real_output``: the file
+    takes or gives real numbers, which it quantises at the door.
     """
 
     name: str
@@ -245,6 +256,14 @@ class Network:
     output: int
     input_scale: Quantised | None = None
     output_scale: Quantised | None = None
+    unsigned: bool = False
+    real_input: bool = False
+    real_output: bool = False
+
+    @property
+    def low(self) -> int:
+        """The least of the file's 256 integers."""
+        return 0 if self.unsigned else -128
 
     def elements(self, value: int) -> int:
         """How many integers a value has."""
@@ -255,3 +274,29 @@ class Network:
         """Multiplications with weights for one frame."""
         convolutions = [layer for layer in self.layers if isinstance(layer, Convolution)]
         return sum(prod(c.result[:2]) * int(np.size(c.weights)) for c in convolutions)
+
+    @property
+    def operations(self) -> int:
+        """Additions and what costs as much, for one frame; a product counts twice, with its addition."""
+        return 2 * self.products + sum(_OPERATIONS[type(one)] * _reads(one) for one in self.layers)
+
+
+_OPERATIONS: dict[type[Layer], int] = {
+    Convolution: 5,
+    MaxPool: 2,
+    AveragePool: 4,
+    GlobalAverage: 2,
+    Add: 6,
+    Lookup: 2,
+    Softmax: 20,
+    Permute: 2,
+    Join: 1,
+    Pad: 2,
+}
+"""Per element that is read, or, of a convolution, given."""
+
+
+def _reads(layer: Layer) -> int:
+    if isinstance(layer, MaxPool | AveragePool):
+        return prod(layer.result) * prod(layer.window.kernel)
+    return prod(layer.shape) if isinstance(layer, GlobalAverage) else prod(layer.result)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -17,9 +18,11 @@ from ganglion.core.errors import KernelError
 from ganglion.kernels.networks import arithmetic, faults
 from ganglion.kernels.networks.graph import Graph, GraphNode
 from ganglion.kernels.networks.layers import Array, Layer, Lookup, Network, Permute, Quantised
+from ganglion.kernels.networks.validity import ELEMENTS_MAX, LAYERS_MAX
 
-LAYERS_MAX, ELEMENTS_MAX = 1000, 1 << 24
 PERMUTED_AXES_MAX = 4
+ONNX_INT8 = 3
+"""Its number among ONNX's types of data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,7 @@ class Lowering:
     held: dict[str, Held] = field(default_factory=dict)
     real: dict[str, Real | Weights | Pending] = field(default_factory=dict)
     entry: Quantised | None = None
+    unsigned: bool | None = None
 
     # --- what operations use ---
 
@@ -128,19 +132,47 @@ class Lowering:
         return found
 
     def quantised(self, node: GraphNode, scale_at: int, zero_at: int) -> Quantised:
-        """A scale and a zero point among the inputs of a node, for values of int8."""
+        """A scale and a zero point among the inputs of a node, for values of int8 or of uint8, all of one kind.
+
+        Zero points of uint8 become 128 less, as all values do.
+        """
         scale, zero = self.constant(node, scale_at), self.constant(node, zero_at)
-        if scale is None or scale.size != 1 or zero is None or zero.size != 1 or zero.dtype != np.int8:
-            raise faults.weights(node, "values need one scale and one zero point of int8")
+        if zero is None:
+            zero = np.zeros(1, self._default(node))
+        if scale is None or scale.size != 1 or zero.size != 1 or zero.dtype not in (np.int8, np.uint8):
+            raise faults.weights(node, "values need one scale and one zero point of int8 or uint8")
         if not (np.isfinite(scale).all() and float(scale.ravel()[0]) > 0):
             raise faults.weights(node, "a scale is not positive")
-        return Quantised(float(np.float32(scale.ravel()[0])), int(zero.ravel()[0]))
+        self._of_one_kind(node, zero.dtype)
+        return Quantised(float(np.float32(scale.ravel()[0])), int(zero.ravel()[0]) - self.lift)
+
+    def _default(self, node: GraphNode) -> type[np.generic]:
+        """What ONNX takes where no zero point says it: uint8 when it quantises, else the operand's own."""
+        if node.operator == "QuantizeLinear":
+            return np.int8 if node.attributes.get("output_dtype", 0) == ONNX_INT8 else np.uint8
+        return np.int8 if self.unsigned is False else np.uint8
+
+    def _of_one_kind(self, node: GraphNode, dtype: np.dtype[Any]) -> None:
+        unsigned = dtype == np.uint8
+        if self.unsigned not in (None, unsigned):
+            raise KernelError(
+                "network.type",
+                f"{node.operator} ({node.label}) has values of {dtype}, others are not",
+                why="ONNX Runtime's operators take values of one type",
+                next_step="quantise all activations with one activation_type: QuantType.QInt8 or QuantType.QUInt8",
+            )
+        self.unsigned = unsigned
+
+    @property
+    def lift(self) -> int:
+        """What the file's integers are more than ours."""
+        return 128 if self.unsigned else 0
 
     def value(self, node: GraphNode, index: int, scale: Quantised) -> Held:
         """The int8 value of an input, whose scale is said beside it."""
         name = node.inputs[index] if index < len(node.inputs) else ""
         if name not in self.held:
-            kind = "a constant" if name in self.graph.constants else "not of int8"
+            kind = "a constant" if name in self.graph.constants else "not quantised"
             raise faults.unsupported(node, f"its operand {name} is {kind}")
         held = self.held[name]
         if held.scale is None:
@@ -155,13 +187,14 @@ class Lowering:
         """The whole graph, by the operations for quantised operators and for those that only move values."""
         graph = self.graph
         rank = len(graph.input_shape)
-        if graph.input_dtype == "int8":
+        if graph.input_dtype in ("int8", "uint8"):
+            self.unsigned = graph.input_dtype == "uint8"
             self.held[graph.input_name] = Held(0, graph.input_shape, None, plain=rank > 2)
         elif graph.input_dtype != "float32":
             raise KernelError(
                 "network.type",
                 f"the input {graph.input_name} is of {graph.input_dtype}",
-                why="values are int8, or real numbers that the network quantises to int8 itself",
+                why="values are int8 or uint8, or real numbers that the network quantises itself",
                 next_step="quantise with activation_type=QuantType.QInt8",
             )
         if graph.input_shape[0] != 1:
@@ -209,7 +242,7 @@ class Lowering:
     def _pend(self, node: GraphNode, quantised: dict[str, Operation], moved: dict[str, Operation]) -> Pending:
         first = self.real.get(node.inputs[0])
         if node.operator in ("Relu", "Clip") and isinstance(first, (Real, Pending)):
-            low, high = self._bounds(node)
+            low, high = self.bounds(node)
             if isinstance(first, Real):
                 return Pending(node, (first,), low, high, node)
             return replace(first, low=max(low, first.low), high=min(high, first.high), clip=node)
@@ -225,7 +258,8 @@ class Lowering:
             inputs.append(operand)
         return Pending(node, tuple(inputs))
 
-    def _bounds(self, node: GraphNode) -> tuple[float, float]:
+    def bounds(self, node: GraphNode) -> tuple[float, float]:
+        """What a Relu or Clip keeps."""
         if node.operator == "Relu":
             return 0.0, math.inf
         bounds = []
@@ -271,7 +305,7 @@ class Lowering:
         name = graph.output_name
         found = self.real.get(name)
         if isinstance(found, Real):
-            held = found.held
+            held = replace(found.held, scale=found.scale)
         elif name in self.held:
             held = self.held[name]
         else:
@@ -290,6 +324,9 @@ class Lowering:
             held.number,
             self.entry,
             held.scale,
+            real_input=graph.input_dtype == "float32",
+            real_output=isinstance(found, Real),
+            unsigned=bool(self.unsigned),
         )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ganglion.core.errors import DataError, KernelError
+from ganglion.kernels.networks import faults
 from ganglion.kernels.networks.graph import Graph, GraphNode
 from ganglion.kernels.networks.layers import Array
 
@@ -19,8 +20,8 @@ DOMAINS = ("", "ai.onnx", "com.microsoft")
 def read_onnx(source: Path | bytes) -> Graph:
     """Reads an ONNX file, or its bytes.
 
-    Raises `DataError` ``network.file`` when it is none, and `KernelError` when it has more than one input or output
-    or a shape that is not fixed.
+    Raises `DataError` ``network.missing`` when it cannot be opened, ``network.file`` when it is none, and `KernelError`
+    when it has more than one input or output or a shape that is not fixed.
     """
     onnx = _library()
     content = source if isinstance(source, bytes) else _content(source)
@@ -37,14 +38,15 @@ def read_onnx(source: Path | bytes) -> Graph:
     constants = {i.name: _array(onnx, i) for i in graph.initializer}
     nodes = []
     for node in graph.node:
-        if node.domain not in DOMAINS:
-            raise _unsupported(node.op_type, f"operators of {node.domain} are not known here")
-        if node.op_type == "Constant":
+        if node.op_type == "Constant" and node.domain in DOMAINS:
             constants[node.output[0]] = _constant(onnx, node)
             continue
         attributes = {a.name: _plain(onnx, a) for a in node.attribute}
         label = node.name or (node.output[0] if node.output else node.op_type)
-        nodes.append(GraphNode(node.op_type, label, tuple(node.input), tuple(node.output), attributes))
+        read = GraphNode(node.op_type, label, tuple(node.input), tuple(node.output), attributes)
+        if node.domain not in DOMAINS:
+            raise faults.unsupported(read, f"operators of {node.domain} are not known here")
+        nodes.append(read)
     inputs = [i for i in graph.input if i.name not in constants]
     if len(inputs) != 1 or len(graph.output) != 1:
         raise KernelError(
@@ -82,9 +84,16 @@ def _library() -> Any:
 
 def _content(path: Path) -> bytes:
     try:
+        if path.stat().st_size > FILE_BYTES_MAX:
+            raise _unreadable(f"{path} is larger than {FILE_BYTES_MAX} bytes")
         return path.read_bytes()
     except OSError as error:
-        raise _unreadable(str(error)) from error
+        raise DataError(
+            "network.missing",
+            f"the network's file {path.name} cannot be opened",
+            why=str(error),
+            next_step="put it there, or correct its path, which begins at the file that names it",
+        ) from error
 
 
 def _unreadable(why: str) -> DataError:
@@ -93,15 +102,6 @@ def _unreadable(why: str) -> DataError:
         "the network's file cannot be read",
         why=why,
         next_step="export the model to ONNX again, weights inside the file",
-    )
-
-
-def _unsupported(operator: str, why: str) -> KernelError:
-    return KernelError(
-        "network.operator",
-        f"{operator} cannot be computed",
-        why=why,
-        next_step="replace it, or leave this part of the network to ONNX Runtime on a larger tier",
     )
 
 

@@ -14,6 +14,7 @@ from ganglion.kernels.networks.layers import (
     AveragePool,
     GlobalAverage,
     Join,
+    Lookup,
     MaxPool,
     Network,
     Pad,
@@ -67,13 +68,20 @@ def _max_pool(low: Lowering, node: GraphNode, given: Given, after: Quantised | N
     return _scaled(low, low.add(layer, results_shape(source.shape, layer.result), source.scale), after)
 
 
+def _global_max(low: Lowering, node: GraphNode, given: Given, after: Quantised | None) -> Held:
+    source = low.ordered(_first(node, given), plain=False)
+    rows, columns, channels = image(node, source.shape)
+    layer = MaxPool(source.number, (rows, columns, channels), Window((rows, columns)))
+    return _scaled(low, low.add(layer, results_shape(source.shape, (1, 1, channels)), source.scale), after)
+
+
 def _average_pool(low: Lowering, node: GraphNode, given: Given, after: Quantised | None) -> Held:
     source = low.ordered(_first(node, given), plain=False)
     moved = window(node, source.shape)
     _check_pool(node, moved)
     count_pads = bool(node.attributes.get("count_include_pad", 0))
     before, then = _both(source, after)
-    layer = AveragePool(source.number, image(node, source.shape), moved, before, then, count_pads)
+    layer = AveragePool(source.number, image(node, source.shape), moved, before, then, count_pads, low.lift)
     return low.add(layer, results_shape(source.shape, layer.result), after)
 
 
@@ -105,8 +113,8 @@ def _sum(low: Lowering, node: GraphNode, given: Given, after: Quantised | None) 
     first, second = low.ordered(first, plain=plain), low.ordered(second, plain=plain)
     before, then = _both(first, after)
     assert second.scale is not None
-    ratios, fixed = arithmetic.add_terms(before, second.scale, then)
-    layer = Add(first.number, second.number, math.prod(first.shape), ratios, fixed)
+    ratios, fixed = arithmetic.add_terms(before, second.scale, then, low.lift)
+    layer = Add(first.number, second.number, math.prod(first.shape), ratios, fixed, low.lift)
     return low.add(layer, first.shape, after, plain=plain)
 
 
@@ -260,8 +268,18 @@ def _pad_value(low: Lowering, node: GraphNode, given: Given, after: Quantised | 
         found = low.constant(node, 2)
         real = np.zeros(1) if found is None else found
     if after is None:
-        return int(real.ravel()[0])
+        return int(real.ravel()[0]) - low.lift
     return int(arithmetic.quantise(real.ravel()[:1], after)[0])
+
+
+def _clip(low: Lowering, node: GraphNode, given: Given, _: Quantised | None) -> Held:
+    """On whole numbers themselves; between DequantizeLinear and QuantizeLinear it is a `Pending`'s bounds."""
+    source = _first(node, given)
+    first, last = low.bounds(node)
+    every = np.arange(-128, 128)
+    table = np.clip(every + low.lift, max(first, -128), min(last, 255)) - low.lift
+    layer = Lookup(source.number, math.prod(source.shape), np.clip(table, -128, 127).astype(np.int8))
+    return low.add(layer, source.shape, source.scale, plain=source.plain)
 
 
 def _identity(low: Lowering, node: GraphNode, given: Given, after: Quantised | None) -> Held:
@@ -270,6 +288,9 @@ def _identity(low: Lowering, node: GraphNode, given: Given, after: Quantised | N
 
 MOVED: dict[str, Operation] = {
     "MaxPool": _max_pool,
+    "GlobalMaxPool": _global_max,
+    "Relu": _clip,
+    "Clip": _clip,
     "Reshape": _reshape,
     "Flatten": _reshape,
     "Squeeze": _reshape,

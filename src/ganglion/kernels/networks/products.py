@@ -11,6 +11,7 @@ from ganglion.kernels.networks import arithmetic, faults
 from ganglion.kernels.networks.graph import GraphNode
 from ganglion.kernels.networks.layers import Array, Convolution, Quantised, Window
 from ganglion.kernels.networks.lowering import Held, Lowering, Weights
+from ganglion.kernels.networks.validity import bounded
 from ganglion.kernels.networks.windows import image, results_shape, window
 
 
@@ -88,10 +89,7 @@ def _check(node: GraphNode, weights: Weights, bias: Array | None, results: int) 
 
 def _bounded(node: GraphNode, weights: Array, bias: Array, zero: int) -> None:
     """No sum may leave 32 bits: processors would agree, but the result would mean nothing."""
-    flat = weights.reshape(len(weights), -1).astype(np.int64)
-    reach = np.abs(flat).sum(1) * max(127 - zero, 128 + zero, 128) + np.abs(bias)
-    reach = reach + np.abs(flat.sum(1) * zero)
-    if reach.size and int(reach.max()) >= 1 << 31:
+    if not bounded(weights, bias, zero):
         raise KernelError(
             "network.overflow",
             f"a sum of {node.operator} ({node.label}) may not fit 32 bits",

@@ -42,7 +42,7 @@ def _op(
         with np.errstate(all="ignore"):
             return np.asarray(evaluate(*level)).astype(result.numpy, copy=False)
 
-    def element(types: Types, operands: Sequence[str]) -> str:
+    def element(types: Types, _attributes: Attributes, operands: Sequence[str]) -> str:
         return c[types[0].dtype].format(*operands)
 
     def count(_types: Types, _attributes: Attributes, result: TensorType) -> int:
@@ -111,8 +111,8 @@ def _cast(arrays: Sequence[Array], _attributes: Attributes, result: TensorType) 
         return arrays[0].astype(result.numpy)
 
 
-def _cast_c(source: str, target: str) -> Callable[[Types, Sequence[str]], str]:
-    return lambda _types, operands: CASTS[source, target].format(*operands)
+def _cast_c(types: Types, attributes: Attributes, operands: Sequence[str]) -> str:
+    return CASTS[types[0].dtype, attributes["dtype"]].format(*operands)
 
 
 ELEMENTWISE = (
@@ -152,17 +152,7 @@ ELEMENTWISE = (
         "where",
         _where_type,
         _where,
-        lambda _types, operands: f"({operands[0]} ? {operands[1]} : {operands[2]})",
+        lambda _types, _attributes, operands: f"({operands[0]} ? {operands[1]} : {operands[2]})",
     ),
-    Op(
-        "cast",
-        _cast_type,
-        _cast,
-        None,  # its C depends on the target: see `c_of_cast`
-    ),
+    Op("cast", _cast_type, _cast, _cast_c),
 )
-
-
-def c_of_cast(source: str, target: str, operand: str) -> str:
-    """C for one converted element."""
-    return CASTS[source, target].format(operand)

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ganglion.core.schema import TensorType
-from ganglion.kernels.ops.op import Array, Attributes, Op, Types, Writer, require
+from ganglion.kernels.ops.op import Array, Attributes, Op, Types, Writer, flat_index, require
 
 WORD_BYTES = 4
 C_TYPES = {"f32": "float", "i32": "int32_t", "bool": "uint8_t"}
@@ -155,10 +155,7 @@ def _pointer(writer: Writer, dtype: str, address: str, step: str = "") -> str:
 
 def _fill(writer: Writer, target: str, kind: TensorType, value: Callable[[list[str]], str]) -> None:
     index = writer.loop(kind.shape)
-    place, stride = "0", 1
-    for position, extent in zip(reversed(index), reversed(kind.shape), strict=True):
-        place, stride = f"{position} * {stride} + {place}", stride * extent
-    writer.line(f"{writer.rows}{target}[{writer.place(place)}] = {value(index)};")
+    writer.line(f"{writer.rows}{target}[{writer.place(flat_index(index, kind.shape))}] = {value(index)};")
     writer.end(len(kind.shape) or 1)
 
 

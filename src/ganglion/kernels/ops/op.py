@@ -72,6 +72,9 @@ class Writer(Protocol):
     ) -> Callable[[int, Sequence[str]], str]:
         """Writes a whole program that reads ``inputs`` (pointers); returns how to read its n-th output."""
 
+    def define(self, key: str, text: Callable[[str], str]) -> str:
+        """C at the level of the file, written once for a key; ``text`` is given the prefix of its names."""
+
     def line(self, text: str) -> None:
         """One line of C."""
 
@@ -88,18 +91,20 @@ class Op:
 
     ``infer(types, attributes)`` gives the result's type and raises ``ValueError`` with a reason for wrong operands.
     ``evaluate(arrays, attributes, type)`` takes and gives arrays with a leading axis of frames (1 broadcasts).
-    ``element(types, operands)`` is C for one element from one element of each operand of the same index; an
-    operation without it (None) writes its loops with ``write(writer, types, attributes, type)``.
-    ``cost`` counts arithmetic operations per element of the result. ``grouped``: its ``write`` puts ``writer.rows``
-    before all statements on values and declares them by ``writer.local``, so it can be written for rows side by side.
+    ``element(types, attributes, operands)`` is C for one element from one element of each operand of the same index;
+    an operation without it (None) writes its loops with ``write(writer, types, attributes, type)``, and may take up to
+    ``scratch_bytes(types, attributes)`` of working memory for it. ``cost`` counts arithmetic operations. ``grouped``:
+    its ``write`` puts ``writer.rows`` before all statements on values and declares them by ``writer.local``, so it can
+    be written for rows side by side.
     """
 
     name: str
     infer: Callable[[Types, Attributes], TensorType]
     evaluate: Callable[[Sequence[Array], Attributes, TensorType], Array]
-    element: Callable[[Types, Sequence[str]], str] | None = None
+    element: Callable[[Types, Attributes, Sequence[str]], str] | None = None
     write: Callable[[Writer, Types, Attributes, TensorType], None] | None = None
     cost: Callable[[Types, Attributes, TensorType], int] = lambda _types, _attributes, result: result.elements
+    scratch_bytes: Callable[[Types, Attributes], int] = lambda _types, _attributes: 0
     grouped: bool = False
 
 
@@ -121,6 +126,17 @@ def require(condition: bool, reason: str) -> None:
     """Raises ``ValueError(reason)`` unless the condition holds."""
     if not condition:
         raise ValueError(reason)
+
+
+def flat_index(index: Sequence[str], shape: Sequence[int]) -> str:
+    """The place of an element in C order."""
+    terms = []
+    stride = 1
+    for position, extent in zip(reversed(index), reversed(shape), strict=True):
+        if extent != 1 and position != "0":
+            terms.append(position if stride == 1 else f"{position} * {stride}")
+        stride *= extent
+    return " + ".join(reversed(terms)) or "0"
 
 
 def align(array: Array, rank: int) -> Array:

@@ -135,7 +135,7 @@ def _reduce(name: str, by: str) -> Op:
             return writer.read(0, [*index[:axis], j, *index[axis:]])
 
         total = write_lanes(
-            writer, result.dtype, types[0].shape[axis], read, lambda a, b: element(pair, (a, b))
+            writer, result.dtype, types[0].shape[axis], read, lambda a, b: element(pair, {}, (a, b))
         )
         writer.line(f"{writer.rows}{writer.result(index)} = {total};")
         writer.end(len(result.shape) or 1)
@@ -215,5 +215,13 @@ REDUCTION = (
         lambda types, _a, result: 3 * types[0].elements + result.elements,
         grouped=True,
     ),
-    Op("argmax", _arg_type, _argmax, None, _write_argmax, lambda types, _a, _r: types[0].elements, True),
+    Op(
+        "argmax",
+        _arg_type,
+        _argmax,
+        None,
+        _write_argmax,
+        lambda types, _a, _r: types[0].elements,
+        grouped=True,
+    ),
 )

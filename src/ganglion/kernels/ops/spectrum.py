@@ -173,4 +173,9 @@ def _cost(types: Types, _attributes: Attributes, _result: TensorType) -> int:
     return sum(each[radix, radix == 4 and m > 1] * m * s for radix, m, s in _steps(half)) + 9 * half
 
 
-SPECTRUM = (Op("rfft", _rfft_type, _rfft, None, _write_rfft, _cost, grouped=True),)
+def _scratch_bytes(types: Types, _attributes: Attributes) -> int:
+    """Four arrays, each of whole vectors of 16 bytes."""
+    return 4 * (-(-4 * (types[0].shape[0] // 2) // 16) * 16)
+
+
+SPECTRUM = (Op("rfft", _rfft_type, _rfft, None, _write_rfft, _cost, _scratch_bytes, grouped=True),)

@@ -10,7 +10,7 @@ typedef struct {
   int64_t now_ns, number, time_ns;
   gd_peer peer;
   uint32_t lost; /* records that found no room: the generator's sizes are wrong when it is not 0 */
-  int64_t next_ns;
+  int64_t next_ns; /* in: the instructions that were run until now, 0 where nobody counts them */
   uint32_t done, out_bytes;
   uint8_t in[GD_IN_BYTES];
   uint8_t out[GD_OUT_BYTES];
@@ -66,7 +66,7 @@ static void gd_box_start(gd_flow *f, gd_box *box) {
   gd_device *d = &f->device;
   uint8_t *zero = (uint8_t *)f;
   for (uint32_t i = 0; i < sizeof *f; i++) zero[i] = 0;
-  d->port = (gd_port){board_now, board_send, board_act, board_acknowledged};
+  d->port = (gd_port){.now = board_now, .send = board_send, .act = board_act, .acknowledged = board_acknowledged};
   gd_copy(&d->boot, box->in, 8);
   gd_copy(&d->present, box->in + 8, 4);
   gd_copy(&d->chance, box->in + 12, 4);
@@ -99,6 +99,7 @@ void gd_box_run(gd_flow *f, gd_box *box) {
     gd_box_start(f, box);
     f->device.user = &board;
   }
+  f->device.ledger.instructions = (uint64_t)box->next_ns;
   if (box->op == GD_OP_REPORT) {
     gd_box_report(f, box);
     return;

@@ -1,10 +1,24 @@
 /* The device runtime: rows of a flow's device part to its gateway, commands to its actuators (docs/adr/0012).
  *
- * C11, freestanding: no heap, no C library, no variable outside `gd_device`, no recursion. The generated part of a flow
- * defines the GD_ sizes below before this is read. Time, datagrams and actuators come through `gd_port`. */
+ * C99, freestanding: no heap, no C library, no variable outside `gd_device`, no recursion; a header for C++ too. The
+ * generated part of a flow defines the GD_ sizes below before this is read. Time, datagrams and actuators come through
+ * `gd_port`. */
 #ifndef GANGLION_DEVICE_H
 #define GANGLION_DEVICE_H
+#ifdef __cplusplus
+#include <stddef.h>
+#include <stdint.h>
+#else
 #include "kernel_runtime.h"
+#endif
+
+#if defined(__GNUC__)
+#define GD_ALIGNED(n) __attribute__((aligned(n)))
+#elif defined(__cplusplus)
+#define GD_ALIGNED(n) alignas(n)
+#else
+#define GD_ALIGNED(n) _Alignas(n)
+#endif
 
 #define GD_BOOT_BITS 40
 #define GD_NEVER INT64_MAX
@@ -18,6 +32,7 @@
 #define GD_EXCHANGE_LIFETIME_NS INT64_C(247000000000)
 #define GD_UNDER_WAY_MAX 8
 #define GD_SENML_CBOR 112
+#define GD_CBOR 60
 #define GD_REPLY_BYTES 12
 #define GD_ROW_HEAD_BYTES 16
 
@@ -48,13 +63,24 @@ typedef struct {
   uint8_t at[GD_PEER_BYTES];
 } gd_peer;
 
-/* What the board does for the device. `now` is monotonic; `send` may drop; `act` is told when it has obeyed an id before. */
+/* What the board does for the device. `now` is monotonic; `send` may drop; `act` is told when it has obeyed an id before.
+ * `now`, `send` and `act` are always called for; who calls the device himself, as the box does, leaves the last four 0. */
 typedef struct {
   int64_t (*now)(void *user);
   void (*send)(void *user, const gd_peer *to, const uint8_t *datagram, uint32_t bytes);
   void (*act)(void *user, uint32_t actuator, gd_text verb, gd_text id, int64_t seq, uint32_t repeated);
   /* Rows that the gateway has on its disk, or 0 where nobody asks. */
   void (*acknowledged)(void *user, uint32_t stream, const uint8_t *rows, uint32_t rows_n);
+  /* A counter of cycles that runs while the processor does and wraps at 32 bits, or 0 where there is none. */
+  uint32_t (*cycles)(void *user);
+  /* The bytes of the next datagram that came in, 0 when there is none; what has no room is cut or dropped. */
+  uint32_t (*receive)(void *user, gd_peer *from, uint8_t *at, uint32_t room);
+  /* 1: the next frame lies at `stored`, complete at `time_ns` (since 1970, UTC); 0: it is not complete yet. */
+  uint32_t (*frame)(void *user, uint8_t *stored, int64_t *time_ns);
+  /* Returns at this time (as `now`; GD_NEVER: at none), or as soon as there is a frame or a datagram. */
+  void (*sleep_until)(void *user, int64_t when_ns);
+  /* One more than it gave at the last start, ever; it must be safe in flash before this returns. 0: it cannot be kept. */
+  uint64_t (*next_boot)(void *user);
 } gd_port;
 
 /* What became of a stream's rows. */
@@ -66,9 +92,9 @@ typedef struct {
   uint64_t rows, out, dropped;
 } gd_stage_counts;
 
-/* What energy follows from; the board fills `instructions` in where it can count them. */
+/* What energy follows from. `instructions` come from an emulator that counts them, `cycles` from the port's counter. */
 typedef struct {
-  uint64_t frames, wakeups, sent, sent_bytes, received, received_bytes, instructions;
+  uint64_t frames, wakeups, sent, sent_bytes, received, received_bytes, instructions, cycles;
 } gd_ledger;
 
 typedef struct {
@@ -96,7 +122,7 @@ typedef struct {
   uint16_t rows;
   uint32_t order;
   int64_t since_ns;
-  _Alignas(8) uint8_t at[GD_SLOT_BYTES];
+  GD_ALIGNED(8) uint8_t at[GD_SLOT_BYTES];
 } gd_message;
 
 enum { GD_IDLE, GD_SENT, GD_ACCEPTED, GD_PAUSING, GD_ENDED };
@@ -157,6 +183,10 @@ typedef struct {
   uint8_t datagram[GD_DATAGRAM_BYTES];
 } gd_device;
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* cbor.c */
 void gd_put(gd_writer *w, uint32_t byte);
 void gd_put_bytes(gd_writer *w, const void *bytes, uint32_t n);
@@ -184,6 +214,7 @@ void gd_unanswered(gd_device *d, uint32_t stream);
 gd_seen *gd_find_seen(gd_device *d, const gd_peer *from, uint32_t id, uint32_t fingerprint, int64_t now);
 gd_seen *gd_remember(gd_device *d, const gd_peer *from, uint32_t id, uint32_t fingerprint, int64_t now);
 void gd_request(gd_device *d, const gd_peer *from, const gd_coap *m, const uint8_t *at, uint32_t n);
+void gd_ledger_map(const gd_device *d, gd_writer *w);
 void gd_act(gd_device *d, uint32_t actuator, gd_text verb, gd_text act, int64_t seq);
 /* device.c */
 void gd_transmit(gd_device *d, const gd_peer *to, const uint8_t *datagram, uint32_t n);
@@ -205,4 +236,7 @@ int64_t gd_poll(gd_device *d);
 void gd_close(gd_device *d);
 uint32_t gd_is_done(const gd_device *d);
 
+#ifdef __cplusplus
+}
+#endif
 #endif

@@ -1,4 +1,4 @@
-/* Commands from the gateway: PUT a/ACTUATOR, obeyed once per id, answered again when repeated. */
+/* Requests to the device: PUT a/ACTUATOR, obeyed once per id, answered again when repeated; GET ledger. */
 #include "device.h"
 
 static uint32_t gd_is_peer(const gd_peer *a, const gd_peer *b) {
@@ -102,6 +102,32 @@ static uint32_t gd_handle(gd_device *d, const gd_coap *m, uint32_t n) {
   return gd_obey(d, gd_actuator(d, name), verb, id, seq) ? 0x44 : 0x84;
 }
 
+/* The ledger is read, which changes nothing: a repeat is simply answered again (section 4.5). 0: another request. */
+static uint32_t gd_ledger_request(gd_device *d, const gd_peer *from, const gd_coap *m) {
+  uint32_t at = 0, number = 0, bytes = 0, segments = 0, is_ledger = 0, code = 0x45, last = 0;
+  uint32_t confirmable = m->type == 0;
+  const uint8_t *value;
+  uint8_t format = GD_CBOR;
+  gd_writer w = {d->datagram, 0, GD_DATAGRAM_BYTES};
+  if (m->code != 1 || gd_coap_critical(m)) return 0;
+  while (gd_coap_next(m, &at, &number, &value, &bytes) == 1) {
+    if (number == 11) {
+      is_ledger = bytes == 6 && gd_same(value, "ledger", 6);
+      segments++;
+    }
+    if (number == 17 && !(bytes == 1 && value[0] == GD_CBOR)) code = 0x86; /* not in the form that is asked for */
+  }
+  if (segments != 1 || !is_ledger) return 0;
+  gd_coap_head(&w, confirmable ? 2 : 1, code, confirmable ? m->message_id : d->next_message_id++, m->token, m->token_bytes);
+  if (code == 0x45) {
+    gd_coap_option(&w, &last, 12, &format, 1);
+    gd_put(&w, 0xff);
+    gd_ledger_map(d, &w);
+  }
+  if (w.size <= w.room) gd_transmit(d, from, d->datagram, w.size); /* the generator saw to it that it fits */
+  return 1;
+}
+
 void gd_request(gd_device *d, const gd_peer *from, const gd_coap *m, const uint8_t *at, uint32_t n) {
   int64_t now = gd_now(d);
   uint32_t fingerprint = gd_fingerprint(at, n), confirmable = m->type == 0, code;
@@ -113,6 +139,7 @@ void gd_request(gd_device *d, const gd_peer *from, const gd_coap *m, const uint8
     if (confirmable) gd_transmit(d, from, seen->reply, seen->reply_bytes);
     return;
   }
+  if (n <= GD_DATAGRAM_BYTES && gd_ledger_request(d, from, m)) return;
   code = gd_handle(d, m, n);
   gd_coap_head(&w, confirmable ? 2 : 1, code, confirmable ? m->message_id : d->next_message_id++, m->token, m->token_bytes);
   seen = gd_remember(d, from, m->message_id, fingerprint, now);

@@ -1,0 +1,192 @@
+"""The rules that a whole topology obeys: one tree of sites, ids that exist, devices at gateways."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # these are what it is made of, and it is checked while it is made
+    from ganglion.core.topology import DeviceGroup, Site, Topology
+
+EXPANDED_SITES_MAX = 200_000
+"""Sites when each of the alike is written out."""
+
+
+class RuleBroken(ValueError):
+    """A rule about the whole is broken at ``path``; pydantic carries it to the reader of the text."""
+
+    def __init__(self, path: tuple[str, ...], what: str, why: str, next_step: str) -> None:
+        super().__init__(what)
+        self.path = path
+        self.what = what
+        self.why = why
+        self.next_step = next_step
+
+
+def check_sites(topology: Topology) -> None:
+    """One cloud, parents of a higher tier, uplinks, sites alike; raises `RuleBroken`."""
+    clouds = [s for s, site in topology.sites.items() if site.tier == "cloud"]
+    if len(clouds) != 1:
+        raise RuleBroken(
+            ("sites", clouds[1], "tier") if clouds else ("sites",),
+            f"there are {len(clouds)} cloud sites" if clouds else "there is no cloud site",
+            "the tree of sites has exactly one root, the cloud",
+            "give exactly one site the tier cloud",
+        )
+    for site_id, site in topology.sites.items():
+        _check_parent(topology, site_id, site)
+    _check_alike(topology)
+
+
+def _check_parent(topology: Topology, site_id: str, site: Site) -> None:
+    here = ("sites", site_id)
+    if site.tier == "cloud":
+        extra = "parent" if site.parent is not None else "uplink" if site.uplink is not None else ""
+        if extra:
+            raise RuleBroken(
+                (*here, extra),
+                f"the cloud site {site_id} has a {extra}",
+                "the cloud is the root of the tree",
+                f"remove {extra}",
+            )
+        return
+    allowed = ("cloud",) if site.tier == "edge" else ("edge", "cloud")
+    if site.parent is None:
+        raise RuleBroken(
+            here,
+            f"{site.tier} site {site_id} has no parent",
+            "every site but the cloud has one",
+            f"add parent: with the id of a site of tier {' or '.join(allowed)}",
+        )
+    if site.uplink is None:
+        raise RuleBroken(
+            here,
+            f"site {site_id} has no uplink",
+            f"its data goes to {site.parent} over a link",
+            "add uplink: {latency: 20ms, bandwidth: 10Mbit}",
+        )
+    if site.parent not in topology.sites:
+        raise RuleBroken(
+            (*here, "parent"),
+            f"there is no site {site.parent!r}",
+            f"the sites are {_few(topology.sites)}",
+            "name one of those as parent",
+        )
+    tier = topology.sites[site.parent].tier
+    # Tiers rise on the way up, so parents cannot go round.
+    if tier not in allowed:
+        raise RuleBroken(
+            (*here, "parent"),
+            f"the parent of {site.tier} site {site_id} is {site.parent}, of tier {tier}",
+            f"the parent of a site of tier {site.tier} is of tier {' or '.join(allowed)}",
+            f"name a site of tier {' or '.join(allowed)}",
+        )
+
+
+def _check_alike(topology: Topology) -> None:
+    for site_id, site in topology.sites.items():
+        if site.count > 1 and (site.tier == "cloud" or site.node.id is not None):
+            raise RuleBroken(
+                ("sites", site_id, "count"),
+                f"{site_id} stands for {site.count} sites",
+                "there is one cloud" if site.tier == "cloud" else "its nodes cannot all be called the same",
+                "remove count" if site.tier == "cloud" else "remove the id of its node",
+            )
+    alike = topology.alike()
+    counted = frozenset(f"{s}x" for s, many in alike.items() if many > 1)
+    for site_id in topology.sites:
+        stem = site_id.rstrip("0123456789")
+        if stem != site_id and stem in counted:
+            raise RuleBroken(
+                ("sites", site_id),
+                f"{site_id} is also the name of one of the sites that {stem[:-1]} stands for",
+                "those are called by its id, an x and their number",
+                "rename one of the two",
+            )
+    total = sum(alike.values())
+    if total > EXPANDED_SITES_MAX:
+        raise RuleBroken(
+            ("sites",),
+            f"the sites stand for {total} in all",
+            f"at most {EXPANDED_SITES_MAX} are planned at once",
+            "lower some counts",
+        )
+
+
+def check_nodes(topology: Topology) -> None:
+    """Classes exist, ids of nodes are unique; raises `RuleBroken`."""
+    seen: dict[str, str] = {}
+    for site_id, site in topology.sites.items():
+        if site.node.class_name not in topology.classes:
+            raise _no_class(topology, ("sites", site_id, "node", "class"), site.node.class_name)
+        node_id = topology.node_id(site_id)
+        if node_id in seen:
+            raise RuleBroken(
+                ("sites", site_id, "node"),
+                f"the nodes of {seen[node_id]} and {site_id} are both called {node_id}",
+                "ids of nodes are unique",
+                "give one of them another id",
+            )
+        seen[node_id] = site_id
+
+
+def check_devices(topology: Topology) -> None:
+    """Groups have a class and are at gateways; raises `RuleBroken`."""
+    alike = topology.alike()
+    gateways = {s: None for s, site in topology.sites.items() if site.tier == "gateway"}
+    for group_id, group in topology.devices.items():
+        here = ("devices", group_id)
+        if group.class_name not in topology.classes:
+            raise _no_class(topology, (*here, "class"), group.class_name)
+        _check_counts(alike, here, group)
+        seen: set[str] = set()
+        for place, gateway in enumerate(group.gateways):
+            at = (*here, "gateways", str(place))
+            if gateway not in gateways:
+                raise RuleBroken(
+                    at,
+                    f"{gateway!r} is not a gateway",
+                    f"the sites of tier gateway are {_few(gateways)}",
+                    "name one of those",
+                )
+            if gateway in seen:
+                raise RuleBroken(
+                    at,
+                    f"{gateway} is named twice",
+                    "devices are shared out to different gateways",
+                    "remove one",
+                )
+            seen.add(gateway)
+
+
+def _check_counts(alike: Mapping[str, int], here: tuple[str, ...], group: DeviceGroup) -> None:
+    if group.counts is None:
+        return
+    wrong = ""
+    if len(group.counts) != len(group.gateways) or sum(group.counts) != group.count or min(group.counts) < 0:
+        wrong = f"{len(group.counts)} counts with the sum {sum(group.counts)}"
+    elif any(alike.get(g, 1) > 1 for g in group.gateways):
+        wrong = "counts for a gateway that stands for many"
+    if wrong:
+        raise RuleBroken(
+            (*here, "counts"),
+            wrong,
+            "one count of at least 0 belongs to each of gateways, and together they are count; "
+            "gateways alike share evenly",
+            "correct counts, or remove it to share evenly",
+        )
+
+
+def _few(names: Iterable[str]) -> str:
+    listed = list(names)
+    more = f" and {len(listed) - 12} more" if len(listed) > 12 else ""
+    return ", ".join(listed[:12]) + more or "none"
+
+
+def _no_class(topology: Topology, path: tuple[str, ...], name: str) -> RuleBroken:
+    return RuleBroken(
+        path,
+        f"there is no class {name!r}",
+        f"the classes are {', '.join(topology.classes)}",
+        "name one of those, or add it under classes",
+    )

@@ -1,0 +1,199 @@
+"""A leaf link: the parent's inbox draws from the child's outbox through its consumer, exactly once and in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from ganglion.messaging.bus import Stored
+from ganglion.messaging.memory.pace import Instant, Pace, later
+from ganglion.messaging.memory.store import stored_bytes
+from ganglion.messaging.subjects import LOCAL_SUBJECTS, UPLINK_CONSUMER, inbox, outbox
+
+if TYPE_CHECKING:
+    from ganglion.messaging.memory.server import MemoryServer
+    from ganglion.messaging.memory.store import Consumer, Stream
+
+CHUNK_MESSAGES_MAX = 256
+CHUNK_BYTES_MAX = 64_000
+"""Messages that move in one step of the twin, so that a backlog does not cost a step each."""
+
+
+class Link:
+    """Between a child's server and its parent's, as the child's configuration has it.
+
+    ``unacknowledged_max``: messages on their way before the parent must have acknowledged some. A break loses what is
+    on its way, both data and acknowledgements; the next draw begins after what the parent has stored.
+    """
+
+    def __init__(self, child: MemoryServer, parent: MemoryServer, pace: Pace | None = None) -> None:
+        self.child = child
+        self.parent = parent
+        self.on_stored: Callable[[str, Stored], None] = lambda _parent, _message: None
+        self._pace = pace or Instant()
+        self._whole = True
+        self._epoch = 0
+        self._arrives_ns = 0
+        child.uplink = self
+        parent.downlinks.append(self)
+
+    @property
+    def up(self) -> bool:
+        """True while messages may cross."""
+        return self._whole and self.child.running and self.parent.running
+
+    @property
+    def bound(self) -> bool:
+        """True while the parent draws from the child's outbox."""
+        return self.up and self._ends() is not None
+
+    def broken(self) -> None:
+        """The connection is gone, and with it what was on its way."""
+        self._epoch += 1
+        consumer = self.child.store.consumers.get((outbox(self.child.site), UPLINK_CONSUMER))
+        if consumer is not None:
+            consumer.sent_seq = consumer.floor
+
+    def cut(self) -> None:
+        """Lets nothing through from here on."""
+        self._whole = False
+        self.broken()
+
+    def heal(self) -> None:
+        """The connection is made again; the parent says where it wants to go on."""
+        self._whole = True
+        self.resume()
+
+    def resume(self) -> None:
+        """Begins to draw after what the parent has; without a connection nothing happens."""
+        ends = self._ends() if self.up else None
+        if ends is not None:
+            source, target, consumer = ends
+            taken = target.sourced[outbox(self.child.site)]
+            consumer.floor = max(consumer.floor, min(taken, source.last_seq))
+            consumer.sent_seq = taken
+        self.child.wake()
+        self.pump()
+
+    def detach(self) -> None:
+        """The child's server is no more."""
+        self.broken()
+        self.parent.downlinks.remove(self)
+
+    def _ends(self) -> tuple[Stream, Stream, Consumer] | None:
+        """(outbox, inbox, the outbox's consumer) when the parent is configured to draw and the child to give."""
+        if self.parent.shut or self.child.shut:
+            return None
+        name = outbox(self.child.site)
+        source = self.child.store.streams.get(name)
+        target = self.parent.store.streams.get(inbox(self.parent.site))
+        consumer = self.child.store.consumers.get((name, UPLINK_CONSUMER))
+        if source is None or target is None or consumer is None or name not in target.sourced:
+            return None
+        return source, target, consumer
+
+    def pump(self) -> None:
+        """Sends what may be sent now."""
+        while self.up:
+            ends = self._ends()
+            if ends is None:
+                return
+            source, target, consumer = ends
+            chunk = self._chunk(source, target, consumer)
+            if not chunk:
+                return
+            consumer.sent_seq = chunk[-1].seq
+            size_bytes = sum(map(stored_bytes, chunk))
+            self._in_order(self._pace.link_ns(self.child.site, size_bytes), self._arrive, self._epoch, chunk)
+
+    def _in_order(self, delay_ns: int, call: Callable[..., None], *args: Any) -> None:
+        """Later, but never before what was sent earlier: a link is one connection."""
+        if delay_ns <= 0:
+            call(*args)
+            return
+        now_ns = round(asyncio.get_running_loop().time() * 1e9)
+        self._arrives_ns = max(now_ns + delay_ns, self._arrives_ns + 1)
+        later(self._arrives_ns - now_ns, call, *args)
+
+    def _chunk(self, source: Stream, target: Stream, consumer: Consumer) -> list[Stored]:
+        """The next messages; none while the window is used up or the inbox is full."""
+        window = int(consumer.config["max_ack_pending"]) - (consumer.sent_seq - consumer.floor)
+        chunk: list[Stored] = []
+        size_bytes, seq = 0, consumer.sent_seq
+        while len(chunk) < min(window, CHUNK_MESSAGES_MAX) and size_bytes < CHUNK_BYTES_MAX:
+            message = source.after(seq)
+            if message is None:
+                break
+            if not chunk and (target.broken or not target.fits(self._stamped(message))):
+                break
+            chunk.append(message)
+            seq, size_bytes = message.seq, size_bytes + stored_bytes(message)
+        return chunk
+
+    def _arrive(self, epoch: int, chunk: list[Stored]) -> None:
+        ends = self._ends()
+        if epoch != self._epoch or ends is None:
+            return
+        name = outbox(self.child.site)
+        _, target, consumer = ends
+        for message in chunk:
+            if message.seq <= target.sourced[name]:
+                continue  # drawn again after a break
+            stamped = self._stamped(message)
+            if (
+                not self.parent.take(target)
+                or target.add(stamped.subject, stamped.payload, stamped.headers) is None
+            ):
+                # A full inbox holds the whole link back: order is kept by not looking further.
+                consumer.sent_seq = target.sourced[name]
+                self._epoch += 1
+                break
+            target.sourced[name] = message.seq
+            self.on_stored(self.parent.site, stamped)
+        if self.parent.shut:
+            return
+        self.parent.stored(target)
+        delay_ns = self._pace.link_ns(self.child.site, 0)
+        later(delay_ns, self._acknowledged, self._epoch, target.sourced[name])
+        if self.parent.uplink is not None:
+            self.parent.uplink.pump()
+
+    def _acknowledged(self, epoch: int, seq: int) -> None:
+        ends = self._ends()
+        if epoch == self._epoch and ends is not None:
+            ends[2].acknowledge(seq)
+            self.pump()
+
+    def _stamped(self, message: Stored) -> Stored:
+        """As the parent stores it: the sender is told by the link, not by the message."""
+        source = self._source()
+        (transform,) = source["subject_transforms"]
+        assert transform["src"] == ">" and transform["dest"].endswith(".>")
+        subject = transform["dest"].removesuffix(">") + message.subject
+        origin = f"{outbox(self.child.site)} {message.seq} > {transform['dest']} {message.subject}"
+        return Stored(
+            message.seq, subject, message.payload, {**message.headers, "Nats-Stream-Source": origin}
+        )
+
+    def _source(self) -> Mapping[str, Any]:
+        sources = self.parent.store.streams[inbox(self.parent.site)].config["sources"]
+        name = outbox(self.child.site)
+        found: Mapping[str, Any] = next(s for s in sources if s["name"] == name)
+        return found
+
+    def spread(self, subject: str, payload: bytes, came_from: MemoryServer) -> None:
+        """Takes a plain message across, unless it is of a subject that every site has for itself."""
+        if not self.up or any(subject.startswith(s.removesuffix(">")) for s in LOCAL_SUBJECTS):
+            return
+        other = self.parent if came_from is self.child else self.child
+        delay_ns = self._pace.link_ns(self.child.site, len(payload))
+        later(delay_ns, self._spread_on, self._epoch, other, subject, payload)
+
+    def _spread_on(self, epoch: int, server: MemoryServer, subject: str, payload: bytes) -> None:
+        if epoch != self._epoch or not server.running:
+            return
+        server.publish(subject, payload)
+        for link in (server.uplink, *server.downlinks):
+            if link is not None and link is not self:
+                link.spread(subject, payload, server)

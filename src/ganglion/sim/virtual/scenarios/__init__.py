@@ -1,0 +1,1 @@
+"""Scenarios that need no file of the user's, and the flows they play."""

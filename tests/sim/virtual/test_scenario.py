@@ -1,0 +1,114 @@
+"""Scenario files: what is read, and what is refused with the key that is wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ganglion.core.errors import RunError
+from ganglion.sim.virtual.scenario import BUILT_IN, built_in_names, load_scenario
+
+MINIMAL = """
+scenario = 1
+flow = "meters"
+checkers = ["alive"]
+[workload]
+lasts = "1min"
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    (tmp_path / "meters").symlink_to(BUILT_IN / "meters")
+
+    def write(text: str) -> Path:
+        path = tmp_path / "own.toml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_a_file_is_read_with_its_units(write):
+    loaded = load_scenario(write(MINIMAL + '[[fault]]\nkind = "cut"\nat = ["gw1", "edge"]\nevery = "5min"\n'))
+    assert loaded.name == "own"
+    assert loaded.scenario.workload.lasts == 60 * 10**9
+    assert loaded.scenario.fault[0].every == 300 * 10**9
+    assert sorted(loaded.topology.sites) == ["cloud", "edge1", "gw1", "gw2"]
+
+
+def test_a_topology_may_stand_in_the_file(write):
+    topology = """
+[topology]
+topology = 1
+currency = "EUR"
+electricity_per_kwh = 0.3
+[topology.classes.box]
+ns_per_call = 1
+ns_per_operation = 1
+hop_us = 1
+memory = "1GB"
+watts_idle = 1
+watts_busy = 1
+[topology.sites.cloud]
+tier = "cloud"
+jurisdiction = "IE"
+node = {class = "box"}
+[topology.sites.gw9]
+tier = "gateway"
+parent = "cloud"
+jurisdiction = "DE"
+node = {class = "box"}
+uplink = {latency = "1ms", bandwidth = "1Mbit"}
+[topology.devices.meter]
+class = "box"
+count = 3
+gateways = ["gw9"]
+actuators = ["breaker"]
+link = {latency = "1ms", bandwidth = "1Mbit"}
+"""
+    assert sorted(load_scenario(write(MINIMAL + topology)).topology.sites) == ["cloud", "gw9"]
+
+
+def test_every_built_in_scenario_is_read():
+    assert {"calm", "islands", "crashes", "blackouts", "disks", "radio", "clocks", "storm"} <= set(
+        built_in_names()
+    )
+    for name in built_in_names():
+        assert load_scenario(Path(name)).name == name
+
+
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        ("", "scenario"),
+        ("scenario = 1\nflow", "cannot be read"),
+        (MINIMAL.replace("1min", "soon"), "workload.lasts"),
+        (MINIMAL.replace("alive", "lively"), "checkers.0"),
+        (MINIMAL.replace('["alive"]', "[]"), "checkers"),
+        (MINIMAL.replace("scenario = 1", "scenario = 2"), "scenario"),
+        (MINIMAL + "devices = 0\n", "workload.devices"),
+        (MINIMAL + "colour = 1\n", "workload.colour"),
+        (MINIMAL + '[[fault]]\nkind = "flood"\nat = ["gw1"]\nevery = "1s"\n', "fault.0.kind"),
+        (MINIMAL + '[[fault]]\nkind = "cut"\nat = ["gw7"]\nevery = "1s"\n', "gw7"),
+        (MINIMAL + '[[fault]]\nkind = "disk-full"\nat = ["device"]\nevery = "1s"\n', "device"),
+        (
+            MINIMAL + '[[fault]]\nkind = "slow-link"\nat = ["gw1"]\nevery = "1s"\nrate = "fast"\n',
+            "fault.0.rate",
+        ),
+        (MINIMAL + "[topology]\ntopology = 1\n", "topology"),
+        (MINIMAL.replace('"meters"', '"nowhere"'), "topology.yaml"),
+    ],
+)
+def test_what_is_wrong_is_named(write, text, told):
+    with pytest.raises(RunError) as caught:
+        load_scenario(write(text))
+    assert caught.value.code == "run.scenario"
+    assert told in caught.value.why
+
+
+def test_a_missing_file_is_told_with_what_there_is(tmp_path):
+    with pytest.raises(RunError) as caught:
+        load_scenario(tmp_path / "nothing.toml")
+    assert "storm" in caught.value.why
