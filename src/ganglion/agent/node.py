@@ -18,7 +18,7 @@ from ganglion.agent.health import conditions
 from ganglion.agent.ingest import Ingest
 from ganglion.agent.inputs import Arrival, InputRecorder, Start
 from ganglion.agent.streams import TICK_STREAM, BusJournal, BusOutbox, answered
-from ganglion.agent.supervisor import LINK_ONLY, Supervisor
+from ganglion.agent.supervisor import Supervisor, supervised
 from ganglion.agent.watch import ServerWatch
 from ganglion.connectors.coap.exchange import Request
 from ganglion.core.errors import FlowError, HostError, MessagingError
@@ -38,7 +38,7 @@ from ganglion.messaging import nats, subjects
 from ganglion.messaging.janitor import Janitor, Tail
 from ganglion.messaging.provision import Caps, SiteBus, provision
 from ganglion.messaging.security.identity import SiteIdentity
-from ganglion.messaging.server import ServerSettings, SiteServer, answers
+from ganglion.messaging.server import ServerSettings, SiteServer
 
 REPORT = "report.json"
 REACTIONS = "reactions.json"
@@ -212,38 +212,10 @@ class Node:
             meter=self._meter,
         )
         ingest = self._ingest(bus, engine, watch)
-        supervisor = self._supervisor(server, bus, caps, janitor, provisioned)
+        supervisor: Supervisor | None = None
+        if isinstance(bus, nats.NatsBus):
+            supervisor = supervised(config, server, bus, self._host, janitor, provisioned)
         return Subsystems(server, bus, engine, outbox, janitor, ingest, recorder, watch, supervisor)
-
-    def _supervisor(
-        self,
-        server: SiteServer,
-        bus: SiteBus,
-        caps: Caps,
-        janitor: Janitor,
-        repair: Callable[[], Awaitable[object]],
-    ) -> Supervisor | None:
-        config, site = self.config, self.config.site
-        if not isinstance(bus, nats.NatsBus):
-            return None
-        streams = {
-            subjects.journal(site): caps.journal_max_bytes,
-            subjects.outbox(site): caps.outbox_max_bytes,
-            subjects.inbox(site): caps.inbox_max_bytes,
-        }
-        return Supervisor(
-            site,
-            server,
-            bus,
-            self._host.disk,
-            self._host.clock,
-            caps=streams,
-            outbox=subjects.outbox(site) if config.parent_url else "",
-            uplink_answers=lambda: answers(config.parent_url),
-            troubles=lambda: (janitor.trouble,),
-            repair=repair,
-            patience=LINK_ONLY,  # `ServerWatch` sees to the rest
-        )
 
     async def _recorder(self) -> InputRecorder | None:
         """Gateways that are told to record their inputs do."""

@@ -13,11 +13,15 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from ganglion.agent.config import NodeConfig
 from ganglion.agent.health import DISK_FULL_BYTES, Observed, StreamUse
 from ganglion.core.errors import HostError, MessagingError
 from ganglion.core.units import NS_PER_S
-from ganglion.host.ports import Clock, Disk
+from ganglion.host.ports import Clock, Disk, Host
+from ganglion.messaging import subjects
 from ganglion.messaging.bus import Bus
+from ganglion.messaging.janitor import Janitor
+from ganglion.messaging.server import answers
 
 EVERY_NS = NS_PER_S
 
@@ -211,3 +215,32 @@ class Supervisor:
 def _is_stuck(trouble: str) -> bool:
     """A server that was asked to write and would not; a full stream is not its fault."""
     return trouble.startswith("[messaging.refused]")
+
+
+def supervised(
+    config: NodeConfig,
+    server: Server,
+    bus: Watched,
+    host: Host,
+    janitor: Janitor,
+    repair: Callable[[], Awaitable[object]],
+) -> Supervisor:
+    """The supervisor of a node whose `ServerWatch` sees to servers that do not answer or write."""
+    site, limits = config.site, config.limits
+    return Supervisor(
+        site,
+        server,
+        bus,
+        host.disk,
+        host.clock,
+        caps={
+            subjects.journal(site): limits.journal_bytes_max,
+            subjects.outbox(site): limits.outbox_bytes_max,
+            subjects.inbox(site): limits.inbox_bytes_max,
+        },
+        outbox=subjects.outbox(site) if config.parent_url else "",
+        uplink_answers=lambda: answers(config.parent_url),
+        troubles=lambda: (janitor.trouble,),
+        repair=repair,
+        patience=LINK_ONLY,
+    )
