@@ -94,8 +94,13 @@ async def connect(
             trying.cancel()
         if not client.is_connected:
             client.options["allow_reconnect"] = False
-            with contextlib.suppress(Exception):
-                await client.close()
+            # Not waited for without end: closing in the middle of a TLS handshake was seen to hang.
+            closing = asyncio.ensure_future(client.close())
+            await asyncio.wait({closing}, timeout=1)
+            if closing.done() and not closing.cancelled():
+                closing.exception()  # what a failed connection says at its end is of no use
+            else:
+                closing.cancel()
     why = f"{last[0]!r}" if last else f"nobody answered within {within_ns / 1e9:g} s"
     raise unavailable(url, f"no connection: {why}")
 
