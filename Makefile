@@ -26,7 +26,7 @@ SEEDS ?= 1..50
 # Further arguments of `make run` and `make test`, as in: make test ARGS='-k window -x'
 ARGS ?=
 
-.PHONY: help setup run test soak check format docs bench lock errors changelog clean distclean
+.PHONY: help setup run test chaos soak check format docs bench lock errors changelog clean distclean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 14
@@ -59,6 +59,9 @@ ifeq ($(strip $(ARGS)),)
 else
 	$(PY) -m pytest $(ARGS)
 endif
+
+chaos: $(INSTALLED) ## break real servers and agents in every way and print what became of each reading: ARGS='"cut 20" --seed 7'
+	$(PY) -m tests.chaos $(ARGS)
 
 soak: $(INSTALLED) ## play many deterministic worlds: SEEDS=1..50 SCENARIOS='storm my.toml'
 	$(BIN)/ganglion sim run $(or $(SCENARIOS),$$($(BIN)/ganglion sim list)) --seeds $(SEEDS)

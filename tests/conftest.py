@@ -38,9 +38,9 @@ def pytest_report_header(config):
 
 
 def pytest_collection_modifyitems(items):
-    """Everything below tests/integration starts processes; ``-m "not integration"`` leaves it out."""
+    """What starts processes; ``-m "not integration"`` leaves it out."""
     for item in items:
-        if "integration" in item.path.relative_to(Path(__file__).parent).parts:
+        if {"integration", "chaos"} & set(item.path.relative_to(Path(__file__).parent).parts):
             item.add_marker(pytest.mark.integration)
 
 

@@ -191,6 +191,16 @@ def test_an_end_mark_is_stored_once_and_last() -> None:
     assert site.journal[1:] == [End("level", ORIGIN)]
 
 
+def test_a_device_that_comes_back_after_its_end_may_end_again() -> None:
+    async def story(site: Site) -> None:
+        for first in (0, 10):
+            assert (await site.send(rows(first, 0.1))).ok
+            assert (await site.device.request(site.address, Code.POST, "s/level/end", ORIGIN.encode())).ok
+
+    site = scenario(story)
+    assert [isinstance(item, End) for item in site.journal] == [False, True, False, True]
+
+
 @pytest.mark.parametrize(
     "path, payload, status, counter",
     [

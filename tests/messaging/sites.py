@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import random
+import shutil
 import signal
 from pathlib import Path
 
@@ -103,6 +104,17 @@ class NatsSites:
         self._buses: list[nats.NatsBus] = []
         self._tasks: list[asyncio.Task[None]] = []
         self.keep = False
+        self._buses_of: dict[str, nats.NatsBus] = {}
+        self.born_s = 0
+        self.offsets: dict[str, int] = {}
+
+    async def wipe(self, site, caps):
+        """The site's server finds an empty disk; it is provisioned again, as at every start of an agent."""
+        await self.stop(site)
+        shutil.rmtree(self._root / site / "messaging" / "store")
+        await self.start(site)
+        self.born_s += 1
+        self.offsets[site] = await provision(self._buses_of[site], site, caps, born_s=self.born_s)
 
     async def add(self, site, caps, *, parent=None, children=()):
         """A running, provisioned site; its children are adopted as they come."""
@@ -118,8 +130,10 @@ class NatsSites:
         await server.start()
         if self.keep:
             self._tasks.append(asyncio.create_task(server.run()))
-        bus = await self.bus(site)
-        await provision(bus, site, caps, children=children, adopt_later=True)
+        bus = self._buses_of[site] = await self.bus(site)
+        self.offsets[site] = await provision(
+            bus, site, caps, children=children, adopt_later=True, born_s=self.born_s
+        )
         if children:
             self._tasks.append(asyncio.create_task(adopt_children(bus, site, caps, children, host.clock)))
         return bus

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ganglion.host.system import SystemClock
-from ganglion.messaging.janitor import EVERY_NS, Janitor, purge_up_to
+from ganglion.messaging.bus import StreamState
+from ganglion.messaging.janitor import EVERY_NS, NO_TAIL, Janitor, Tail, purge_up_to
 from ganglion.messaging.subjects import inbox, outbox, outbox_subject
 from tests.messaging.sites import CAPS, SimulatedSites, pair
 
@@ -39,9 +40,9 @@ class Rounds(SystemClock):
         self._left -= 1
 
 
-async def rounds(bus, count, *, processed=0, site="down", tail_messages=0):
+async def rounds(bus, count, *, processed=0, site="down", tail=NO_TAIL):
     clock = Rounds(count)
-    janitor = Janitor(bus, clock, source=inbox(site), outbox=outbox(site), tail_messages=tail_messages)
+    janitor = Janitor(bus, clock, source=inbox(site), outbox=outbox(site), tail=tail)
     janitor.processed(processed)
     running = asyncio.create_task(janitor.run())
     await clock.over.wait()
@@ -68,7 +69,9 @@ def test_the_outbox_is_emptied_behind_the_parent_but_for_its_tail():
         await owe(down, 10)
         sites.cut("down")
         await owe(down, 5)
-        await rounds(down, 1, tail_messages=3)
+        per_message = (await down.state(outbox("down"))).size_bytes // 15
+        # Room for eight, of which five are owed; in a stream less than half full.
+        await rounds(down, 1, tail=Tail(8 * per_message, CAPS.outbox_max_bytes))
         assert (await down.state(outbox("down"))).first_seq == 8
         await rounds(down, 1)
         assert (await down.state(outbox("down"))).first_seq == 11
@@ -78,6 +81,27 @@ def test_the_outbox_is_emptied_behind_the_parent_but_for_its_tail():
         assert (await up.state(inbox("up"))).messages == 15
 
     on_pair(test)
+
+
+def test_a_stream_that_is_half_full_keeps_no_tail():
+    async def test(_sites, _up, down):
+        await owe(down, 10)
+        size = (await down.state(outbox("down"))).size_bytes
+        await rounds(down, 1, tail=Tail(1 << 30, 2 * size))
+        assert (await down.state(outbox("down"))).messages == 10
+        await rounds(down, 1, tail=Tail(1 << 30, 2 * size - 2))
+        assert (await down.state(outbox("down"))).messages == 0
+
+    on_pair(test)
+
+
+@given(st.integers(0, 1000), st.integers(0, 1000), st.integers(0, 1 << 20), st.integers(1, 1 << 12))
+def test_a_tail_fits_its_bytes_together_with_what_is_owed(messages, owed, bytes_max, each):
+    owed = min(owed, messages)
+    state = StreamState(1, messages, messages, messages * each)
+    kept = Tail(bytes_max, 1 << 40).messages(state, messages - owed)
+    assert kept >= 0
+    assert kept == 0 or (kept + owed) * each <= bytes_max
 
 
 def test_the_input_is_emptied_behind_the_checkpoint():

@@ -19,12 +19,14 @@ from ganglion.flow.assignment import Assignment
 class Limits:
     """Byte caps of a site's streams, and how often a node ticks and reports.
 
+    ``outbox_tail_bytes``: how much of what the parent has stays in the outbox, to refill a parent that was restored.
     ``recording_bytes_max``: what a gateway keeps of its newest inputs, 0 for nothing.
     """
 
     journal_bytes_max: int = 1 << 30
     outbox_bytes_max: int = 1 << 30
     inbox_bytes_max: int = 1 << 30
+    outbox_tail_bytes: int = 32 << 20
     tick_ns: int = NS_PER_S
     report_ns: int = NS_PER_S // 4
     recording_bytes_max: int = 0
@@ -36,7 +38,7 @@ class NodeConfig:
 
     ``parent_url``: the leaf address of the parent site's server, empty at the top. ``children``: site ids.
     ``coap_port``: where devices send, for gateways. ``paths``: whose origins may send here. ``kernel_dir``: where
-    compiled kernels are kept.
+    compiled kernels are kept. ``identity_dir``: the site's keys (None: its server lets in whoever reaches it).
     """
 
     assignment: Assignment
@@ -49,6 +51,7 @@ class NodeConfig:
     paths: tuple[str, ...]
     kernel_dir: Path
     limits: Limits = Limits()
+    identity_dir: Path | None = None
 
     @property
     def site(self) -> str:
@@ -68,6 +71,7 @@ class NodeConfig:
             "paths": list(self.paths),
             "kernel_dir": str(self.kernel_dir),
             "limits": {name: getattr(self.limits, name) for name in Limits.__dataclass_fields__},
+            "identity_dir": str(self.identity_dir) if self.identity_dir is not None else None,
         }
 
 
@@ -125,6 +129,7 @@ def _node(value: Mapping[str, Any]) -> NodeConfig:
         tuple(value["paths"]),
         Path(value["kernel_dir"]),
         Limits(**value["limits"]),
+        Path(value["identity_dir"]) if value.get("identity_dir") else None,
     )
 
 

@@ -239,6 +239,7 @@ class Ingest:
                 return Response(Code.SERVICE_UNAVAILABLE, str(error).encode())
             if isinstance(item, Batch):
                 line.stored = item.last_seq
+                line.ended = False  # it came back: its next end is news again
             else:
                 line.ended = True
         return Response(Code.CHANGED)

@@ -14,13 +14,16 @@ from typing import Any
 import orjson
 
 from ganglion.agent.config import NodeConfig
+from ganglion.agent.health import conditions
 from ganglion.agent.ingest import Ingest
 from ganglion.agent.inputs import Arrival, InputRecorder, Start
 from ganglion.agent.streams import TICK_STREAM, BusJournal, BusOutbox, answered
+from ganglion.agent.supervisor import Supervisor, supervised
 from ganglion.agent.watch import ServerWatch
 from ganglion.connectors.coap.exchange import Request
 from ganglion.core.errors import FlowError, HostError, MessagingError
 from ganglion.core.packing import pack, unpack
+from ganglion.core.units import NS_PER_S
 from ganglion.core.wire import Item
 from ganglion.engine.durable import Durable, Journal
 from ganglion.engine.graph import Graph
@@ -28,11 +31,13 @@ from ganglion.engine.meter import Meter
 from ganglion.flow.load import load_flow
 from ganglion.flow.spec import FlowSpec
 from ganglion.host.ports import Host
+from ganglion.host.private import PrivateDirectory
 from ganglion.kernels.loading import load
 from ganglion.kernels.running import Libraries
 from ganglion.messaging import nats, subjects
-from ganglion.messaging.janitor import Janitor
+from ganglion.messaging.janitor import Janitor, Tail
 from ganglion.messaging.provision import Caps, SiteBus, provision
+from ganglion.messaging.security.identity import SiteIdentity
 from ganglion.messaging.server import ServerSettings, SiteServer
 
 REPORT = "report.json"
@@ -42,10 +47,6 @@ STORE_RESERVE_BYTES = 256 << 20
 
 Connect = Callable[[str, str], Awaitable[SiteBus]]
 """(the server's URL, the client's name) -> a bus on it."""
-
-
-async def _nats(url: str, name: str) -> SiteBus:
-    return await nats.connect(url, name=name)
 
 
 @dataclass(slots=True)
@@ -60,6 +61,7 @@ class Subsystems:
     ingest: Ingest | None
     recorder: InputRecorder | None
     watch: ServerWatch
+    supervisor: Supervisor | None
 
 
 class Node:
@@ -82,7 +84,10 @@ class Node:
         self.config = config
         self._host = host
         self._binary = server_binary
-        self._connect = connect or _nats
+        keys = config.identity_dir
+        self._identity = None if keys is None else SiteIdentity(PrivateDirectory(keys), config.site)
+        self._real = connect is None  # else a twin, that knows no first numbers and has no ports to ask
+        self._connect = connect or self._nats
         self._load_kernels = load_kernels
         self._phase = "starting"
         self._stop = asyncio.Event()
@@ -103,6 +108,10 @@ class Node:
             )
         return spec
 
+    async def _nats(self, url: str, name: str) -> nats.NatsBus:
+        access = self._identity.access() if self._identity is not None else None
+        return await nats.connect(url, name=name, access=access)
+
     def stop(self) -> None:
         """Ends `run` after a last checkpoint."""
         self._stop.set()
@@ -122,6 +131,8 @@ class Node:
                 engine = group.create_task(parts.engine.run())
                 watching = group.create_task(parts.watch.run())
                 tasks = [keeping, reporting, engine, watching, group.create_task(parts.janitor.run())]
+                if parts.supervisor is not None:
+                    tasks.append(group.create_task(parts.supervisor.run()))
                 await self._first(engine, parts.engine.caught_up)
                 if parts.ingest is not None:
                     await self._accept(parts.ingest, parts.engine)
@@ -157,6 +168,7 @@ class Node:
                 + STORE_RESERVE_BYTES,
                 leaf_port=config.leaf_port or None,
                 parent_url=config.parent_url or None,
+                trust=self._identity.trust() if self._identity is not None else None,
                 binary=self._binary,
             ),
             self._host,
@@ -168,11 +180,18 @@ class Node:
         clock = self._host.clock
         bus = await answered(lambda: self._connect(server.url, config.assignment.node), clock)
         caps = Caps(limits.journal_bytes_max, limits.outbox_bytes_max, limits.inbox_bytes_max)
-        await answered(lambda: provision(bus, site, caps, children=config.children), clock)
+        born_s = clock.wall_ns() // NS_PER_S if self._real else 0
+
+        async def provisioned() -> int:
+            return await provision(bus, site, caps, children=config.children, born_s=born_s)
+
+        offset = await answered(provisioned, clock)
         source = subjects.journal(site) if config.coap_port else subjects.inbox(site)
-        janitor = Janitor(bus, clock, source=source, outbox=subjects.outbox(site))
+        tail = Tail(limits.outbox_tail_bytes if self._real else 0, limits.outbox_bytes_max)
+        janitor = Janitor(bus, clock, source=source, outbox=subjects.outbox(site), tail=tail)
         watch = ServerWatch(server, bus, source, self._host.disk, clock)
-        outbox = BusOutbox(bus, subjects.outbox(site), clock, watch.wrote) if config.parent_url else None
+        name = subjects.outbox(site)
+        outbox = BusOutbox(bus, name, clock, watch.wrote, offset) if config.parent_url else None
 
         def checkpointed(seq: int) -> None:
             self._checkpoint_seq = seq
@@ -193,7 +212,10 @@ class Node:
             meter=self._meter,
         )
         ingest = self._ingest(bus, engine, watch)
-        return Subsystems(server, bus, engine, outbox, janitor, ingest, recorder, watch)
+        supervisor: Supervisor | None = None
+        if isinstance(bus, nats.NatsBus):
+            supervisor = supervised(config, server, bus, self._host, janitor, provisioned)
+        return Subsystems(server, bus, engine, outbox, janitor, ingest, recorder, watch, supervisor)
 
     async def _recorder(self) -> InputRecorder | None:
         """Gateways that are told to record their inputs do."""
@@ -322,9 +344,8 @@ class Node:
         """What the node runs and how far it is; ``settled`` when it owes nobody anything."""
         config, engine = self.config, parts.engine
         source = subjects.journal(config.site) if config.coap_port else subjects.inbox(config.site)
-        outbox = subjects.outbox(config.site)
         input_last = (await parts.bus.state(source)).last_seq
-        delivered = await parts.bus.delivered(outbox) if parts.outbox else engine.progress.ordinal
+        delivered = await parts.outbox.delivered() if parts.outbox else engine.progress.ordinal
         progress = engine.progress
         settled = (
             progress.input_seq == input_last == self._checkpoint_seq
@@ -349,6 +370,7 @@ class Node:
             "bad_messages": progress.bad_messages,
             "duplicated_rows": progress.duplicated_rows,
             "out_of_order_rows": progress.out_of_order_rows,
+            "health": [c.to_json() for c in conditions(parts.supervisor.seen)] if parts.supervisor else [],
             "trouble": [t for t in self._trouble(parts) if t],
             "stages": {s: c.to_json() for s, c in engine.counts().items()},
             "ingest": asdict(parts.ingest.counts) if parts.ingest else None,

@@ -48,7 +48,10 @@ class BusJournal:
 
 
 class BusOutbox:
-    """Output of the engine: appends the n-th message exactly as number n, however often a server restarts."""
+    """Output of the engine: appends the n-th message exactly as number n, however often a server restarts.
+
+    ``offset``: what the stream's own numbers have beyond that, see `messaging.provision`.
+    """
 
     def __init__(
         self,
@@ -56,21 +59,31 @@ class BusOutbox:
         stream: str,
         clock: Clock,
         watch: Callable[[str, bool], None] = lambda _stream, _ok: None,
+        offset: int = 0,
     ) -> None:
         self.trouble = ""
         self._watch = watch
+        self._offset = offset
         self._bus = bus
         self._stream = stream
         self._clock = clock
 
     async def last_ordinal(self) -> int:
-        return (await answered(lambda: self._bus.state(self._stream), self._clock)).last_seq
+        state = await answered(lambda: self._bus.state(self._stream), self._clock)
+        return state.last_seq - self._offset
+
+    async def delivered(self) -> int:
+        """How many messages the parent has safely on disk."""
+        return max(0, await self._bus.delivered(self._stream) - self._offset)
 
     async def append(self, ordinal: int, stream: str, origin: str, payload: bytes) -> None:
         while True:
             try:
                 await self._bus.append(
-                    self._stream, subjects.outbox_subject(stream, origin), payload, expect_last=ordinal - 1
+                    self._stream,
+                    subjects.outbox_subject(stream, origin),
+                    payload,
+                    expect_last=self._offset + ordinal - 1,
                 )
                 self.trouble = ""
                 self._watch(self._stream, True)

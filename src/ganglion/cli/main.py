@@ -16,11 +16,13 @@ from rich.console import Console
 from ganglion.cli.calibrate import calibrate_command
 from ganglion.cli.compare import compare_command
 from ganglion.cli.device import device
+from ganglion.cli.health import health
 from ganglion.cli.learning import model
 from ganglion.cli.live import watching
 from ganglion.cli.planning import Question, answer
 from ganglion.cli.replay import replay
 from ganglion.cli.sim import sim
+from ganglion.cli.site import site
 from ganglion.core.errors import GanglionError, RunError
 from ganglion.core.topology import Topology
 from ganglion.core.units import parse_duration_ns, parse_size_bytes
@@ -51,6 +53,8 @@ app.command("compare")(compare_command)
 app.add_typer(model, name="model")
 app.add_typer(sim, name="sim")
 app.command()(replay)
+app.add_typer(site, name="site")
+app.command()(health)
 
 FlowDir = Annotated[Path, typer.Argument(metavar="FLOW_DIR", help="A folder with flow.py and topology.yaml.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]

@@ -27,7 +27,8 @@ from ganglion.messaging.bus import (
     rewound,
     unavailable,
 )
-from ganglion.messaging.subjects import UPLINK_CONSUMER
+from ganglion.messaging.security.identity import Access
+from ganglion.messaging.subjects import UPLINK_CONSUMER, answers
 
 CONNECT_WITHIN_NS = 10 * NS_PER_S
 ANSWER_WITHIN_NS = 5 * NS_PER_S
@@ -47,38 +48,61 @@ async def connect(
     url: str,
     *,
     name: str = "ganglion",
+    access: Access | None = None,
     within_ns: int = CONNECT_WITHIN_NS,
     answer_within_ns: int = ANSWER_WITHIN_NS,
 ) -> NatsBus:
     """A bus on the server at ``url`` that reconnects for ever; raises ``messaging.unavailable`` if none answers.
 
+    ``access``: who we are, for a server that wants to know; refused is ``messaging.unavailable`` too.
     Every later request, a write above all, fails with that code when no answer came ``answer_within_ns``.
     """
     client = Client()
     bus = NatsBus(client, answer_within_ns)
+    last: list[Exception] = []
+
+    async def failed(error: Exception) -> None:
+        # The library tells of every failed connection; once we are connected, whoever waits for an answer is told.
+        last[:] = [error]
+
+    async def connecting() -> None:
+        await client.connect(
+            url,
+            name=name,
+            error_cb=failed,
+            disconnected_cb=bus._lose,  # built here and nowhere else
+            closed_cb=bus._lose,  # built here and nowhere else
+            reconnect_time_wait=RETRY_AFTER_S,  # type: ignore[arg-type] # any number will do
+            max_reconnect_attempts=-1,
+            ping_interval=5,
+            max_outstanding_pings=2,
+            **({} if access is None else access.options()),
+        )
+        await bus._open()  # built here and nowhere else
+
+    # A task of its own: the library may take a cancellation for a failed try, and go on trying.
+    trying = asyncio.ensure_future(connecting())
     try:
-        async with asyncio.timeout(within_ns / 1e9):
-            await client.connect(
-                url,
-                name=name,
-                error_cb=_quiet,
-                disconnected_cb=bus._lose,  # built here and nowhere else
-                closed_cb=bus._lose,  # built here and nowhere else
-                reconnect_time_wait=RETRY_AFTER_S,  # type: ignore[arg-type] # any number will do
-                max_reconnect_attempts=-1,
-                ping_interval=5,
-                max_outstanding_pings=2,
-            )
-            await bus._open()  # built here and nowhere else
+        await asyncio.wait({trying}, timeout=within_ns / 1e9)
+        if trying.done():
+            trying.result()
+            return bus
     except (TimeoutError, OSError, nats.errors.Error) as error:
-        with contextlib.suppress(Exception):
-            await client.close()
-        raise unavailable(url, f"no connection: {error!r}") from error
-    return bus
-
-
-async def _quiet(_error: Exception) -> None:
-    """The library tells of every failed reconnection; whoever waits for an answer is told anyway."""
+        last[:] = [error]
+    finally:
+        if not trying.done():
+            trying.cancel()
+        if not client.is_connected:
+            client.options["allow_reconnect"] = False
+            # Not waited for without end: closing in the middle of a TLS handshake was seen to hang.
+            closing = asyncio.ensure_future(client.close())
+            await asyncio.wait({closing}, timeout=1)
+            if closing.done() and not closing.cancelled():
+                closing.exception()  # what a failed connection says at its end is of no use
+            else:
+                closing.cancel()
+    why = f"{last[0]!r}" if last else f"nobody answered within {within_ns / 1e9:g} s"
+    raise unavailable(url, f"no connection: {why}")
 
 
 class NatsBus:
@@ -88,6 +112,7 @@ class NatsBus:
         self._client = client
         self._answer_within_ns = answer_within_ns
         self._answers = ""
+        self._answers_of: dict[str, str] = {}
         self._waiting: dict[str, asyncio.Future[Msg]] = {}
         self._readers: set[asyncio.Queue[Msg | None]] = set()
         self._asked = 0
@@ -111,8 +136,24 @@ class NatsBus:
         for queue in self._readers:
             queue.put_nowait(None)
 
+    async def _inbox_of(self, domain: str | None) -> str:
+        """Where the answer is to go: a child is let answer on subjects of its own only."""
+        if domain is None:
+            return self._answers
+        if domain not in self._answers_of:
+            inbox = f"{answers(domain)}.{self._answers.rpartition('.')[2]}"
+            await self._client.subscribe(f"{inbox}.*", cb=self._answered)
+            self._answers_of[domain] = inbox
+        return self._answers_of[domain]
+
     async def _request(
-        self, about: str, subject: str, payload: bytes, headers: dict[str, str] | None = None
+        self,
+        about: str,
+        subject: str,
+        payload: bytes,
+        headers: dict[str, str] | None = None,
+        *,
+        domain: str | None = None,
     ) -> Msg:
         """The answer to one request; raises ``messaging.unavailable``, ``messaging.no-stream`` when nobody listens."""
         self._asked += 1
@@ -125,8 +166,9 @@ class NatsBus:
                     if self._client.is_closed:
                         raise unavailable(about, "the bus was closed")
                     await asyncio.sleep(RETRY_AFTER_S / 4)
+                inbox = await self._inbox_of(domain)
                 self._waiting[token] = future
-                await self._client.publish(subject, payload, f"{self._answers}.{token}", headers)
+                await self._client.publish(subject, payload, f"{inbox}.{token}", headers)
                 answer = await future
         except TimeoutError as error:
             raise unavailable(about, f"no answer within {self._answer_within_ns / 1e9:g} s") from error
@@ -143,8 +185,16 @@ class NatsBus:
     ) -> dict[str, Any]:
         """`StreamApi.ask`; ``messaging.no-stream`` also when there is no link to ``domain`` now."""
         api = "$JS.API" if domain is None else f"$JS.{domain}.API"
-        answer = await self._request(subject, f"{api}.{subject}", json.dumps(request).encode())
+        answer = await self._request(subject, f"{api}.{subject}", json.dumps(request).encode(), domain=domain)
         return checked(subject, json.loads(answer.data), None)
+
+    async def renew_claims(self, claims: str) -> None:
+        """Gives a running server newer claims of an account, withdrawn users among them; for the steward only.
+
+        Raises ``messaging.refused`` when the server does not take them, ``messaging.unavailable``.
+        """
+        answer = await self._request("claims", "$SYS.REQ.CLAIMS.UPDATE", claims.encode())
+        checked("claims", json.loads(answer.data), None)
 
     async def append(
         self,
@@ -266,6 +316,7 @@ class NatsBus:
             if refusal.number == NO_CONSUMER:
                 return 0
             raise
+        # A consumer that never delivered says 0, or one less than the stream's first number.
         return int(info["ack_floor"]["stream_seq"])
 
     async def drawn(self, stream: str) -> bool:

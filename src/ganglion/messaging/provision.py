@@ -19,6 +19,8 @@ from ganglion.messaging.bus import Bus
 from ganglion.messaging.subjects import OUTBOX_PREFIX, UPLINK_CONSUMER, deliver, inbox, journal, outbox
 
 ADOPT_RETRY_NS = 100 * NS_PER_MS
+INCARNATION_BITS = 20
+"""An outbox made a second later begins this many bits further on: it may hold a million messages for each second."""
 UNACKNOWLEDGED_MAX = 1000
 """Messages on their way to the parent before it must have stored some."""
 
@@ -56,20 +58,32 @@ class SiteBus(Bus, StreamApi, Protocol):
 
 
 async def provision(
-    api: StreamApi, site: str, caps: Caps, *, children: Sequence[str] = (), adopt_later: bool = False
-) -> None:
+    api: StreamApi,
+    site: str,
+    caps: Caps,
+    *,
+    children: Sequence[str] = (),
+    adopt_later: bool = False,
+    born_s: int = 0,
+) -> int:
     """Makes the streams of ``site`` be as described, whatever was there; data in them stays.
+
+    Returns what lies below the number of the outbox's first message: 0, or for an outbox that had to be made when the
+    wall clock said ``born_s`` seconds, ``born_s << INCARNATION_BITS``. A parent goes on after the last number it has
+    seen of a child. A child whose disk was replaced would otherwise count from 1 again, and its parent would skip as
+    many messages as it has had before.
 
     The inbox draws from exactly these children, who may be unreachable: what they owe flows once they are back. With
     ``adopt_later`` children that were never drawn from are left to `adopt_children`. Raises ``messaging.refused``, for
     example when the caps exceed what the server may store, and ``messaging.unavailable``.
     """
     await _stream(api, _plain(journal(site), ["j.>"], caps.journal_max_bytes))
-    await _stream(api, _plain(outbox(site), ["out.>"], caps.outbox_max_bytes))
+    offset = await _outbox(api, site, caps.outbox_max_bytes, born_s)
     await _consumer(api, site)
     if adopt_later:
         children = sorted(await _adopted(api, site) & set(children))
     await _inbox(api, site, caps.inbox_max_bytes, children)
+    return offset
 
 
 async def adopt_children(
@@ -93,6 +107,18 @@ async def adopt_children(
             if error.code != "messaging.unavailable":
                 raise
         await clock.sleep_ns(ADOPT_RETRY_NS)
+
+
+async def refill(api: StreamApi, child: str) -> None:
+    """Makes a child send again all that its outbox still holds, in order, before what is new.
+
+    For a parent that was restored from an older backup. What the parent's server still knows it skips by number, and
+    engines skip rows they have had; what the child gave back before stays lost. Raises ``messaging.no-stream`` when
+    the child cannot be reached, ``messaging.refused`` by servers older than 2.14.
+    """
+    state = (await api.ask(f"STREAM.INFO.{outbox(child)}", {}, domain=child))["state"]
+    reset = f"CONSUMER.RESET.{outbox(child)}.{UPLINK_CONSUMER}"
+    await api.ask(reset, {"seq": max(1, int(state["first_seq"]))}, domain=child)
 
 
 async def reaches(api: StreamApi, child: str) -> bool:
@@ -119,6 +145,24 @@ async def _inbox(api: StreamApi, site: str, size_max_bytes: int, children: Seque
     config = _plain(inbox(site), [], size_max_bytes)
     config["sources"] = [_source(child) for child in sorted(children)]
     await _stream(api, config)
+
+
+async def _outbox(api: StreamApi, site: str, size_max_bytes: int, born_s: int) -> int:
+    config = _plain(outbox(site), ["out.>"], size_max_bytes)
+    try:
+        info = await api.ask(f"STREAM.INFO.{outbox(site)}", {})
+    except MessagingError as error:
+        if error.code != "messaging.no-stream":
+            raise
+        if born_s:
+            config["first_seq"] = (born_s << INCARNATION_BITS) + 1
+        info = await api.ask(f"STREAM.CREATE.{outbox(site)}", config)
+    else:
+        if first := info["config"].get("first_seq"):
+            config["first_seq"] = first  # it cannot be changed, and must be said again
+        await _stream(api, config)
+    offset = int(info["config"].get("first_seq") or 1) - 1
+    return offset if int(info["state"]["last_seq"]) >= offset else 0
 
 
 def _plain(name: str, subjects: list[str], size_max_bytes: int) -> dict[str, Any]:

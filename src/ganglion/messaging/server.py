@@ -10,11 +10,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from ganglion.core.errors import HostError, MessagingError
 from ganglion.core.units import NS_PER_MS, NS_PER_S
 from ganglion.host.ports import Host, Process
 from ganglion.messaging.bus import PAYLOAD_MAX_BYTES
+from ganglion.messaging.security.identity import Trust
 from ganglion.messaging.subjects import LOCAL_SUBJECTS, check_site
 
 PROGRAM = "nats-server"
@@ -37,8 +39,10 @@ class ServerSettings:
     """What one site's server needs to know.
 
     ``port`` is for this site's own processes, ``leaf_port`` for its children (None: it has none), both on the loopback
-    interface; ``parent_url`` is the parent's leaf port, like ``nats-leaf://host:port`` (None: top of the tree).
-    ``store_max_bytes`` must be at least the sum of the site's stream caps. ``binary`` replaces the packaged server.
+    interface; ``parent_url`` is the parent's leaf port, like ``nats-leaf://host:port``, or ``tls://host:port`` with
+    ``trust`` (None: top of the tree). ``store_max_bytes`` must be at least the sum of the site's stream caps.
+    ``trust``: ports speak mutual TLS and every connection needs a signed user; None: whoever reaches a port may use
+    it. ``binary`` replaces the packaged server.
     """
 
     site: str
@@ -46,6 +50,7 @@ class ServerSettings:
     store_max_bytes: int
     leaf_port: int | None = None
     parent_url: str | None = None
+    trust: Trust | None = None
     binary: str | None = None
 
 
@@ -92,15 +97,21 @@ def render(settings: ServerSettings, directory: Path) -> str:
         f"  max_file_store: {settings.store_max_bytes}",
         "}",
     ]
+    trust = settings.trust
+    if trust is not None:
+        lines += [*_tls(trust, verify=True, indent=""), *_claims(trust, directory)]
     leaf = []
     if settings.leaf_port is not None:
         leaf += [f'  listen: "127.0.0.1:{settings.leaf_port}"', "  no_advertise: true"]
+        if trust is not None:
+            leaf += _tls(trust, verify=True, indent="  ")
     if settings.parent_url is not None:
         denied = json.dumps(list(LOCAL_SUBJECTS))
         leaf += [
             '  reconnect: "250ms"',
             "  remotes: [ {",
             f"    url: {_quoted(settings.parent_url)}",
+            *(() if trust is None else _as_child(trust)),
             f"    deny_imports: {denied}",
             f"    deny_exports: {denied}",
             "  } ]",
@@ -108,6 +119,43 @@ def render(settings: ServerSettings, directory: Path) -> str:
     if leaf:
         lines += ["leafnodes {", *leaf, "}"]
     return "\n".join(lines) + "\n"
+
+
+def _tls(trust: Trust, *, verify: bool, indent: str) -> list[str]:
+    return [
+        f"{indent}tls {{",
+        f"{indent}  cert_file: {_quoted(str(trust.certificate))}",
+        f"{indent}  key_file: {_quoted(str(trust.certificate_key))}",
+        f"{indent}  ca_file: {_quoted(str(trust.authority))}",
+        *([f"{indent}  verify: true"] if verify else []),
+        f'{indent}  min_version: "1.3"',
+        f"{indent}}}",
+    ]
+
+
+def _claims(trust: Trust, directory: Path) -> list[str]:
+    """Whom the server believes. The claims are public; what is withdrawn later is kept in the directory ``jwt``."""
+    return [
+        f"operator: {_quoted(trust.operator)}",
+        f"system_account: {_quoted(trust.system)}",
+        "resolver {",
+        "  type: full",
+        f"  dir: {_quoted(str(directory / 'jwt'))}",
+        '  interval: "2m"',
+        "}",
+        "resolver_preload {",
+        f"  {trust.account}: {_quoted(trust.account_claims)}",
+        f"  {trust.system}: {_quoted(trust.system_claims)}",
+        "}",
+    ]
+
+
+def _as_child(trust: Trust) -> list[str]:
+    return [
+        f"    account: {_quoted(trust.account)}",
+        f"    credentials: {_quoted(str(trust.leaf_credentials))}",
+        *_tls(trust, verify=False, indent="    "),
+    ]
 
 
 class SiteServer:
@@ -170,6 +218,11 @@ class SiteServer:
             # Whatever keeps it down now (a full disk, a slow port) may pass: the next round tries again.
             with contextlib.suppress(MessagingError, HostError):
                 await self._launch(find_binary(self._settings.binary))
+
+    @property
+    def log(self) -> str:
+        """Where the server writes what happens to it."""
+        return str(self._directory / "server.log")
 
     def restart(self) -> None:
         """Ends the server so that ``run`` starts it again: for one that runs and does not do its work."""
@@ -245,15 +298,25 @@ def _is_ours(pid: int, directory: Path) -> bool:
 
 async def _greets(port: int, site: str) -> bool:
     """True when a NATS server of this name answers; it does so only once its store is recovered."""
+    return (await _greeting("127.0.0.1", port)).get("server_name") == site
+
+
+async def answers(url: str) -> bool:
+    """True when a NATS server greets at a leaf or client address, like ``tls://host:port``; greeting needs no keys."""
+    parts = urlsplit(url)
+    return bool(await _greeting(parts.hostname or "", parts.port or 0))
+
+
+async def _greeting(host: str, port: int) -> dict[str, Any]:
     writer = None
     try:
         async with asyncio.timeout(1):
-            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            reader, writer = await asyncio.open_connection(host, port)
             verb, _, content = (await reader.readline()).partition(b" ")
             greeting: dict[str, Any] = json.loads(content) if verb == b"INFO" else {}
-            return greeting.get("server_name") == site
+            return greeting
     except (OSError, TimeoutError, ValueError):
-        return False
+        return {}
     finally:
         if writer is not None:
             writer.close()

@@ -62,6 +62,11 @@ def deliver(child: str) -> str:
     return f"deliver.{check_site(child)}"
 
 
+def answers(child: str) -> str:
+    """Where a child answers its parent: it may send there and, of all such subjects, nowhere else."""
+    return f"_INBOX_{check_site(child)}"
+
+
 def journal_subject(stream: str, origin: str) -> str:
     """``j.<stream>.<origin>``; raises ``messaging.subject``."""
     return f"j.{_token(stream)}.{_token(origin)}"

@@ -14,7 +14,9 @@ from ganglion.device.player import shot_frames_min
 from ganglion.device.recording import Event
 from ganglion.flow.assignment import origin_name
 from ganglion.flow.spec import FlowSpec
-from ganglion.host.ports import Ports
+from ganglion.host.ports import Clock, Ports
+from ganglion.host.private import PrivateDirectory
+from ganglion.messaging.security.authority import Authority
 from ganglion.placement import Plan
 from ganglion.sim.rundir import KERNELS
 from ganglion.sim.settings import Settings
@@ -72,13 +74,31 @@ def node_config(
         flow_dir=settings.flow_dir.resolve(),
         nats_port=ports.nats,
         leaf_port=ports.leaf,
-        parent_url=f"nats-leaf://127.0.0.1:{parent_port}" if parent_port else "",
+        parent_url=f"tls://127.0.0.1:{parent_port}" if parent_port else "",
         children=tuple(topology.children(site)),
         coap_port=ports.coap,
         paths=tuple(p.id for p in topology.paths() if p.gateway == site),
         kernel_dir=kernel_dir(settings),
         limits=Limits(recording_bytes_max=settings.recording_bytes_max),
+        identity_dir=identity_dir(settings, site),
     )
+
+
+def make_identities(settings: Settings, topology: Topology, clock: Clock) -> None:
+    """An authority for this run alone, and an identity for each of its sites; all of it ends with the directory."""
+    authority = Authority(PrivateDirectory(_identities(settings) / "authority"), clock)
+    authority.init("ganglion run")
+    for site in topology.sites:
+        authority.join(site, PrivateDirectory(identity_dir(settings, site)))
+
+
+def identity_dir(settings: Settings, site: str) -> Path:
+    """Where a site's keys are."""
+    return _identities(settings) / "sites" / site
+
+
+def _identities(settings: Settings) -> Path:
+    return (settings.run_dir / "identities").resolve()
 
 
 def kernel_dir(settings: Settings) -> Path:

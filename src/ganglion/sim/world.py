@@ -14,10 +14,12 @@ from ganglion.core.topology import Topology
 from ganglion.device.devicehost import DeviceHostConfig
 from ganglion.flow.spec import FlowSpec
 from ganglion.host.ports import Host
+from ganglion.host.private import PrivateDirectory
 from ganglion.messaging import subjects
-from ganglion.messaging.nats import NatsBus, connect
+from ganglion.messaging.nats import ANSWER_WITHIN_NS, NatsBus, connect
+from ganglion.messaging.security.identity import SiteIdentity
 from ganglion.placement import Plan
-from ganglion.sim.layout import choose_ports, node_config, start_order
+from ganglion.sim.layout import choose_ports, identity_dir, make_identities, node_config, start_order
 from ganglion.sim.processes import Keeper
 from ganglion.sim.relay import Relay
 from ganglion.sim.settings import Cut, Settings
@@ -86,6 +88,14 @@ class World:
         """Where the devices of each gateway send to."""
         return {site: p.coap for site, p in self._ports.items() if p.coap}
 
+    async def connect(self, site: str, answer_within_ns: int = ANSWER_WITHIN_NS) -> NatsBus:
+        """A connection to a site's message server, as the site's own agent has one; the caller closes it."""
+        identity = SiteIdentity(PrivateDirectory(identity_dir(self._settings, site)), site)
+        url = f"nats://127.0.0.1:{self._ports[site].nats}"
+        return await connect(
+            url, name="ganglion-run", access=identity.access(), answer_within_ns=answer_within_ns
+        )
+
     def node_directory(self, site: str) -> Path:
         """Where a site's node keeps its state, below the run directory."""
         return self._settings.run_dir.resolve() / "nodes" / self._topology.node_id(site)
@@ -96,6 +106,7 @@ class World:
 
     async def start(self) -> None:
         """Starts every site, parents first, and waits until each is ready and every link is up."""
+        await asyncio.to_thread(make_identities, self._settings, self._topology, self._host.clock)
         self.state.phase = "starting sites"
         for site in start_order(self._topology):
             parent = self._topology.sites[site].parent
@@ -122,9 +133,7 @@ class World:
         """A link is up when the parent has begun to draw from the child's outbox (it binds the consumer)."""
         self.state.phase = "connecting sites"
         for site in self.relays:
-            self._buses[site] = await connect(
-                f"nats://127.0.0.1:{self._ports[site].nats}", name="ganglion-run"
-            )
+            self._buses[site] = await self.connect(site)
         deadline_ns = self._host.clock.monotonic_ns() + LINK_UP_NS_MAX
         for site, bus in self._buses.items():
             while not await bus.drawn(subjects.outbox(site)):

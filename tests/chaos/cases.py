@@ -1,0 +1,275 @@
+"""The cases: each breaks one thing on a world under load and heals it; the table judges all alike."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import subprocess
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ganglion.core.errors import MessagingError
+from ganglion.core.units import NS_PER_MS
+from ganglion.messaging import subjects
+from ganglion.messaging.provision import reaches, refill
+from ganglion.sim.relay import Pipe
+from tests.chaos.datagrams import Radio
+from tests.chaos.field import GATEWAYS, Field
+
+WARM_S = 3
+"""Seconds of load before a fault; scaled like all waits."""
+AFTER_S = 4
+KILLS = 20
+DAY_NS = 86_400 * 10**9
+TMPFS_MB = 48
+
+
+@dataclass(frozen=True)
+class Case:
+    """``run`` gets a started field without load and leaves it loaded or unloaded, with all faults healed."""
+
+    name: str
+    run: Callable[[Field], Awaitable[None]]
+    radio: Radio | None = None
+    before: Callable[[Path], None] | None = None
+    after: Callable[[Path], None] | None = None
+
+
+def cut(seconds: float) -> Callable[[Field], Awaitable[None]]:
+    async def run(field: Field) -> None:
+        await field.load()
+        await field.wait(WARM_S)
+        relay = field.world.relays["gw1"]
+        relay.cut()
+        await field.wait(seconds)
+        relay.heal()
+        field.healed("gw1")
+        await field.wait(AFTER_S)
+
+    return run
+
+
+async def dead_tcp(field: Field) -> None:
+    """The connection is forgotten without a reset; new ones would pass. Counted from the fault itself."""
+    await field.load()
+    await field.wait(WARM_S)
+    field.world.relays["gw1"].swallow()
+    field.healed("gw1")
+    await asyncio.sleep(14)  # not scaled: the pings of both servers take what they take
+
+
+async def silent_link(field: Field) -> None:
+    """For 20 s connections can be made and carry nothing."""
+    await field.load()
+    await field.wait(WARM_S)
+    relay = field.world.relays["gw1"]
+    relay.swallow(also_new=True)
+    await field.wait(20)
+    relay.heal()
+    field.healed("gw1")
+    await asyncio.sleep(14)
+
+
+async def slow_link(field: Field) -> None:
+    """100 ms there and back, 320 KB/s; with a cut of 5 s in it."""
+    relay = field.world.relays["gw1"]
+    relay.pipe = Pipe(50 * NS_PER_MS, 320_000)
+    relay.cut()
+    relay.heal()
+    await field.load()
+    await field.wait(WARM_S)
+    relay.cut()
+    await field.wait(5)
+    relay.heal()
+    field.healed("gw1")
+    await field.wait(AFTER_S)
+
+
+def killed(sites: tuple[str, ...], what: str) -> Callable[[Field], Awaitable[None]]:
+    async def run(field: Field) -> None:
+        await field.load()
+        await field.wait(WARM_S)
+        done = 0
+        while done < max(1, round(KILLS * field.scale)):
+            site = field.chance.choice(sites)
+            done += field.kill_server(site) if what == "server" else field.kill_agent(site)
+            await asyncio.sleep(field.chance.uniform(0.05, 1.5))
+        field.row.notes.append(f"{done} kills")
+        field.healed(*(s for s in GATEWAYS))
+        await field.wait(AFTER_S)
+
+    return run
+
+
+async def wiped_gateway(field: Field) -> None:
+    """An empty disk, as after a repair: what was delivered stays delivered, what comes after arrives."""
+    await field.load()
+    await field.wait(WARM_S)
+    await field.unload()
+    await field.world.settle()
+    field.kill_agent("gw1")
+    field.wipe("gw1")
+    field.healed("gw1")
+    await field.until(lambda: field.report("gw1").get("phase") == "ready")
+    await field.load()
+    await field.wait(WARM_S + AFTER_S)
+
+
+async def purged_hub(field: Field) -> None:
+    """The hub's input is emptied after it was processed, and its server killed, while the edge is cut off."""
+    await field.load()
+    await field.wait(WARM_S)
+    relay = field.world.relays["edge1"]
+    relay.cut()
+    await field.until(lambda: field.report("cloud").get("settled"))
+    stream = subjects.inbox("cloud")
+    await field.bus("cloud").purge(stream, (await field.bus("cloud").state(stream)).last_seq)
+    field.kill_server("cloud")
+    await field.wait(2)
+    relay.heal()
+    field.healed("edge1")
+    await field.wait(AFTER_S)
+
+
+async def restored_hub(field: Field) -> None:
+    """The hub dies and comes back with the disk it had 6 s before; its child sends again what it kept."""
+    await field.load()
+    await field.wait(WARM_S)
+    home, backup = field.world.node_directory("cloud"), field.root / "backup"
+    with field.frozen("cloud"):
+        await asyncio.to_thread(shutil.copytree, home, backup)
+    await field.wait(6)
+    pid = field.report("cloud")["server_pid"]
+    field.kill_agent("cloud")
+    field.wipe("cloud")
+    shutil.copytree(backup, home, dirs_exist_ok=True)
+    await field.until(lambda: field.report("cloud")["server_pid"] not in (None, pid))
+    await field.until(lambda: reaches(field.bus("cloud"), "edge1"))
+    await refill(field.bus("cloud"), "edge1")
+    field.healed("edge1")
+    await field.wait(AFTER_S)
+
+
+def clock_jump(days: int) -> Callable[[Field], Awaitable[None]]:
+    async def run(field: Field) -> None:
+        jump = field.world.node_directory("gw1") / "clock_jump_ns"
+        await field.load()
+        await field.wait(WARM_S)
+        jump.write_text(str(days * DAY_NS))
+        await field.wait(WARM_S)
+        field.world.relays["gw1"].cut()
+        await field.wait(3)
+        jump.write_text(str(-days * DAY_NS))
+        field.world.relays["gw1"].heal()
+        field.healed("gw1")
+        await field.wait(AFTER_S)
+        jump.unlink()
+        field.row.notes.append("the agent's wall clock; nats-server's cannot be reached without the system's")
+
+    return run
+
+
+async def repeated_datagrams(field: Field) -> None:
+    await field.load()
+    await field.wait(3 * WARM_S)
+    relay = field.world.relays["gw1"]
+    relay.cut()
+    await field.wait(2)
+    relay.heal()
+    field.healed("gw1")
+    await field.wait(AFTER_S)
+
+
+async def cold_boot(field: Field) -> None:
+    """A gateway starts with an empty disk and no uplink while its devices measure: its reflexes work at once."""
+    field.world.relays["gw1"].cut()
+    kept = field.world.keeper.all["gw1"]
+    field.kill_agent("gw1")
+    loading = asyncio.ensure_future(field.load(("gw1",)))
+    while not loading.done():  # held down until the devices measure: it must not acknowledge before the wipe
+        field.kill_agent("gw1")
+        await asyncio.sleep(0.4)
+    await loading
+    field.kill_agent("gw1")
+    held = kept.restarts
+    field.wipe("gw1")
+    await field.until(lambda: kept.restarts > held and kept.process is not None and kept.process.alive())
+    began_ns = time.monotonic_ns()
+    commands = field.world.devices_directory("devices-gw1") / "commands.jsonl"
+    await field.until(lambda: _first_after(commands, began_ns) is not None)
+    first_ns = _first_after(commands, began_ns)
+    assert first_ns is not None
+    field.row.notes.append(f"first reflex {(first_ns - began_ns) / 1e9:.2f} s after the process was started")
+    await field.wait(AFTER_S)
+    field.world.relays["gw1"].heal()
+    field.healed("gw1")
+    await field.wait(AFTER_S)
+
+
+def _first_after(path: Path, began_ns: int) -> int | None:
+    import orjson
+
+    if not path.exists():
+        return None
+    lines = [orjson.loads(line) for line in path.read_bytes().splitlines()]
+    return min((c["arrived_ns"] for c in lines if c["arrived_ns"] > began_ns), default=None)
+
+
+def _mount(root: Path) -> None:
+    target = root / "run" / "nodes" / "gw1"
+    target.mkdir(parents=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={TMPFS_MB}m", "ganglion-chaos", str(target)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        raise CannotRunError("disk full: this user may not mount a tmpfs")
+
+
+def _unmount(root: Path) -> None:
+    subprocess.run(["umount", str(root / "run" / "nodes" / "gw1")], capture_output=True, check=False)
+
+
+class CannotRunError(Exception):
+    """This machine does not allow the case; the message says which and why."""
+
+
+async def disk_full(field: Field) -> None:
+    """The gateway's file system has no byte left for a while; then there is room again."""
+    await field.load()
+    await field.wait(WARM_S)
+    ballast = field.world.node_directory("gw1") / "ballast"
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    await field.wait(12)
+    ballast.unlink()
+    field.healed("gw1")
+    await field.wait(2 * AFTER_S)
+    field.row.notes += [
+        c["text"] for c in field.report("gw1")["health"] if c["code"] == "health.server-restarted"
+    ]
+
+
+CASES = (
+    Case("cut 2 s", cut(2)),
+    Case("cut 20 s", cut(20)),
+    Case("cut 120 s", cut(120)),
+    Case("dead TCP", dead_tcp),
+    Case("silent link 20 s", silent_link),
+    Case("100 ms, 320 KB/s", slow_link),
+    Case("kill gateway server", killed(GATEWAYS, "server")),
+    Case("kill edge server", killed(("edge1",), "server")),
+    Case("kill hub server", killed(("cloud",), "server")),
+    Case("kill agents", killed((*GATEWAYS, "edge1", "cloud"), "agent")),
+    Case("disk full", disk_full, before=_mount, after=_unmount),
+    Case("wiped gateway", wiped_gateway),
+    Case("purged hub", purged_hub),
+    Case("restored hub", restored_hub),
+    Case("clock +1 day", clock_jump(1)),
+    Case("clock -1 day", clock_jump(-1)),
+    Case("repeated datagrams", repeated_datagrams, radio=Radio(lost=0.1, repeated=0.5)),
+    Case("cold boot, no uplink", cold_boot),
+)
+
+__all__ = ["CASES", "CannotRunError", "Case", "MessagingError"]
