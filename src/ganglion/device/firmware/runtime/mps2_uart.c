@@ -21,8 +21,10 @@ static uint8_t uart_frame[1 + GD_PEER_BYTES + MPS2_HEAD_BYTES + GD_IN_BYTES + GD
 static uint8_t uart_out[1 + GD_PEER_BYTES + MPS2_PACKET_BYTES];
 static gd_slip uart_slip;
 
-/* What finds no room is lost, and its frame fails its check. */
+/* What finds no room is lost, and its frame fails its check. The interrupt is cleared first: cleared last, it would be for
+ * a byte that came after the look, too, and the line would stand still, since nothing comes while one waits. */
 void mps2_link_interrupt(void) {
+  UART_INTERRUPTS = 2;
   while (UART_STATE & UART_RX_FULL) {
     uint8_t byte = (uint8_t)UART_DATA;
     if (uart_put - uart_taken < UART_RING_BYTES) {
@@ -30,7 +32,6 @@ void mps2_link_interrupt(void) {
       uart_put = uart_put + 1;
     }
   }
-  UART_INTERRUPTS = 2;
 }
 
 void mps2_link_start(void) {
