@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -23,9 +24,7 @@ def ganglion(*arguments: str) -> str:
 @pytest.mark.skipif(sys.platform != "linux", reason="runs the feeder, which looks at /proc")
 def test_a_flow_is_calibrated_and_planned_with_that(tmp_path: Path, recordings: Path) -> None:
     folder = tmp_path / "feeder"
-    folder.mkdir()
-    for name in ("flow.py", "detect.py", "topology.yaml"):
-        (folder / name).write_text((FEEDER / name).read_text())
+    shutil.copytree(FEEDER, folder, ignore=shutil.ignore_patterns("__pycache__", "calibration.json"))
     ganglion("calibrate", str(folder), "--data", str(recordings), "--for", "4s")
     made: dict[str, Any] = json.loads((folder / "calibration.json").read_text())
     assert set(made["classes"]) == {"emulated", "cabinet", "substation", "region"}
