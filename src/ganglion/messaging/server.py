@@ -7,7 +7,7 @@ import contextlib
 import json
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,6 +16,7 @@ from ganglion.core.errors import HostError, MessagingError
 from ganglion.core.units import NS_PER_MS, NS_PER_S
 from ganglion.host.ports import Host, Process
 from ganglion.messaging.bus import PAYLOAD_MAX_BYTES
+from ganglion.messaging.security.claims import issued_s
 from ganglion.messaging.security.identity import Trust
 from ganglion.messaging.subjects import LOCAL_SUBJECTS, check_site
 
@@ -195,10 +196,6 @@ class SiteServer:
         for port in (self._settings.port, self._settings.leaf_port):
             if port is not None and self._host.ports.taken(port):
                 raise _port_taken(port)
-        content = render(self._settings, self._directory).encode()
-        # Written only when it differs: a site that starts again on a full disk must come up, for its reflexes.
-        if await asyncio.to_thread(self._host.disk.read, _CONFIG) != content:
-            await asyncio.to_thread(self._host.disk.replace, _CONFIG, content)
         await self._launch(binary)
 
     async def run(self) -> None:
@@ -235,7 +232,24 @@ class SiteServer:
         if self._process is not None:
             await self._process.stop(STOP_GRACE_NS)
 
+    def _configure(self) -> None:
+        """Writes the configuration, with the newest claims that the server was ever given.
+
+        Those of the site's identity may be older than a revocation, and the server believes its configuration first:
+        for a moment after each start a revoked child would be let in.
+        """
+        settings, trust = self._settings, self._settings.trust
+        if trust is not None:
+            held = self._host.disk.read(f"{DIRECTORY}/jwt/{trust.account}.jwt")
+            if held is not None and issued_s(held.decode()) >= issued_s(trust.account_claims):
+                settings = replace(settings, trust=replace(trust, account_claims=held.decode()))
+        content = render(settings, self._directory).encode()
+        # Written only when it differs: a site that starts again on a full disk must come up, for its reflexes.
+        if self._host.disk.read(_CONFIG) != content:
+            self._host.disk.replace(_CONFIG, content)
+
     async def _launch(self, binary: str) -> None:
+        await asyncio.to_thread(self._configure)
         command = [binary, "-c", str(self._directory / "server.conf")]
         self._process = await self._host.processes.start(
             command, log=self._directory / "server.out", niceness=NICENESS

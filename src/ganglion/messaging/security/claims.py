@@ -117,6 +117,14 @@ def payload(claims: str) -> dict[str, Any]:
     return content
 
 
+def issued_s(claims: str) -> int:
+    """When claims were issued, in seconds of the authority's clock; -1 for what are no claims."""
+    try:
+        return int(payload(claims)["iat"])
+    except (ValueError, KeyError, TypeError, IndexError):
+        return -1
+
+
 def _lists(allow: Sequence[str], deny: Sequence[str]) -> dict[str, list[str]]:
     return {k: list(v) for k, v in (("allow", allow), ("deny", deny)) if v}
 
