@@ -33,13 +33,14 @@ from tests.engine.window_reference import ReferenceWindows
 awkward = st.floats(-1000, 1000, width=32) | st.sampled_from([0.0, -0.0, np.inf, -np.inf, np.nan])
 
 
-@pytest.fixture(scope="module", params=["numpy", "compiled"])
+needs_compiler = pytest.mark.skipif(not compilers(), reason="there is no C compiler (gcc, clang or ziglang)")
+
+
+@pytest.fixture(scope="module", params=["numpy", pytest.param("compiled", marks=needs_compiler)])
 def libraries(request, tmp_path_factory):
     """What windows are computed by: nothing compiled, or their folds."""
     if request.param == "numpy":
         return {}
-    if not compilers():
-        pytest.skip("there is no C compiler (gcc, clang or ziglang)")
     folds = built("origin", 0, 0).folds({"tens", "scaled_tens"})
     loaded = load([], tmp_path_factory.mktemp("folds"), folds)
     assert len(loaded) == 1  # of one form
