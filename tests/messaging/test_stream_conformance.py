@@ -11,26 +11,11 @@ from ganglion.core.errors import MessagingError
 from ganglion.messaging.answers import ApiRefused
 from ganglion.messaging.provision import Caps, adopt_children, provision, reaches
 from ganglion.messaging.subjects import inbox, journal, journal_subject, outbox, outbox_subject
-from tests.messaging.sites import CAPS, NatsSites, SimulatedSites, UnhurriedSites, pair, take, until
-from tests.messaging.sites import run as run_sites
+from tests.messaging.sites import CAPS, take, until
 
 J, OUT, IN = journal("down"), outbox("down"), inbox("up")
 SUBJECT = journal_subject("amps", "meter-1")
 OWED = outbox_subject("amps", "meter-1")
-
-
-@pytest.fixture(params=[SimulatedSites, UnhurriedSites, NatsSites], ids=["memory", "unhurried", "nats"])
-def run(request, tmp_path):
-    """Runs ``test(sites, parent bus, child bus)`` on a fresh pair of sites."""
-
-    def start(test, caps=CAPS):
-        async def whole():
-            async with pair(request.param, tmp_path, caps) as (sites, up, down):
-                await test(sites, up, down)
-
-        run_sites(request.param, whole)
-
-    return start
 
 
 async def owe(bus, first, count, size=10):

@@ -18,17 +18,17 @@ from nats.aio.msg import Msg
 
 from ganglion.core.errors import MessagingError
 from ganglion.core.units import NS_PER_S
-from ganglion.messaging.answers import NO_CONSUMER, ApiRefused, checked
+from ganglion.messaging.answers import checked
 from ganglion.messaging.bus import (
     Stored,
-    StreamState,
     check_payload,
     no_stream,
     rewound,
     unavailable,
 )
+from ganglion.messaging.questions import Questions
 from ganglion.messaging.security.identity import Access
-from ganglion.messaging.subjects import UPLINK_CONSUMER, answers
+from ganglion.messaging.subjects import answers
 
 CONNECT_WITHIN_NS = 10 * NS_PER_S
 ANSWER_WITHIN_NS = 5 * NS_PER_S
@@ -105,7 +105,7 @@ async def connect(
     raise unavailable(url, f"no connection: {why}")
 
 
-class NatsBus:
+class NatsBus(Questions):
     """`Bus` and `StreamApi` over one connection; made by `connect`."""
 
     def __init__(self, client: Client, answer_within_ns: int) -> None:
@@ -293,35 +293,6 @@ class NatsBus:
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
         await self._client.publish(subject, json.dumps(request).encode(), inbox)
         return PULL_MESSAGES_MAX
-
-    async def state(self, stream: str) -> StreamState:
-        held = (await self.ask(f"STREAM.INFO.{stream}", {}))["state"]
-        # The server says 0 for the first message of a stream that never had one.
-        first = int(held["first_seq"]) or 1
-        last = int(held["last_seq"])
-        return StreamState(
-            first if held["messages"] else last + 1, last, int(held["messages"]), int(held["bytes"])
-        )
-
-    async def purge(self, stream: str, up_to_seq: int) -> None:
-        # Purging beyond the end would move last_seq, which others count by.
-        up_to = min(up_to_seq, (await self.state(stream)).last_seq)
-        if up_to > 0:
-            await self.ask(f"STREAM.PURGE.{stream}", {"seq": up_to + 1})
-
-    async def delivered(self, stream: str) -> int:
-        try:
-            info = await self.ask(f"CONSUMER.INFO.{stream}.{UPLINK_CONSUMER}", {})
-        except ApiRefused as refusal:
-            if refusal.number == NO_CONSUMER:
-                return 0
-            raise
-        # A consumer that never delivered says 0, or one less than the stream's first number.
-        return int(info["ack_floor"]["stream_seq"])
-
-    async def drawn(self, stream: str) -> bool:
-        """True while a parent draws from an outbox: it has bound the outbox's consumer."""
-        return bool((await self.ask(f"CONSUMER.INFO.{stream}.{UPLINK_CONSUMER}", {})).get("push_bound"))
 
     async def publish(self, subject: str, payload: bytes) -> None:
         check_payload(payload)

@@ -6,14 +6,14 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
-from ganglion.messaging.answers import NO_CONSUMER, ApiRefused, checked
-from ganglion.messaging.bus import Stored, StreamState, check_payload, no_stream, rewound, unavailable
+from ganglion.messaging.answers import checked
+from ganglion.messaging.bus import Stored, check_payload, no_stream, rewound, unavailable
 from ganglion.messaging.memory.pace import Instant, Pace
 from ganglion.messaging.memory.server import Listener, MemoryServer
-from ganglion.messaging.subjects import UPLINK_CONSUMER
+from ganglion.messaging.questions import Questions
 
 
-class MemoryBus:
+class MemoryBus(Questions):
     """One client's connection. ``find`` gives the site's server of now; None while there is none.
 
     ``answer_within_ns``: how long a request waits for a server that is away before it fails.
@@ -150,31 +150,6 @@ class MemoryBus:
                     continue
             last = message.seq
             yield message
-
-    async def state(self, stream: str) -> StreamState:
-        held = (await self.ask(f"STREAM.INFO.{stream}", {}))["state"]
-        first, last = int(held["first_seq"]) or 1, int(held["last_seq"])
-        return StreamState(
-            first if held["messages"] else last + 1, last, int(held["messages"]), int(held["bytes"])
-        )
-
-    async def purge(self, stream: str, up_to_seq: int) -> None:
-        up_to = min(up_to_seq, (await self.state(stream)).last_seq)
-        if up_to > 0:
-            await self.ask(f"STREAM.PURGE.{stream}", {"seq": up_to + 1})
-
-    async def delivered(self, stream: str) -> int:
-        try:
-            info = await self.ask(f"CONSUMER.INFO.{stream}.{UPLINK_CONSUMER}", {})
-        except ApiRefused as refusal:
-            if refusal.number == NO_CONSUMER:
-                return 0
-            raise
-        return int(info["ack_floor"]["stream_seq"])
-
-    async def drawn(self, stream: str) -> bool:
-        """True while a parent draws from an outbox: it has bound the outbox's consumer."""
-        return bool((await self.ask(f"CONSUMER.INFO.{stream}.{UPLINK_CONSUMER}", {})).get("push_bound"))
 
     async def publish(self, subject: str, payload: bytes) -> None:
         check_payload(payload)
