@@ -301,6 +301,9 @@ def test_an_identity_that_lacks_a_part_or_is_anothers_is_named(tmp_path):
     with pytest.raises(MessagingError) as caught:
         authority.join("gwa", PrivateDirectory(tmp_path / "gwa"))
     assert caught.value.code == "messaging.authority"
+    with pytest.raises(MessagingError) as caught:
+        authority.members()
+    assert caught.value.code == "messaging.authority"
     authority.init("tree")
     with pytest.raises(MessagingError) as caught:
         authority.init("tree")

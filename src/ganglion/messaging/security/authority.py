@@ -161,6 +161,7 @@ class Authority:
 
     def members(self) -> list[Member]:
         """All sites that ever joined, by name."""
+        self._need("operator.seed")  # an empty list would say that there is an authority without sites
         found = [self.member(n.removesuffix(".json")) for n in self._files.names("sites")]
         return [m for m in found if m is not None]
 
