@@ -42,7 +42,8 @@ def test_wrong_uses_of_site_are_explained(tmp_path):
     (tmp_path / "full" / "x").touch()
     for words, code in (
         (("join", authority, "gw1", "--out", tmp_path / "gw1"), "messaging.authority"),
-        (("revoke", authority, "gw1"), "messaging.members"),
+        (("revoke", authority, "gw1"), "messaging.authority"),
+        (("list", authority), "messaging.authority"),
         (("join", authority, "GW 1", "--out", tmp_path / "gw1"), "messaging.site"),
         (("join", authority, "gw1", "--out", tmp_path / "full"), "cli.site-out"),
     ):
@@ -55,6 +56,7 @@ def test_wrong_uses_of_site_are_explained(tmp_path):
     again = ganglion("site", "init", authority)
     assert again.returncode == 2
     assert "messaging.authority" in again.stderr
+    assert "messaging.members" in ganglion("site", "revoke", authority, "gw1").stderr
 
 
 def node(run_dir, name, **report):
