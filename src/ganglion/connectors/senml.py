@@ -237,7 +237,7 @@ def unpack(payload: bytes) -> tuple[Record, ...]:
         raise _bad("pack", "it is not an array of at least one map")
     if len(rows) > RECORDS_MAX:
         raise _bad("size", f"{len(rows)} records; at most {RECORDS_MAX}")
-    return tuple(_record(row) for row in rows)
+    return tuple(record_of(row) for row in rows)
 
 
 def _loads(payload: bytes) -> Any:
@@ -264,7 +264,8 @@ def _loads(payload: bytes) -> Any:
     raise _bad("cbor", "bytes follow the pack")
 
 
-def _record(row: dict[Any, Any]) -> Record:
+def record_of(row: dict[Any, Any]) -> Record:
+    """A record of its labels, as CBOR numbers them; raises ``senml.label``, ``senml.value`` or ``senml.version``."""
     values = list(_ABSENT)
     for label, value in row.items():
         # bool is an int to Python, not to SenML.

@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr,
 from ganglion.core.errors import GanglionError, TopologyError
 from ganglion.core.labels import CATEGORIES
 from ganglion.core.topology_checks import RuleBroken, check_devices, check_nodes, check_sites
+from ganglion.core.topology_mqtt import Mqtt, check_mqtt
 from ganglion.core.units import parse_duration_ns, parse_rate_bit_per_s, parse_size_bytes
 
 FORMAT = 1
@@ -150,6 +151,8 @@ class Site(_Frozen):
     """Instead of the topology's."""
     refuses: Annotated[tuple[Category, ...], Field(max_length=len(CATEGORIES))] = ()
     """Categories of data that do not come there."""
+    mqtt: Mqtt | None = None
+    """Of a gateway: where its MQTT devices are."""
 
 
 class DeviceGroup(_Frozen):
@@ -215,6 +218,7 @@ class Topology(_Frozen):
         check_sites(self)
         check_nodes(self)
         check_devices(self)
+        check_mqtt(self)
         return self
 
     def paths(self) -> list[Path]:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 from ganglion.core.errors import TopologyError
 from ganglion.core.topology import DeviceGroup, Link, Node, NodeClass, Site, Topology
 from ganglion.core.topology_checks import RuleBroken
+from ganglion.core.topology_mqtt import Command, Mqtt, Output, Route, Time
 
 TEXT_CHARS_MAX = 4 << 20
 SCALAR_CHARS_MAX = 200
@@ -30,6 +31,11 @@ _MODELS: tuple[tuple[tuple[str, ...], type[BaseModel]], ...] = (
     (("sites", "*"), Site),
     (("sites", "*", "node"), Node),
     (("sites", "*", "uplink"), Link),
+    (("sites", "*", "mqtt"), Mqtt),
+    (("sites", "*", "mqtt", "routes", "*"), Route),
+    (("sites", "*", "mqtt", "routes", "*", "time"), Time),
+    (("sites", "*", "mqtt", "commands", "*"), Command),
+    (("sites", "*", "mqtt", "outputs", "*"), Output),
     (("devices", "*"), DeviceGroup),
     (("devices", "*", "link"), Link),
 )

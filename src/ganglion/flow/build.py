@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from ganglion.core.errors import FlowError
@@ -69,6 +70,34 @@ class Frame:
         object.__setattr__(self, "scale", factors)
 
 
+@dataclass(frozen=True)
+class Row:
+    """The form of a source of plain rows: ``gg.Row(temp=gg.f32, q=gg.i32, units={"temp": "degC"})``.
+
+    Fields are scalars of ``f32 f64 i16 i32 i64 bool``; ``units`` says those that have one.
+    """
+
+    fields: tuple[Field, ...]
+
+    def __init__(self, *, units: Mapping[str, str] = MappingProxyType({}), **fields: TensorType) -> None:
+        if wrong := [n for n, t in fields.items() if not isinstance(t, TensorType) or t.shape]:
+            raise FlowError(
+                "schema.shape",
+                f"field {wrong[0]} of a row is {fields[wrong[0]]}",
+                why="the fields of a row are scalars",
+                next_step="write e.g. gg.Row(temp=gg.f32), or gg.Frame(3, 64) for an array",
+            )
+        if unknown := [u for u in units if u not in fields]:
+            raise FlowError(
+                "schema.unknown-field",
+                f"units= names {', '.join(unknown)}",
+                why=f"the fields are {', '.join(fields)}",
+                next_step="give units to fields that are there",
+            )
+        made = tuple(Field(name, kind, units.get(name, "")) for name, kind in fields.items())
+        object.__setattr__(self, "fields", Schema(made).fields)
+
+
 class Flow:
     """A flow under construction. Stage ids are explicit; where none is given it follows from names.
 
@@ -90,19 +119,22 @@ class Flow:
     def source(
         self,
         name: str,
-        frame: Frame,
+        form: Frame | Row,
         *,
         every: str,
         labels: Labels | None = None,
         keep_in: Sequence[str] = (),
     ) -> Stream:
-        """Frames of every origin, one each ``every`` (>= 100 us). ``keep_in``: jurisdictions they may be in."""
-        if not isinstance(frame, Frame):
+        """Frames or rows of every origin, one each ``every`` (>= 100 us); of rows that is what is planned with.
+
+        ``keep_in``: jurisdictions they may be in.
+        """
+        if not isinstance(form, Frame | Row):
             raise FlowError(
                 "schema.shape",
-                f"source {name} was given {frame} as its frame",
-                why="a source says how frames are stored, in which unit and scale",
-                next_step='write e.g. gg.Frame(3, 64, unit="A")',
+                f"source {name} was given {form} as its frame",
+                why="a source says how frames are stored, in which unit and scale, or which fields its rows have",
+                next_step='write e.g. gg.Frame(3, 64, unit="A"), or gg.Row(temp=gg.f32)',
             )
         every_ns = parse_duration_ns(every)
         if every_ns < EVERY_NS_MIN:
@@ -112,7 +144,8 @@ class Flow:
                 why="frames come at most every 100us",
                 next_step="put more samples into one frame",
             )
-        schema = Schema((Field("frame", frame.type, frame.unit, frame.scale),))
+        fields = form.fields if isinstance(form, Row) else (Field("frame", form.type, form.unit, form.scale),)
+        schema = Schema(fields)
         constraint = Constraint(("device",), jurisdictions(keep_in) or None)
         return self._add(SourceStage(name, (), schema, labels or Labels(), constraint, every_ns=every_ns))
 

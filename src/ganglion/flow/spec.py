@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ganglion.core.errors import FlowError
+from ganglion.core.schema import Schema
 from ganglion.core.units import format_duration
 from ganglion.flow.folds import window_fold
 from ganglion.flow.stages import (
@@ -138,9 +139,7 @@ def describe(stage: Stage) -> str:
     """One line that says what a stage does."""
     match stage:
         case SourceStage():
-            field = stage.schema.fields[0]
-            unit = f" [{field.unit}]" if field.unit else ""
-            return f"source of {field.type}{unit} every {format_duration(stage.every_ns)}"
+            return f"source of {_form(stage.schema)} every {format_duration(stage.every_ns)}"
         case MapStage():
             return f"map {stage.kernel.name}{' (stateful)' if stage.kernel.stateful else ''}"
         case WhereStage():
@@ -158,3 +157,10 @@ def describe(stage: Stage) -> str:
             return f"sink at {stage.at}"
         case _:
             raise AssertionError(stage)
+
+
+def _form(schema: Schema) -> str:
+    units = [f" [{f.unit}]" if f.unit else "" for f in schema.fields]
+    if schema.names == ("frame",):
+        return f"{schema.fields[0].type}{units[0]}"
+    return ", ".join(f"{f.name}: {f.type}{unit}" for f, unit in zip(schema.fields, units, strict=True))
