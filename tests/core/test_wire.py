@@ -299,7 +299,7 @@ def test_a_block_comes_back_bit_by_bit(case):
     assert same_block(block, again)
     again.check(schema)
     assert encode(again) == encode(block)
-    arrays = (again.origin, again.seq, again.time_ns, *again.columns.values())
+    arrays = (again.origin_index, again.seq, again.time_ns, *again.columns.values())
     assert all(a.flags.writeable for a in arrays)
 
 

@@ -49,7 +49,7 @@ class End:
 
     def renamed(self, stream: str) -> End:
         """The same mark for another stream."""
-        return End(stream, self.origin_index)
+        return End(stream, self.origin)
 
 
 Item = Batch | Block | End
