@@ -16,8 +16,21 @@ from hypothesis import strategies as st
 
 from ganglion.core import wire
 from ganglion.core.batch import ROWS_MAX, Batch
+from ganglion.core.block import Block
 from ganglion.core.errors import DataError
-from ganglion.core.wire import BODY_BYTES_MAX, FORMAT, End, decode, encode
+from ganglion.core.wire import (
+    BODY_BYTES_MAX,
+    FORMAT,
+    FORMAT_BLOCK,
+    FORMAT_SEVERAL,
+    ITEMS_MAX,
+    End,
+    decode,
+    decode_several,
+    encode,
+    encode_several,
+)
+from tests.core.block_cases import blocks, fixed_block, same_block
 from tests.core.wire_cases import LEAST, MOST, batches, fixed_batch, same_bits, sawtooth, texts, waveforms
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -94,7 +107,9 @@ def test_end_marks_come_back(stream, origin):
 
 
 @pytest.mark.parametrize(
-    "item", [End("s", "o"), fixed_batch(), waveforms(2)], ids=["end", "every dtype", "deflated"]
+    "item",
+    [End("s", "o"), fixed_batch(), waveforms(2), fixed_block()],
+    ids=["end", "every dtype", "deflated", "block"],
 )
 def test_any_one_byte_changed_and_any_cut_is_refused(item):
     whole = encode(item)
@@ -268,6 +283,106 @@ def test_evenly_numbered_rows_cost_the_same_however_many():
     assert overhead(10_000) < overhead(10) + 100
 
 
+# ------------------------------------------------------------------------------- blocks, and several items
+
+
+def block_of(content) -> Block:
+    item = decode(content)
+    assert isinstance(item, Block)
+    return item
+
+
+@given(blocks())
+def test_a_block_comes_back_bit_by_bit(case):
+    block, schema = case
+    again = block_of(encode(block))
+    assert same_block(block, again)
+    again.check(schema)
+    assert encode(again) == encode(block)
+    arrays = (again.origin_index, again.seq, again.time_ns, *again.columns.values())
+    assert all(a.flags.writeable for a in arrays)
+
+
+@given(st.lists(blocks().map(lambda c: c[0]) | batches().map(lambda c: c[0]), min_size=1, max_size=4))
+def test_several_items_come_back_in_order(items):
+    items = [*items, End("s", "o")]
+    message = encode_several(items)
+    assert [encode(i) for i in decode_several(message)] == [encode(i) for i in items]
+    assert encode_several(items[:1]) == encode(items[0])
+    assert [encode(i) for i in decode_several(encode(items[0]))] == [encode(items[0])]
+    refused(message)  # it is not one item
+
+
+def test_a_damaged_message_of_several_is_refused():
+    whole = encode_several([fixed_block(), End("s", "o")])
+    for i in range(len(whole)):
+        spoilt = bytearray(whole)
+        spoilt[i] ^= 0x10
+        with pytest.raises(DataError):
+            decode_several(bytes(spoilt))
+        with pytest.raises(DataError):
+            decode_several(whole[:i])
+    inner = encode(fixed_block())
+    inside = closed(cbor2.dumps([FORMAT_SEVERAL, [inner[:-1] + b"\0"]]))
+    with pytest.raises(DataError):
+        decode_several(inside)
+
+
+@pytest.mark.parametrize("parts", [[], 5, [5], [b""], [encode(End("s", "o"))] * (ITEMS_MAX + 1)])
+def test_a_message_of_several_that_lies_is_refused(parts):
+    with pytest.raises(DataError) as caught:
+        decode_several(closed(cbor2.dumps([FORMAT_SEVERAL, parts])))
+    assert caught.value.code == "wire.corrupt"
+
+
+def block_body(**changes):
+    """Two rows of one origin, and what is spoilt of them."""
+    body = {
+        "origins": ["o"],
+        "places": ["|i1", b"\0\0"],
+        "firsts": ["|i1", b"\1"],
+        "rest": None,
+        "times": ["|i1", b"\1\1"],
+        "columns": {"x": ["<i4", [2], False, bytes(8)]},
+    }
+    body.update(changes)
+    return closed(cbor2.dumps([FORMAT_BLOCK, "s", False, cbor2.dumps(list(body.values()))]))
+
+
+BLOCK_LIES = [
+    {"origins": []},
+    {"origins": [5]},
+    {"origins": "o"},
+    {"places": ["|i1", b"\0\1"]},
+    {"places": ["|i1", b"\0\xff"]},
+    {"places": ["|i1", b""]},
+    {"places": ["<f4", bytes(8)]},
+    {"firsts": ["|i1", b"\1\1"]},
+    {"rest": ["|i1", b"\0"]},
+    {"times": ["|i1", b"\1\1\1"]},
+    {"times": ["<i2", b"\1\1\1"]},
+    {"columns": {"x": ["<i4", [1], False, bytes(4)]}},
+    {"columns": 5},
+]
+
+
+@pytest.mark.parametrize("lie", BLOCK_LIES)
+def test_a_block_that_contradicts_itself_is_refused(lie):
+    assert block_of(block_body()).seq.tolist() == [1, 2]
+    refused(block_body(**lie))
+
+
+def test_interleaved_origins_cost_little():
+    """Numbers that count on, times that step, a hundred origins in turn: a few bytes a row, most of them values."""
+    n = 4000
+    origin = (np.arange(n) % 100).astype(np.int32)
+    names = tuple(f"gw1-room-{i:02d}" for i in range(100))
+    values = np.random.default_rng(5).normal(20, 1, n).astype(np.float32)
+    times = 1_700_000_000_000_000_000 + np.arange(n) * 100_000
+    block = Block("s", names, origin, np.arange(n) // 100, times, {"x": values})
+    assert len(encode(block)) < values.nbytes + 0.3 * n
+
+
 GOLDEN_ITEMS = [("end", End("trend", "gw1-relay-03")), ("batch", fixed_batch().take(slice(0, 2)))]
 
 
@@ -284,6 +399,20 @@ def test_format_1_has_not_changed(name, item):
     assert (number, stream, origin) == (FORMAT, "trend", "gw1-relay-03")
     assert deflated is (None if isinstance(item, End) else False)
     assert encode(item) == golden
+
+
+@pytest.mark.golden
+def test_format_2_and_3_have_not_changed():
+    golden = bytes.fromhex((GOLDEN / "wire_2_block.hex").read_text())
+    small = fixed_block().take(slice(0, 3))
+    assert same_block(block_of(golden), small)
+    assert encode(small) == golden
+    several = bytes.fromhex((GOLDEN / "wire_3_several.hex").read_text())
+    block, end = decode_several(several)
+    assert isinstance(block, Block)
+    assert same_block(block, small)
+    assert end == End("readings", "gw1-room-00")
+    assert encode_several([small, End("readings", "gw1-room-00")]) == several
 
 
 @pytest.mark.golden

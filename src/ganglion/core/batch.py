@@ -74,23 +74,7 @@ class Batch:
                 why=f"1 to {ROWS_MAX} rows, one time each, 64-bit integers, sequence strictly increasing",
                 next_step="look at the sender: it repeats or reorders rows",
             )
-        n = len(self)
-        if tuple(self.columns) != schema.names:
-            raise DataError(
-                "batch.schema",
-                f"{self.stream} of {self.origin} has fields {list(self.columns)}",
-                why=f"the flow promised {list(schema.names)}",
-                next_step="run the device and its parent from the same plan",
-            )
-        for field in schema.fields:
-            column = self.columns[field.name]
-            if column.shape != (n, *field.type.shape) or column.dtype != field.type.numpy:
-                raise DataError(
-                    "batch.schema",
-                    f"{self.stream}.{field.name} is {column.dtype}{list(column.shape)}",
-                    why=f"the flow promised {n} rows of {field.type}",
-                    next_step="run the device and its parent from the same plan",
-                )
+        check_columns(f"{self.stream} of {self.origin}", self.columns, len(self), schema)
         return self
 
     def row_digests(self) -> list[int]:
@@ -117,6 +101,26 @@ class Batch:
             np.concatenate([p.time_ns for p in parts]),
             {k: np.concatenate([p.columns[k] for p in parts]) for k in parts[0].columns},
         )
+
+
+def check_columns(who: str, columns: Columns, rows: int, schema: Schema) -> None:
+    """Raises `DataError` ``batch.schema`` unless the columns are the schema's fields, with ``rows`` rows each."""
+    if tuple(columns) != schema.names:
+        raise DataError(
+            "batch.schema",
+            f"{who} has fields {list(columns)}",
+            why=f"the flow promised {list(schema.names)}",
+            next_step="run the device and its parent from the same plan",
+        )
+    for field in schema.fields:
+        column = columns[field.name]
+        if column.shape != (rows, *field.type.shape) or column.dtype != field.type.numpy:
+            raise DataError(
+                "batch.schema",
+                f"{who}: {field.name} is {column.dtype}{list(column.shape)}",
+                why=f"the flow promised {rows} rows of {field.type}",
+                next_step="run the device and its parent from the same plan",
+            )
 
 
 def _are_rows(seq: npt.NDArray[Any], time_ns: npt.NDArray[Any]) -> bool:

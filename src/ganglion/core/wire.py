@@ -1,14 +1,19 @@
-"""Batches as bytes between sites and in journals.
+"""Batches and blocks as bytes between sites and in journals.
 
 One message is CBOR: a header and the columns as raw little-endian arrays. Sequence numbers and times that step
 evenly take two integers. Columns of more than one byte an element are split into byte planes, integer frames after
 taking differences along their last axis, and the body is deflated where that helps: waveforms shrink to about half.
 A CRC-32 closes the message (a torn or altered one is refused, not guessed at).
+
+A message of format 1 holds a batch or an end mark, of format 2 a block, of format 3 several messages, one after the
+other. Of a block's row numbers it has each origin's first and how the others differ from counting on; its other whole
+numbers are differences, in as few bytes as they need.
 """
 
 from __future__ import annotations
 
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +22,21 @@ import numpy as np
 import numpy.typing as npt
 
 from ganglion.core.batch import ROWS_MAX, Batch
+from ganglion.core.block import Block, Groups
 from ganglion.core.errors import DataError
 
 FORMAT = 1
+FORMAT_BLOCK = 2
+FORMAT_SEVERAL = 3
 MESSAGE_BYTES_MAX = 1 << 20
 BODY_BYTES_MAX = 16 << 20
+ITEMS_MAX = 4096
+"""Items of one message of several."""
 _DEFLATE_FROM_BYTES = 200
+_BATCH_LEVEL = 6
+_BLOCK_LEVEL = 1
+"""A block is packed in the path of every reading, and the higher levels save little of it."""
+_INTEGERS = ("|i1", "<i2", "<i4", "<i8")
 _DTYPES = {"<f4", "<f8", "<i2", "<i4", "<i8", "|b1"}
 
 
@@ -38,24 +52,30 @@ class End:
         return End(stream, self.origin)
 
 
-Item = Batch | End
+Item = Batch | Block | End
 
 
 def encode(item: Item) -> bytes:
-    """The message of a batch (1 to `ROWS_MAX` rows, at most `BODY_BYTES_MAX` bytes of them) or an end mark."""
+    """The message of rows (1 to `ROWS_MAX`, at most `BODY_BYTES_MAX` bytes of them) or of an end mark."""
     if isinstance(item, End):
         return _close(cbor2.dumps([FORMAT, item.stream, item.origin, None]))
     assert 1 <= len(item) <= ROWS_MAX and all(
         len(c) == len(item) for c in (item.time_ns, *item.columns.values())
     )
     columns = {name: _encode_column(column) for name, column in item.columns.items()}
-    body = cbor2.dumps([_encode_steps(item.seq), _encode_steps(item.time_ns), columns])
-    assert len(body) <= BODY_BYTES_MAX, len(body)
-    deflated = zlib.compress(body, 6) if len(body) >= _DEFLATE_FROM_BYTES else body
-    packed = deflated if len(deflated) < len(body) else body
-    return _close(
-        cbor2.dumps([FORMAT, item.stream, item.origin, packed is deflated and packed is not body, packed])
-    )
+    if isinstance(item, Block):
+        packed, deflated = _pack([*_encode_numbers(item), columns], _BLOCK_LEVEL)
+        return _close(cbor2.dumps([FORMAT_BLOCK, item.stream, deflated, packed]))
+    packed, deflated = _pack([_encode_steps(item.seq), _encode_steps(item.time_ns), columns], _BATCH_LEVEL)
+    return _close(cbor2.dumps([FORMAT, item.stream, item.origin, deflated, packed]))
+
+
+def encode_several(items: Sequence[Item]) -> bytes:
+    """One message of one to `ITEMS_MAX` items, in order; of one item it is `encode`'s."""
+    assert 1 <= len(items) <= ITEMS_MAX
+    if len(items) == 1:
+        return encode(items[0])
+    return _close(cbor2.dumps([FORMAT_SEVERAL, [encode(item) for item in items]]))
 
 
 def decode(message: bytes) -> Item:
@@ -64,21 +84,52 @@ def decode(message: bytes) -> Item:
     Columns and row numbers are of one length; whether they are those of the stream's schema `Batch.check` says.
     """
     try:
-        if zlib.crc32(message[:-4]).to_bytes(4, "little") != message[-4:]:
-            raise _corrupt("its checksum does not match")
-        number, stream, origin, deflated, *rest = cbor2.loads(message[:-4])
-        if number != FORMAT:
-            raise _corrupt(f"its format is {number}, this program reads {FORMAT}")
-        if not isinstance(stream, str) or not isinstance(origin, str):
-            raise _corrupt("its stream and origin are not text")
-        if deflated is None:
-            return End(stream, origin)
-        (packed,) = rest
-        return _decode_rows(stream, origin, _inflate(packed) if deflated else packed)
+        content = _opened(message)
+        match content:
+            case [1, str(stream), str(origin), None]:
+                return End(stream, origin)
+            case [1, str(stream), str(origin), deflated, packed]:
+                return _decode_rows(stream, origin, _inflate(packed) if deflated else packed)
+            case [2, str(stream), deflated, packed]:
+                return _decode_block(stream, _inflate(packed) if deflated else packed)
+        raise _corrupt(f"it is no item of format {FORMAT} or {FORMAT_BLOCK}: {str(content)[:60]}")
     except DataError:
         raise
     except Exception as error:
         raise _corrupt(f"{type(error).__name__}: {error}") from error
+
+
+def decode_several(message: bytes) -> list[Item]:
+    """The items of a message of `encode_several` or `encode`, in order; raises as `decode` does."""
+    try:
+        # The first two bytes of a message of several: an array of two, and its format.
+        if message[:2] != bytes([0x82, FORMAT_SEVERAL]):
+            return [decode(message)]
+        (_, parts) = _opened(message)
+        if not isinstance(parts, list) or not 1 <= len(parts) <= ITEMS_MAX:
+            raise _corrupt(f"it does not hold 1 to {ITEMS_MAX} messages")
+        return [decode(part) for part in parts]
+    except DataError:
+        raise
+    except Exception as error:
+        raise _corrupt(f"{type(error).__name__}: {error}") from error
+
+
+def _opened(message: bytes) -> Any:
+    if zlib.crc32(message[:-4]).to_bytes(4, "little") != message[-4:]:
+        raise _corrupt("its checksum does not match")
+    return cbor2.loads(message[:-4])
+
+
+def _pack(body: list[Any], level: int) -> tuple[bytes, bool]:
+    """The body's bytes, and whether they are deflated."""
+    plain = cbor2.dumps(body)
+    assert len(plain) <= BODY_BYTES_MAX, len(plain)
+    if len(plain) >= _DEFLATE_FROM_BYTES:
+        deflated = zlib.compress(plain, level)
+        if len(deflated) < len(plain):
+            return deflated, True
+    return plain, False
 
 
 def _decode_rows(stream: str, origin: str, body: bytes) -> Batch:
@@ -93,6 +144,81 @@ def _decode_rows(stream: str, origin: str, body: bytes) -> Batch:
     if {len(c) for c in (batch.time_ns, *batch.columns.values())} != {len(batch)}:
         raise _corrupt("its columns have different lengths")
     return batch
+
+
+def _decode_block(stream: str, body: bytes) -> Block:
+    origins, places, firsts, rest, times, columns = cbor2.loads(body)
+    if not isinstance(origins, list) or not all(isinstance(o, str) for o in origins):
+        raise _corrupt("its origins are not text")
+    origin = np.cumsum(_decode_integers(places), dtype=np.int64).astype(np.int32)
+    time_ns = np.cumsum(_decode_integers(times), dtype=np.int64)
+    if not 1 <= len(origin) <= ROWS_MAX or origin.min() < 0 or origin.max() >= len(origins):
+        raise _corrupt("its rows are of origins that it does not name")
+    unnumbered = Block(stream, tuple(origins), origin, time_ns, time_ns, {})
+    counted = _counted(unnumbered.groups, np.cumsum(_decode_integers(firsts), dtype=np.int64))
+    if rest is not None:
+        differences = _decode_integers(rest)
+        if len(differences) != len(counted):
+            raise _corrupt("its row numbers are not as many as its rows")
+        counted = counted + differences
+    seq = np.empty_like(counted)
+    seq[unnumbered.groups.order] = counted
+    decoded = {str(name): _decode_column(column) for name, column in columns.items()}
+    if {len(c) for c in (seq, time_ns, *decoded.values())} != {len(origin)}:
+        raise _corrupt("its columns have different lengths")
+    return Block(stream, tuple(origins), origin, seq, time_ns, decoded)
+
+
+def _encode_numbers(block: Block) -> list[Any]:
+    """Origins, and the rows' origins, numbers and times. Differences wrap round; so do the sums they come back by."""
+    groups = block.groups
+    seq = block.seq[groups.order]
+    firsts = seq[groups.starts]
+    rest = seq - _counted(groups, firsts)
+    return [
+        list(block.origins),
+        _encode_integers(np.diff(block.origin_index, prepend=np.int32(0))),
+        _encode_integers(np.diff(firsts, prepend=np.int64(0))),
+        _encode_integers(rest) if rest.any() else None,
+        _encode_integers(np.diff(block.time_ns, prepend=np.int64(0))),
+    ]
+
+
+def _counted(groups: Groups, firsts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """The numbers of rows, in the groups' order, if each origin counts on from its first."""
+    counts = groups.ends - groups.starts
+    if len(firsts) != len(counts):
+        raise _corrupt("it has row numbers of other origins")
+    return np.repeat(firsts - groups.starts, counts) + np.arange(len(groups.order))
+
+
+def _encode_integers(values: npt.NDArray[Any]) -> list[Any]:
+    """Whole numbers as byte planes of the narrowest type that holds them all."""
+    least, most = int(values.min()), int(values.max())
+    code = next(c for c in _INTEGERS if np.iinfo(c).min <= least and most <= np.iinfo(c).max)
+    return [code, _planes(values.astype(code))]
+
+
+def _decode_integers(packed: list[Any]) -> npt.NDArray[np.int64]:
+    code, content = packed
+    if code not in _INTEGERS:
+        raise _corrupt(f"whole numbers have dtype {code!r}")
+    values = _unplaned(np.frombuffer(content, np.uint8), np.dtype(code)).astype(np.int64)
+    if not 1 <= len(values) <= ROWS_MAX:
+        raise _corrupt(f"it has {len(values)} rows")
+    return values
+
+
+def _planes(values: npt.NDArray[Any]) -> bytes:
+    size = values.dtype.itemsize
+    contiguous = np.ascontiguousarray(values)
+    return (contiguous.view(np.uint8).reshape(-1, size).T if size > 1 else contiguous).tobytes()
+
+
+def _unplaned(planes: npt.NDArray[np.uint8], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    size = dtype.itemsize
+    rows = np.ascontiguousarray(planes.reshape(size, -1).T) if size > 1 else planes
+    return rows.reshape(-1).view(dtype)
 
 
 def _close(content: bytes) -> bytes:
@@ -144,9 +270,7 @@ def _encode_column(column: npt.NDArray[Any]) -> list[Any]:
     assert little.dtype.str in _DTYPES, little.dtype
     delta = little.dtype == np.dtype("<i2") and little.ndim > 1
     values = np.diff(little, axis=-1, prepend=little.dtype.type(0)) if delta else little
-    size = little.dtype.itemsize
-    planes = np.ascontiguousarray(values).view(np.uint8).reshape(-1, size).T if size > 1 else values
-    return [little.dtype.str, list(little.shape), delta, planes.tobytes()]
+    return [little.dtype.str, list(little.shape), delta, _planes(values)]
 
 
 def _decode_column(packed: list[Any]) -> npt.NDArray[Any]:
@@ -154,12 +278,10 @@ def _decode_column(packed: list[Any]) -> npt.NDArray[Any]:
     if name not in _DTYPES:
         raise _corrupt(f"a column has dtype {name!r}")
     dtype = np.dtype(name)
-    size = dtype.itemsize
     planes = np.frombuffer(content, np.uint8)
     if dtype == np.bool_ and np.any(planes > 1):
         raise _corrupt("a truth value is neither 0 nor 1")
     if not shape or any(d < 1 for d in shape):
         raise _corrupt(f"a column has shape {shape}")
-    rows = np.ascontiguousarray(planes.reshape(size, -1).T) if size > 1 else planes
-    values = rows.reshape(-1).view(dtype).reshape(shape)
+    values = _unplaned(planes, dtype).reshape(shape)
     return np.cumsum(values, axis=-1, dtype=dtype) if delta else values.copy()

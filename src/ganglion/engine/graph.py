@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from ganglion.core.batch import Batch
+from ganglion.core.block import Block
 from ganglion.core.wire import End, Item
 from ganglion.engine.meter import Meter
 from ganglion.engine.operators import AroundOperator, Counts, MapOperator, Operator, WhereOperator
@@ -84,6 +85,8 @@ class Graph:
         Rows must fit the stream's schema (`Batch.check`); a stream the flow does not know is an assertion.
         """
         assert item.stream in self._spec, item.stream
+        if isinstance(item, Block):
+            return [emission for batch in item.split() for emission in self.push(batch)]
         if isinstance(item, Batch):
             seen = self.seen.setdefault(item.stream, Counts())
             seen.rows += len(item)

@@ -1,0 +1,390 @@
+"""Where readings come into a gateway by the thousand: reflex first, then the journal, one append for all that waits.
+
+A connector hands over blocks. The reflex runs at once, in memory; then rows wait, bounded, for the group commit: a task
+that appends everything that waits as one journal entry, as soon as the entry before it is on disk. It never waits for
+more to come, so few rows go fast and many go together. Who hands over more than may wait is made to wait: its socket is
+not read meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ganglion.core.batch import BOOT_BITS, Columns, Int64s
+from ganglion.core.block import Block, Int32s, Rows
+from ganglion.core.errors import MessagingError
+from ganglion.core.packing import pack, unpack
+from ganglion.core.wire import ITEMS_MAX, End, Item
+from ganglion.engine.graph import Graph
+from ganglion.flow.assignment import path_of
+from ganglion.host.ports import Clock
+
+PENDING_ROWS_MAX = 50_000
+PENDING_BYTES_MAX = 8 << 20
+"""What may wait for the disk, column bytes; a single block may be larger, alone."""
+COMMIT_ROWS_MAX = 4_096
+"""Rows of one journal entry: whoever reads it computes all of it before a reflex gets its turn."""
+COMMIT_BYTES_MAX = 512 << 10
+ORIGINS_MAX = 100_000
+"""Origins per stream that are numbered or told apart; rows of further ones are refused and counted."""
+LAYOUTS_MAX = 64
+"""Sets of origins whose places are remembered."""
+RETRY_NS = 200_000_000
+
+Append = Callable[[Sequence[Item]], Awaitable[None]]
+"""Puts items into the journal as one entry; returns when it is safe on disk. Raises `MessagingError`."""
+
+OnAct = Callable[[str, Rows, int], None]
+"""(act stage, the rows that ask for it, when they came: monotonic ns) -> the command is sent, without waiting."""
+
+
+@dataclass(slots=True)
+class IntakeCounts:
+    """What came in and what was made of it, since the process started. Times in nanoseconds of the monotonic clock."""
+
+    blocks: int = 0
+    rows: int = 0
+    row_bytes: int = 0
+    refused_rows: int = 0
+    repeated_rows: int = 0
+    commits: int = 0
+    commit_rows_most: int = 0
+    commit_ns: int = 0
+    commit_ns_most: int = 0
+    retries: int = 0
+    waits: int = 0
+    waited_ns: int = 0
+    stored_rows: int = 0
+
+
+@dataclass(slots=True)
+class _Pending:
+    item: Block | End
+    stored: asyncio.Future[None]
+    received_ns: int
+    size_bytes: int
+    rises: bool
+    """All its numbers are above those taken before: it may become one block with them."""
+
+
+class _Lines:
+    """The origins of one stream: the next number to give, and the highest a reflex has seen."""
+
+    def __init__(self, last_seq: Callable[[str], int]) -> None:
+        self._last_seq = last_seq
+        self._places: dict[str, int] = {}
+        self._layouts: dict[tuple[str, ...], npt.NDArray[np.intp]] = {}
+        self.reflexed: Int64s = np.empty(0, np.int64)
+        self.next_seq: Int64s = np.empty(0, np.int64)
+
+    def places(self, origins: tuple[str, ...], admitted: Callable[[str], bool]) -> npt.NDArray[np.intp]:
+        """Each origin's place in the arrays; -1 for one that is not admitted."""
+        found = self._layouts.get(origins)
+        if found is None:
+            if len(self._layouts) >= LAYOUTS_MAX:
+                self._layouts.clear()
+            found = np.array([self._place(o) if admitted(o) else -1 for o in origins], np.intp)
+            self._layouts[origins] = found
+        return found
+
+    def _place(self, origin: str) -> int:
+        place = self._places.get(origin)
+        if place is not None:
+            return place
+        if len(self._places) >= ORIGINS_MAX:
+            return -1
+        place = self._places[origin] = len(self._places)
+        if place >= len(self.reflexed):
+            room = max(64, 2 * place)
+            self.reflexed, self.next_seq = (_grown(a, room) for a in (self.reflexed, self.next_seq))
+        last = self._last_seq(origin)
+        self.reflexed[place] = last
+        # A number that was given and lost must not come again for another row: each life counts from its own boot.
+        self.next_seq[place] = 0 if last < 0 else ((last >> BOOT_BITS) + 1) << BOOT_BITS
+        return place
+
+    def snapshot(self) -> list[tuple[str, int]]:
+        return [(origin, int(self.reflexed[place])) for origin, place in self._places.items()]
+
+
+def _grown(array: Int64s, room: int) -> Int64s:
+    grown = np.zeros(room, np.int64)
+    grown[: len(array)] = array
+    return grown
+
+
+class Intake:
+    """Takes rows of many origins. One per gateway, for all connectors; `run` commits what they bring.
+
+    ``reflex``: the reflex part of the node's graph; ``last_seq``: (stream, origin) -> the highest number the journal
+    has (-1: none); ``elsewhere``: rows that count as waiting though they are on disk, those the engine has yet to take
+    (who lowers it calls `made_room`).
+    """
+
+    def __init__(
+        self,
+        reflex: Graph,
+        append: Append,
+        *,
+        streams: frozenset[str],
+        paths: frozenset[str],
+        last_seq: Callable[[str, str], int],
+        clock: Clock,
+        on_act: OnAct,
+        elsewhere: Callable[[], int] = lambda: 0,
+    ) -> None:
+        self.counts = IntakeCounts()
+        self.streams = streams
+        self.trouble = ""
+        self._reflex = reflex
+        self._append = append
+        self._paths = paths
+        self._last_seq = last_seq
+        self._clock = clock
+        self._on_act = on_act
+        self._elsewhere = elsewhere
+        self._lines: dict[str, _Lines] = {}
+        self._waiting: deque[_Pending] = deque()
+        self._waiting_rows = 0
+        self._waiting_bytes = 0
+        self._news = asyncio.Event()
+        self._room = asyncio.Event()
+        self._turn = asyncio.Lock()
+        self._committing: list[_Pending] = []
+
+    # ------------------------------------------------------------------------------ what connectors call
+
+    def admits(self, origin: str) -> bool:
+        """True when rows of ``origin`` belong to this gateway; `take` leaves the others out, and counts them."""
+        return path_of(origin) in self._paths
+
+    def numbered(
+        self, stream: str, origins: tuple[str, ...], origin_index: Int32s, time_ns: Int64s, columns: Columns
+    ) -> Block:
+        """A block of rows whose origins do not number them: the gateway counts, per stream and origin.
+
+        Numbers go on over restarts, and none is given twice. Keep ``origins`` the same tuple from call to call: what
+        is known of it is remembered. Rows of origins that are not admitted get numbers that mean nothing.
+        """
+        lines = self._of(stream)
+        at = lines.places(origins, self.admits)
+        block = Block(stream, origins, origin_index, time_ns, time_ns, columns)
+        groups = block.groups
+        counts = groups.ends - groups.starts
+        places = at[groups.present]
+        firsts = lines.next_seq[places] if len(lines.next_seq) else np.zeros(len(places), np.int64)
+        ours = places >= 0
+        lines.next_seq[places[ours]] += counts[ours]
+        seq = np.empty(len(block), np.int64)
+        seq[groups.order] = np.repeat(firsts - groups.starts, counts) + np.arange(len(block))
+        numbered = Block(stream, origins, origin_index, seq, time_ns, columns)
+        numbered.__dict__["groups"] = groups
+        return numbered
+
+    async def take(self, block: Block) -> asyncio.Future[None]:
+        """Runs the reflex on ``block`` at once, waits for room, and returns a future: done when its rows are on disk.
+
+        The block fits its stream's schema (`Block.check`), and the stream is one of ``streams``. Rows of origins that
+        are not admitted are counted and left out. A connector that awaits each `take` before it reads on keeps its
+        rows' order and is slowed down when the disk is.
+        """
+        received_ns = self._clock.monotonic_ns()
+        assert block.stream in self.streams, block.stream
+        self.counts.blocks += 1
+        self.counts.rows += len(block)
+        self.counts.row_bytes += block.size_bytes
+        ours = self._admitted(block)
+        if ours is None:
+            return self._done()
+        fresh = self._fresh(ours)
+        if fresh is not None:
+            self._react(fresh, received_ns)
+        return await self._put(ours, received_ns, rises=fresh is ours)
+
+    async def end(self, stream: str, origin: str) -> asyncio.Future[None]:
+        """No more rows of ``stream`` come from ``origin``: its windows need not wait for it. As `take` otherwise."""
+        assert stream in self.streams, stream
+        if not self.admits(origin):
+            return self._done()
+        return await self._put(End(stream, origin), self._clock.monotonic_ns(), rises=True)
+
+    # ---------------------------------------------------------------------------------- what a node calls
+
+    def take_over(self, state: dict[str, Any]) -> None:
+        """Puts the reflex where the durable engine is: call it before the first `take`."""
+        self._reflex.restore(unpack(pack(state)))  # a copy: the engine goes on changing its own
+
+    def made_room(self) -> None:
+        """What ``elsewhere`` gives has become less."""
+        self._room.set()
+
+    @property
+    def waiting_rows(self) -> int:
+        """Rows taken that are not on disk yet."""
+        return self._waiting_rows
+
+    @property
+    def waiting_bytes(self) -> int:
+        return self._waiting_bytes
+
+    def age_ns(self, now_ns: int) -> int:
+        """How long the oldest row that is not on disk has waited; 0 when none waits."""
+        oldest = self._committing or self._waiting
+        return max(0, now_ns - oldest[0].received_ns) if oldest else 0
+
+    async def run(self) -> None:
+        """Appends what waits, for ever; a server that is away or full is waited out."""
+        while True:
+            if not self._waiting:
+                self._news.clear()
+                await self._news.wait()
+            await self._commit()
+
+    async def drained(self) -> None:
+        """Returns when everything taken so far is on disk; `run` must be running."""
+        while self._waiting or self._committing:
+            last = (self._waiting or self._committing)[-1]
+            await asyncio.wait({last.stored})
+
+    # ------------------------------------------------------------------------------------------- inside
+
+    def _of(self, stream: str) -> _Lines:
+        lines = self._lines.get(stream)
+        if lines is None:
+            lines = self._lines[stream] = _Lines(lambda origin: self._last_seq(stream, origin))
+        return lines
+
+    def _admitted(self, block: Block) -> Block | None:
+        at = self._of(block.stream).places(block.origins, self.admits)
+        if at.min() >= 0:
+            return block
+        ours = at[block.origin_index] >= 0
+        self.counts.refused_rows += len(block) - int(ours.sum())
+        return block.take(ours) if ours.any() else None
+
+    def _react(self, block: Block, received_ns: int) -> None:
+        """The reflex: before any await, on rows no reflex has seen."""
+        for emission in self._reflex.push(block):
+            assert not isinstance(emission.item, End)
+            self._on_act(emission.stage, emission.item, received_ns)
+
+    def _fresh(self, block: Block) -> Block | None:
+        """The rows that come for the first time, or after those that did: the block itself when all do."""
+        lines = self._of(block.stream)
+        at = lines.places(block.origins, self.admits)
+        groups = block.groups
+        places = at[groups.present]
+        firsts, lasts = block.seq[groups.order[groups.starts]], block.seq[groups.order[groups.ends - 1]]
+        seen = lines.reflexed[places]
+        lines.reflexed[places] = np.maximum(seen, lasts)
+        if (firsts > seen).all():
+            return block
+        before = np.full(len(block.origins), -1, np.int64)
+        before[groups.present] = seen
+        fresh = block.seq > before[block.origin_index]
+        self.counts.repeated_rows += len(block) - int(fresh.sum())
+        return block.take(fresh) if fresh.any() else None
+
+    async def _put(self, item: Block | End, received_ns: int, *, rises: bool) -> asyncio.Future[None]:
+        rows, size_bytes = (len(item), item.size_bytes) if isinstance(item, Block) else (0, 0)
+        if self._turn.locked() or not self._has_room(rows, size_bytes):
+            await self._wait_for_room(rows, size_bytes)
+        stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Pending(item, stored, received_ns, size_bytes, rises))
+        self._waiting_rows += rows
+        self._waiting_bytes += size_bytes
+        self._news.set()
+        return stored
+
+    async def _wait_for_room(self, rows: int, size_bytes: int) -> None:
+        """One after the other, in the order in which they came."""
+        began_ns = self._clock.monotonic_ns()
+        self.counts.waits += 1
+        async with self._turn:
+            while not self._has_room(rows, size_bytes):
+                self._room.clear()
+                await self._room.wait()
+        self.counts.waited_ns += self._clock.monotonic_ns() - began_ns
+
+    def _has_room(self, rows: int, size_bytes: int) -> bool:
+        held = self._waiting_rows + self._elsewhere()
+        if not held and not self._waiting_bytes:
+            return True
+        return held + rows <= PENDING_ROWS_MAX and self._waiting_bytes + size_bytes <= PENDING_BYTES_MAX
+
+    async def _commit(self) -> None:
+        group = self._committing = self._next_group()
+        began_ns = self._clock.monotonic_ns()
+        items = _merged(group)
+        while True:
+            try:
+                await self._append(items)
+                break
+            except MessagingError as error:
+                # Repeated after an unknown outcome, rows may stand in the journal twice; the engine takes each once.
+                if error.code not in ("messaging.unavailable", "messaging.full", "messaging.no-stream"):
+                    raise
+                self.trouble = str(error)
+                self.counts.retries += 1
+            await self._clock.sleep_ns(RETRY_NS)
+        self.trouble = ""
+        self._count(group, self._clock.monotonic_ns() - began_ns)
+        self._committing = []
+        for pending in group:
+            if not pending.stored.done():
+                pending.stored.set_result(None)
+        self._room.set()
+
+    def _next_group(self) -> list[_Pending]:
+        group: list[_Pending] = []
+        rows = size_bytes = 0
+        while self._waiting and len(group) < ITEMS_MAX:
+            following = self._waiting[0]
+            more = len(following.item) if isinstance(following.item, Block) else 0
+            if group and (
+                rows + more > COMMIT_ROWS_MAX or size_bytes + following.size_bytes > COMMIT_BYTES_MAX
+            ):
+                break
+            group.append(self._waiting.popleft())
+            rows, size_bytes = rows + more, size_bytes + following.size_bytes
+        return group
+
+    def _count(self, group: list[_Pending], took_ns: int) -> None:
+        rows = sum(len(p.item) for p in group if isinstance(p.item, Block))
+        self._waiting_rows -= rows
+        self._waiting_bytes -= sum(p.size_bytes for p in group)
+        counts = self.counts
+        counts.commits += 1
+        counts.stored_rows += rows
+        counts.commit_rows_most = max(counts.commit_rows_most, rows)
+        counts.commit_ns += took_ns
+        counts.commit_ns_most = max(counts.commit_ns_most, took_ns)
+
+    def _done(self) -> asyncio.Future[None]:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done.set_result(None)
+        return done
+
+
+def _merged(group: list[_Pending]) -> list[Item]:
+    """Blocks of one stream become one, unless an end mark lies between them or numbers come again."""
+    merged: list[list[Block] | End] = []
+    growing: dict[str, list[Block]] = {}
+    for pending in group:
+        item = pending.item
+        if isinstance(item, End):
+            growing.pop(item.stream, None)
+            merged.append(item)
+        elif pending.rises and item.stream in growing:
+            growing[item.stream].append(item)
+        else:
+            growing[item.stream] = [item]
+            merged.append(growing[item.stream])
+    return [m if isinstance(m, End) else Block.concat(m).compact() for m in merged]
