@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from ganglion.core.errors import DataError
+from ganglion.core.topology_mqtt import Mqtt
 from ganglion.core.units import NS_PER_S
 from ganglion.device.devicehost import DeviceHostConfig, Emulation
 from ganglion.flow.assignment import Assignment
@@ -37,8 +38,9 @@ class NodeConfig:
     """A gateway, edge or cloud node. Ports are of 127.0.0.1; 0 means there is none.
 
     ``parent_url``: the leaf address of the parent site's server, empty at the top. ``children``: site ids.
-    ``coap_port``: where devices send, for gateways. ``paths``: whose origins may send here. ``kernel_dir``: where
-    compiled kernels are kept. ``identity_dir``: the site's keys (None: its server lets in whoever reaches it).
+    ``coap_port``: where devices send by CoAP, for gateways. ``paths``: whose origins may send here. ``kernel_dir``:
+    where compiled kernels are kept. ``identity_dir``: the site's keys (None: its server lets in whoever reaches it).
+    ``mqtt``: of a gateway with MQTT devices, files relative to ``flow_dir``; ``mqtt_devices``: group -> how many.
     """
 
     assignment: Assignment
@@ -52,10 +54,17 @@ class NodeConfig:
     kernel_dir: Path
     limits: Limits = Limits()
     identity_dir: Path | None = None
+    mqtt: Mqtt | None = None
+    mqtt_devices: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def site(self) -> str:
         return self.assignment.site
+
+    @property
+    def is_gateway(self) -> bool:
+        """True where devices send: its input is the journal, and the reflex runs there."""
+        return self.assignment.tier == "gateway"
 
     def to_json(self) -> dict[str, Any]:
         """What `load_config` reads back."""
@@ -72,6 +81,8 @@ class NodeConfig:
             "kernel_dir": str(self.kernel_dir),
             "limits": {name: getattr(self.limits, name) for name in Limits.__dataclass_fields__},
             "identity_dir": str(self.identity_dir) if self.identity_dir is not None else None,
+            "mqtt": self.mqtt.model_dump(mode="json", exclude_unset=True) if self.mqtt is not None else None,
+            "mqtt_devices": dict(self.mqtt_devices),
         }
 
 
@@ -130,6 +141,8 @@ def _node(value: Mapping[str, Any]) -> NodeConfig:
         Path(value["kernel_dir"]),
         Limits(**value["limits"]),
         Path(value["identity_dir"]) if value.get("identity_dir") else None,
+        Mqtt.model_validate(value["mqtt"]) if value.get("mqtt") else None,
+        {str(k): int(v) for k, v in value.get("mqtt_devices", {}).items()},
     )
 
 

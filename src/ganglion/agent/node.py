@@ -17,6 +17,7 @@ from ganglion.agent.config import NodeConfig
 from ganglion.agent.health import conditions
 from ganglion.agent.ingest import Ingest
 from ganglion.agent.inputs import Arrival, InputRecorder, Start
+from ganglion.agent.mqtt import Appending, MqttDoor, mqtt_door
 from ganglion.agent.streams import TICK_STREAM, BusJournal, BusOutbox, answered
 from ganglion.agent.supervisor import Supervisor, supervised
 from ganglion.agent.watch import ServerWatch
@@ -62,6 +63,7 @@ class Subsystems:
     recorder: InputRecorder | None
     watch: ServerWatch
     supervisor: Supervisor | None
+    door: MqttDoor | None
 
 
 class Node:
@@ -136,9 +138,12 @@ class Node:
                 await self._first(engine, parts.engine.caught_up)
                 if parts.ingest is not None:
                     await self._accept(parts.ingest, parts.engine)
-                    tasks.append(group.create_task(self._tick()))
                     if parts.recorder is not None:
                         tasks.append(group.create_task(parts.recorder.run()))
+                if self.config.is_gateway:
+                    tasks.append(group.create_task(self._tick()))
+                if parts.door is not None:
+                    tasks.append(group.create_task(self._open_door(parts, parts.door)))
                 self._phase = "ready"
                 await self._first(engine, self._stop)
                 self._phase = "stopping"
@@ -186,7 +191,7 @@ class Node:
             return await provision(bus, site, caps, children=config.children, born_s=born_s)
 
         offset = await answered(provisioned, clock)
-        source = subjects.journal(site) if config.coap_port else subjects.inbox(site)
+        source = subjects.journal(site) if config.is_gateway else subjects.inbox(site)
         tail = Tail(limits.outbox_tail_bytes if self._real else 0, limits.outbox_bytes_max)
         janitor = Janitor(bus, clock, source=source, outbox=subjects.outbox(site), tail=tail)
         watch = ServerWatch(server, bus, source, self._host.disk, clock)
@@ -199,6 +204,7 @@ class Node:
 
         journal: Journal = BusJournal(bus, source, clock)
         recorder = await self._recorder()
+        door = mqtt_door(config, self._spec, self._host)
         engine = Durable(
             self._spec,
             config.assignment,
@@ -206,21 +212,22 @@ class Node:
             outbox if recorder is None or outbox is None else recorder.outbox(outbox),
             disk=self._host.disk,
             clock=clock,
-            gather=bool(config.coap_port),
+            gather=config.is_gateway,
             on_checkpoint=checkpointed,
             libraries=self._libraries,
             meter=self._meter,
+            on_sink=door.gave if door is not None else None,
         )
         ingest = self._ingest(bus, engine, watch)
         supervisor: Supervisor | None = None
         if isinstance(bus, nats.NatsBus):
             supervisor = supervised(config, server, bus, self._host, janitor, provisioned)
-        return Subsystems(server, bus, engine, outbox, janitor, ingest, recorder, watch, supervisor)
+        return Subsystems(server, bus, engine, outbox, janitor, ingest, recorder, watch, supervisor, door)
 
     async def _recorder(self) -> InputRecorder | None:
         """Gateways that are told to record their inputs do."""
         bytes_max = self.config.limits.recording_bytes_max
-        if not bytes_max or not self.config.coap_port:
+        if not bytes_max or not self.config.is_gateway:
             return None
         recorder = InputRecorder(self._host.disk, self._host.clock, bytes_max)
         await recorder.open()
@@ -241,18 +248,23 @@ class Node:
                 raise
             watch.wrote(journal, answered=True)
 
-        consumed = {s for stage in above.runs for s in self._spec[stage].inputs}
-        wanted = {s for s in consumed | set(above.exports) if s not in above.runs}
         return Ingest(
             self._spec,
             above,
-            Graph(self._spec, above, "reflex", self._libraries, self._meter),
+            self._reflex(),
             append,
-            streams=frozenset(wanted),
+            streams=above.wanted(self._spec),
             paths=frozenset(config.paths),
             last_seq=engine.progress.last_seq,
             clock=self._host.clock,
         )
+
+    def _reflex(self) -> Graph:
+        return Graph(self._spec, self.config.assignment, "reflex", self._libraries, self._meter)
+
+    async def _open_door(self, parts: Subsystems, door: MqttDoor) -> None:
+        append = Appending(parts.bus, subjects.journal(self.config.site), parts.watch)
+        await door.run(self._reflex(), append, parts.engine, self.config)
 
     async def _accept(self, ingest: Ingest, engine: Durable) -> None:
         """Opens the door to devices, with the reflex in the state the journal left it in."""
@@ -271,7 +283,7 @@ class Node:
                 config.site,
                 str(config.flow_dir),
                 config.assignment.to_json(),
-                bool(config.coap_port),
+                config.is_gateway,
                 tuple(sorted(ingest.streams)),
                 config.paths,
                 clock.wall_ns(),
@@ -338,12 +350,13 @@ class Node:
     def _trouble(self, parts: Subsystems) -> tuple[str, ...]:
         outbox = parts.outbox.trouble if parts.outbox else ""
         recorder = parts.recorder.trouble if parts.recorder else ""
-        return parts.engine.progress.disk_trouble, outbox, parts.janitor.trouble, recorder
+        door = parts.door.troubles if parts.door else ()
+        return parts.engine.progress.disk_trouble, outbox, parts.janitor.trouble, recorder, *door
 
     async def _state(self, parts: Subsystems) -> dict[str, Any]:
         """What the node runs and how far it is; ``settled`` when it owes nobody anything."""
         config, engine = self.config, parts.engine
-        source = subjects.journal(config.site) if config.coap_port else subjects.inbox(config.site)
+        source = subjects.journal(config.site) if config.is_gateway else subjects.inbox(config.site)
         input_last = (await parts.bus.state(source)).last_seq
         delivered = await parts.outbox.delivered() if parts.outbox else engine.progress.ordinal
         progress = engine.progress
@@ -374,6 +387,7 @@ class Node:
             "trouble": [t for t in self._trouble(parts) if t],
             "stages": {s: c.to_json() for s, c in engine.counts().items()},
             "ingest": asdict(parts.ingest.counts) if parts.ingest else None,
+            "mqtt": parts.door.to_json() if parts.door else None,
             "exported": {s: asdict(e) for s, e in progress.exported.items()},
             "works": self._meter.to_json(),
             "process_cpu_ns": self._host.clock.process_cpu_ns(),

@@ -19,6 +19,7 @@ from ganglion.cli.device import device
 from ganglion.cli.health import health
 from ganglion.cli.learning import model
 from ganglion.cli.live import watching
+from ganglion.cli.node import node
 from ganglion.cli.planning import Question, answer
 from ganglion.cli.replay import replay
 from ganglion.cli.sim import sim
@@ -48,6 +49,7 @@ app = typer.Typer(
 )
 
 app.add_typer(device, name="device")
+app.add_typer(node, name="node")
 app.command("calibrate")(calibrate_command)
 app.command("compare")(compare_command)
 app.add_typer(model, name="model")

@@ -16,9 +16,10 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from ganglion.core.batch import Batch
+from ganglion.core.block import Block
 from ganglion.core.errors import DataError, HostError, MessagingError
 from ganglion.core.packing import pack, unpack
-from ganglion.core.wire import End, Item, decode
+from ganglion.core.wire import End, decode_several
 from ganglion.engine.exporter import Exporter
 from ganglion.engine.graph import Emission, Graph
 from ganglion.engine.meter import Meter
@@ -115,7 +116,9 @@ class Durable:
         on_checkpoint: Callable[[int], None] = lambda _seq: None,
         libraries: Libraries = MappingProxyType({}),
         meter: Meter | None = None,
+        on_sink: Callable[[str, Batch], None] | None = None,
     ) -> None:
+        self._on_sink = on_sink
         self.graph = Graph(spec, assignment, "durable", libraries, meter)
         self._meter = meter
         self.progress = Progress()
@@ -191,8 +194,7 @@ class Durable:
         if entry.payload is None:
             self._exporter.flush()
         else:
-            item = self._decode(entry.payload)
-            if item is not None:
+            for item in self._decoded(entry.payload):
                 for emission in self.graph.push(item):
                     self._leave(emission)
         for stream, origin, payload in self._exporter.take():
@@ -216,14 +218,24 @@ class Durable:
             self._sinks[emission.stage].add(emission.item)
             if self._meter:
                 self._meter.end(emission.stage, len(emission.item), began_ns)
+            if self._on_sink is not None:
+                self._on_sink(emission.stage, emission.item)
 
     def _exported(self, stream: str) -> Exported:
         """The flow has a bounded number of streams."""
         return self.progress.exported.setdefault(stream, Exported())
 
-    def _decode(self, payload: bytes) -> Item | None:
+    def _decoded(self, payload: bytes) -> list[Batch | End]:
         try:
-            item = decode(payload)
+            items = decode_several(payload)
+        except DataError:
+            self.progress.bad_messages += 1
+            return []
+        parts = [p for item in items for p in (item.split() if isinstance(item, Block) else [item])]
+        return [item for part in parts if (item := self._checked(part)) is not None]
+
+    def _checked(self, item: Batch | End) -> Batch | End | None:
+        try:
             if item.stream not in self._spec:
                 raise DataError(
                     "engine.stream",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ganglion.core.errors import DataError
+from ganglion.flow.spec import FlowSpec
 
 ALL = "*"
 """The path of rows merged over origins (a window by ``all``)."""
@@ -33,6 +34,11 @@ class Assignment:
     def exported(self, stream: str, origin: str) -> bool:
         """True when rows of ``stream`` from ``origin`` go on to the parent."""
         return path_of(origin) in self.exports.get(stream, ())
+
+    def wanted(self, spec: FlowSpec) -> frozenset[str]:
+        """The streams that the node needs and does not make itself."""
+        consumed = {s for stage in self.runs for s in spec[stage].inputs}
+        return frozenset(s for s in consumed | set(self.exports) if s not in self.runs)
 
     def to_json(self) -> dict[str, Any]:
         """Sorted, so that equal assignments give equal text; `from_json` reads it."""

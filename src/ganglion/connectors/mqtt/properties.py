@@ -197,8 +197,8 @@ def encode_properties(properties: Properties) -> bytes:
     """Properties with their length before them, in the order given."""
     parts = []
     for name, value in properties.items():
-        for one in value if name in REPEATABLE else (value,):
-            parts.append(encode_varint(name) + _encode_value(_FORMS[name], one))
+        values = value if name in REPEATABLE else (value,)
+        parts += [encode_varint(name) + _encode_value(_FORMS[name], one) for one in values]
     body = b"".join(parts)
     return encode_varint(len(body)) + body
 

@@ -1,0 +1,301 @@
+"""A gateway's MQTT: readings in through the intake, commands and results of sinks out, all by one client.
+
+The order is that of every way in: decode, reflex (memory only), journal (fsync), acknowledgement to the broker. What
+cannot be taken goes to the dead letters, and is acknowledged when it is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import orjson
+
+from ganglion.agent.config import NodeConfig
+from ganglion.agent.dead_letters import DeadLetters
+from ganglion.agent.ingest import COMMAND_TIMEOUT_NS, COMMANDS_MAX, REACTIONS_MAX, Reaction
+from ganglion.agent.intake import Append, Intake
+from ganglion.agent.watch import ServerWatch
+from ganglion.connectors.mqtt.client import Client
+from ganglion.connectors.mqtt.mapping import Devices, Mapper, Readings, Routes
+from ganglion.connectors.mqtt.reading import Published
+from ganglion.connectors.mqtt.settings import Settings, settings_of
+from ganglion.connectors.mqtt.topics import fill
+from ganglion.core.block import MANY, Block, Rows
+from ganglion.core.errors import ConnectorError, MessagingError, TopologyError
+from ganglion.core.topology_mqtt import Mqtt, Output
+from ganglion.core.wire import Item, encode_several
+from ganglion.engine.durable import Durable
+from ganglion.engine.graph import Graph
+from ganglion.flow.spec import FlowSpec
+from ganglion.flow.stages import ActStage, SinkStage
+from ganglion.host.ports import Host
+from ganglion.messaging import subjects
+from ganglion.messaging.bus import Bus
+
+OUTPUT_TIMEOUT_NS = 60_000_000_000
+
+
+@dataclass(slots=True)
+class MqttCounts:
+    """What became of messages since the process started, beyond what client and dead letters count."""
+
+    rows: int = 0
+    repeated_rows: int = 0
+    commands: int = 0
+    commands_failed: int = 0
+    outputs: int = 0
+    outputs_failed: int = 0
+
+
+class MqttDoor:
+    """Opened with an `Intake`. ``act`` is for that intake; ``gave`` for the durable engine's sinks."""
+
+    def __init__(
+        self,
+        spec: FlowSpec,
+        mqtt: Mqtt,
+        site: str,
+        devices: Mapping[str, int],
+        settings: Settings,
+        host: Host,
+    ) -> None:
+        """``devices``: group -> how many are at this gateway.
+
+        Raises `TopologyError` ``mqtt.route`` or ``mqtt.output`` when topology and flow do not fit together.
+        """
+        self.counts = MqttCounts()
+        self.reactions: deque[Reaction] = deque(maxlen=REACTIONS_MAX)
+        self.letters = DeadLetters(host.disk, host.clock)
+        self.trouble = ""
+        self._spec = spec
+        self._clock = host.clock
+        self._groups = {group: Devices(f"{site}-{group}", count) for group, count in devices.items()}
+        self._mappers = [
+            Mapper(route, _source(spec, route.stream, route.topic).schema, self._groups[route.devices])
+            for route in mqtt.routes
+        ]
+        self._routes = Routes(self._mappers)
+        self._acts = {s.id: s for s in spec.reflexes}
+        self._commands = {c.actuator: c for c in mqtt.commands}
+        self._outputs = _outputs(spec, mqtt)
+        self._commanding = 0
+        self._intake: Intake | None = None
+        self.client = Client(
+            settings, self._routes.resolve, self._deliver, host.clock, host.chances.stream("mqtt")
+        )
+
+    def remember(self, origins: set[str]) -> None:
+        """Devices that sent before a restart keep their place."""
+        for origin in sorted(origins):
+            for group in self._groups.values():
+                group.remember(origin)
+
+    async def run(self, reflex: Graph, append: Append, engine: Durable, config: NodeConfig) -> None:
+        """Takes messages from now on, until cancelled, with the reflex in the state the journal left it in."""
+        self.remember({origin for _, origin in engine.progress.seen})
+        intake = self._intake = Intake(
+            reflex,
+            append,
+            streams=config.assignment.wanted(self._spec),
+            paths=frozenset(config.paths),
+            last_seq=engine.progress.last_seq,
+            clock=self._clock,
+            on_act=self.act,
+        )
+        intake.take_over(engine.graph.snapshot())
+        async with asyncio.TaskGroup() as group:
+            group.create_task(intake.run())
+            group.create_task(self.letters.run())
+            group.create_task(self.client.run())
+
+    async def _deliver(self, published: Published) -> asyncio.Future[Any] | None:
+        intake = self._intake
+        assert intake is not None
+        readings, letters = self._routes.take(published, self._clock.wall_ns())
+        stored: list[asyncio.Future[None]] = []
+        for one in readings:
+            self.counts.rows += len(one)
+            stored.append(await intake.take(_block(one, intake)))
+        if letters:
+            stored.append(self.letters.put(letters))
+        return stored[0] if len(stored) == 1 else asyncio.gather(*stored) if stored else None
+
+    def act(self, stage: str, rows: Rows, received_ns: int) -> None:
+        """A command for each row, published before this returns."""
+        act = self._acts[stage]
+        for place, origin, seq, time_ns in _identities(rows):
+            self.counts.commands += 1
+            values = {name: column[place].tolist() for name, column in rows.columns.items()}
+            try:
+                self._command(act, origin, seq, time_ns, values, received_ns)
+            except ConnectorError as error:
+                self.counts.commands_failed += 1
+                self.trouble = str(error)
+
+    def _command(
+        self, act: ActStage, origin: str, seq: int, time_ns: int, row: dict[str, Any], received_ns: int
+    ) -> None:
+        command = self._commands.get(act.actuator)
+        command_id = f"{act.id}:{origin}:{seq}"
+        device = self._device(origin)
+        names = {"device": device, "origin": origin, "actuator": act.actuator, "verb": act.verb}
+        topic = fill(command.topic, names) if command is not None else None
+        if command is None or topic is None:
+            raise ConnectorError(
+                "mqtt.command",
+                f"the command {command_id} went nowhere",
+                why=f"no topic is declared for the actuator {act.actuator}"
+                if command is None
+                else f"the name {device!r} cannot stand in a topic",
+                next_step="add it to commands: under mqtt in topology.yaml",
+            )
+        if self._commanding >= COMMANDS_MAX:
+            raise ConnectorError(
+                "mqtt.full",
+                f"the command {command_id} was not sent",
+                why=f"{COMMANDS_MAX} commands wait for the broker",
+                next_step="look at the broker's log",
+            )
+        payload = {"id": command_id, **names, "seq": seq, "time_ns": time_ns, "row": row}
+        commanded_ns = self._clock.monotonic_ns()  # before: the device may have it before the call returns
+        content = orjson.dumps(payload)
+        self.client.publish(
+            topic, content, qos=command.qos, within_ns=COMMAND_TIMEOUT_NS, done=self._commanded
+        )
+        self._commanding += command.qos
+        self.reactions.append(Reaction(command_id, received_ns, commanded_ns))
+
+    def _commanded(self, arrived: bool) -> None:
+        self._commanding -= 1
+        self.counts.commands_failed += not arrived
+
+    def gave(self, stage: str, rows: Rows) -> None:
+        """Rows were given to a sink: published as well, when topology says where."""
+        output = self._outputs.get(stage)
+        if output is None:
+            return
+        columns = {name: column.tolist() for name, column in rows.columns.items()}
+        for place, origin, seq, time_ns in _identities(rows):
+            device = self._device(origin)
+            value = {"device": device, "origin": origin, "seq": seq, "time_ns": time_ns}
+            value |= {name: column[place] for name, column in columns.items()}
+            topic = fill(output.topic, {"device": device, "origin": origin})
+            try:
+                if topic is None:
+                    raise ConnectorError(
+                        "mqtt.output",
+                        f"rows of {output.sink} were not published",
+                        why=f"the name {device!r} cannot stand in a topic",
+                        next_step="leave {device} out of the topic in topology.yaml",
+                    )
+                self.client.publish(
+                    topic,
+                    orjson.dumps(value),
+                    qos=output.qos,
+                    within_ns=OUTPUT_TIMEOUT_NS,
+                    done=self._published,
+                )
+                self.counts.outputs += 1
+            except ConnectorError as error:
+                self.counts.outputs_failed += 1
+                self.trouble = str(error)
+
+    def _published(self, arrived: bool) -> None:
+        self.counts.outputs_failed += not arrived
+
+    def _device(self, origin: str) -> str:
+        for group in self._groups.values():
+            if (name := group.names.get(origin)) is not None:
+                return name
+        return origin
+
+    @property
+    def troubles(self) -> tuple[str, ...]:
+        """What a person should see, "" where all is well."""
+        return self.client.trouble, self.letters.trouble, self.trouble
+
+    def to_json(self) -> dict[str, Any]:
+        """For the node's report."""
+        return {
+            "connected": self.client.subscribed,
+            "client": asdict(self.client.counts),
+            **asdict(self.counts),
+            "repeated_rows": sum(m.repeated for m in self._mappers),
+            "devices": {name: len(group) for name, group in self._groups.items()},
+            "dead_letters": dict(sorted(self.letters.counts.items())),
+            "dead_letters_left_out": self.letters.left_out,
+            "intake": asdict(self._intake.counts) if self._intake else None,
+        }
+
+
+class Appending:
+    """Puts items into a site's journal, and tells the watch on the server how that went."""
+
+    def __init__(self, bus: Bus, journal: str, watch: ServerWatch) -> None:
+        self._bus = bus
+        self._journal = journal
+        self._watch = watch
+
+    async def __call__(self, items: Sequence[Item]) -> None:
+        """Returns when all are on disk, as one message; raises `MessagingError`."""
+        payload = await asyncio.to_thread(encode_several, items)
+        try:
+            await self._bus.append(self._journal, subjects.journal_subject(items[0].stream, MANY), payload)
+        except MessagingError as error:
+            self._watch.wrote(self._journal, error.code != "messaging.unavailable")
+            raise
+        self._watch.wrote(self._journal, answered=True)
+
+
+def mqtt_door(config: NodeConfig, spec: FlowSpec, host: Host) -> MqttDoor | None:
+    """The door of a gateway that has MQTT devices; raises as `MqttDoor` and `settings_of`."""
+    if config.mqtt is None:
+        return None
+    settings = settings_of(config.mqtt, config.site, config.flow_dir)
+    return MqttDoor(spec, config.mqtt, config.site, config.mqtt_devices, settings, host)
+
+
+def _block(readings: Readings, intake: Intake) -> Block:
+    r = readings
+    if r.seq is None:
+        return intake.numbered(r.stream, r.origins, r.origin, r.time_ns, r.columns)
+    return Block(r.stream, r.origins, r.origin, r.seq, r.time_ns, r.columns)
+
+
+def _identities(rows: Rows) -> list[tuple[int, str, int, int]]:
+    """(place, origin, sequence number, time) of each row."""
+    seq, time_ns = rows.seq.tolist(), rows.time_ns.tolist()
+    if isinstance(rows, Block):
+        origins = [rows.origins[o] for o in rows.origin_index.tolist()]
+    else:
+        origins = [rows.origin] * len(rows)
+    return list(zip(range(len(rows)), origins, seq, time_ns, strict=True))
+
+
+def _source(spec: FlowSpec, stream: str, topic: str) -> Any:
+    found = next((s for s in spec.sources if s.id == stream), None)
+    if found is None:
+        raise TopologyError(
+            "mqtt.route",
+            f"the route of {topic} leads to {stream!r}, which is no source",
+            why=f"the sources of flow {spec.name} are {', '.join(s.id for s in spec.sources)}",
+            next_step="name one of those as stream: in topology.yaml",
+        )
+    return found
+
+
+def _outputs(spec: FlowSpec, mqtt: Mqtt) -> dict[str, Output]:
+    sinks = {s.id for s in spec.stages if isinstance(s, SinkStage) and s.at == "gateway"}
+    for output in mqtt.outputs:
+        if output.sink not in sinks:
+            raise TopologyError(
+                "mqtt.output",
+                f"{output.topic} is to have the rows of {output.sink!r}, which is no sink at gateways",
+                why=f"those of flow {spec.name} are {', '.join(sorted(sinks)) or 'none'}",
+                next_step='name one of those, or write .sink(..., at="gateway") in flow.py',
+            )
+    return {o.sink: o for o in mqtt.outputs}
