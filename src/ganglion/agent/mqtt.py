@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import orjson
@@ -26,7 +26,7 @@ from ganglion.connectors.mqtt.settings import Settings, settings_of
 from ganglion.connectors.mqtt.topics import fill
 from ganglion.core.block import MANY, Block, Rows
 from ganglion.core.errors import ConnectorError, MessagingError, TopologyError
-from ganglion.core.topology_mqtt import Mqtt, Output
+from ganglion.core.topology_mqtt import Mqtt, Output, template_filter, topic_filter
 from ganglion.core.wire import Item, encode_several
 from ganglion.engine.durable import Durable
 from ganglion.engine.graph import Graph
@@ -35,6 +35,8 @@ from ganglion.flow.stages import ActStage, SinkStage
 from ganglion.host.ports import Host
 from ganglion.messaging import subjects
 from ganglion.messaging.bus import Bus
+from ganglion.messaging.mqtt import GATEWAY_USER, Listener
+from ganglion.messaging.security.identity import SiteIdentity
 
 OUTPUT_TIMEOUT_NS = 60_000_000_000
 
@@ -251,11 +253,29 @@ class Appending:
         self._watch.wrote(self._journal, answered=True)
 
 
-def mqtt_door(config: NodeConfig, spec: FlowSpec, host: Host) -> MqttDoor | None:
+def mqtt_listener(mqtt: Mqtt) -> Listener | None:
+    """What the site's own server is told, when devices come in there."""
+    if mqtt.listen is None:
+        return None
+    given = [c.topic for c in mqtt.commands] + [o.topic for o in mqtt.outputs]
+    return Listener(
+        mqtt.listen,
+        send=tuple(dict.fromkeys(topic_filter(r.topic) for r in mqtt.routes)),
+        hear=tuple(dict.fromkeys(template_filter(topic) for topic in given)),
+    )
+
+
+def mqtt_door(
+    config: NodeConfig, spec: FlowSpec, host: Host, identity: SiteIdentity | None
+) -> MqttDoor | None:
     """The door of a gateway that has MQTT devices; raises as `MqttDoor` and `settings_of`."""
     if config.mqtt is None:
         return None
     settings = settings_of(config.mqtt, config.site, config.flow_dir)
+    if config.mqtt.listen is not None:
+        settings = replace(
+            settings, user=GATEWAY_USER, password=identity.mqtt() if identity else GATEWAY_USER.encode()
+        )
     return MqttDoor(spec, config.mqtt, config.site, config.mqtt_devices, settings, host)
 
 

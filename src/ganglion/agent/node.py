@@ -17,7 +17,7 @@ from ganglion.agent.config import NodeConfig
 from ganglion.agent.health import conditions
 from ganglion.agent.ingest import Ingest
 from ganglion.agent.inputs import Arrival, InputRecorder, Start
-from ganglion.agent.mqtt import Appending, MqttDoor, mqtt_door
+from ganglion.agent.mqtt import Appending, MqttDoor, mqtt_door, mqtt_listener
 from ganglion.agent.streams import TICK_STREAM, BusJournal, BusOutbox, answered
 from ganglion.agent.supervisor import Supervisor, supervised
 from ganglion.agent.watch import ServerWatch
@@ -174,6 +174,7 @@ class Node:
                 leaf_port=config.leaf_port or None,
                 parent_url=config.parent_url or None,
                 trust=self._identity.trust() if self._identity is not None else None,
+                mqtt=mqtt_listener(config.mqtt) if config.mqtt is not None else None,
                 binary=self._binary,
             ),
             self._host,
@@ -204,7 +205,7 @@ class Node:
 
         journal: Journal = BusJournal(bus, source, clock)
         recorder = await self._recorder()
-        door = mqtt_door(config, self._spec, self._host)
+        door = mqtt_door(config, self._spec, self._host, self._identity)
         engine = Durable(
             self._spec,
             config.assignment,

@@ -45,9 +45,15 @@ def run(
     identity: Annotated[
         Path | None, typer.Option("--identity", metavar="DIR", help="The site's keys (ganglion site join).")
     ] = None,
-    coap_port: Annotated[int, typer.Option("--coap-port", help="Where CoAP devices send; 0: any free port.")] = 0,
-    nats_port: Annotated[int, typer.Option("--nats-port", help="Of the site's own server; 0: any free one.")] = 0,
-    leaf_port: Annotated[int, typer.Option("--leaf-port", help="Where children connect; 0: any free one.")] = 0,
+    coap_port: Annotated[
+        int, typer.Option("--coap-port", help="Where CoAP devices send; 0: any free port.")
+    ] = 0,
+    nats_port: Annotated[
+        int, typer.Option("--nats-port", help="Of the site's own server; 0: any free one.")
+    ] = 0,
+    leaf_port: Annotated[
+        int, typer.Option("--leaf-port", help="Where children connect; 0: any free one.")
+    ] = 0,
     *,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget what an earlier run left in DIR.")] = False,
 ) -> None:
@@ -151,7 +157,5 @@ def _mqtt(site: Site, name: str, broker: str) -> Mqtt | None:
         return None
     if not broker:
         return site.mqtt
-    given = site.mqtt.model_dump(exclude_unset=True)
-    given.pop("listen", None)
+    given = site.mqtt.model_dump(exclude_unset=True, exclude={"listen"})
     return Mqtt.model_validate({**given, "broker": broker})
-

@@ -41,6 +41,11 @@ def topic_filter(topic: str) -> str:
     return "/".join("+" if _CAPTURE.fullmatch(level) else level for level in topic.split("/"))
 
 
+def template_filter(topic: str) -> str:
+    """The narrowest filter of all topics that a template makes: a level with a name in it is a ``+``."""
+    return "/".join("+" if _CAPTURE.search(level) else level for level in topic.split("/"))
+
+
 def _filter(text: str) -> str:
     levels = text.split("/")
     wrong = ""

@@ -16,6 +16,7 @@ from ganglion.core.errors import HostError, MessagingError
 from ganglion.core.units import NS_PER_MS, NS_PER_S
 from ganglion.host.ports import Host, Process
 from ganglion.messaging.bus import PAYLOAD_MAX_BYTES
+from ganglion.messaging.mqtt import Listener, listening
 from ganglion.messaging.security.claims import issued_s
 from ganglion.messaging.security.identity import Trust
 from ganglion.messaging.subjects import LOCAL_SUBJECTS, check_site
@@ -43,7 +44,7 @@ class ServerSettings:
     interface; ``parent_url`` is the parent's leaf port, like ``nats-leaf://host:port``, or ``tls://host:port`` with
     ``trust`` (None: top of the tree). ``store_max_bytes`` must be at least the sum of the site's stream caps.
     ``trust``: ports speak mutual TLS and every connection needs a signed user; None: whoever reaches a port may use
-    it. ``binary`` replaces the packaged server.
+    it. ``mqtt``: where MQTT devices come in. ``binary`` replaces the packaged server.
     """
 
     site: str
@@ -52,6 +53,7 @@ class ServerSettings:
     leaf_port: int | None = None
     parent_url: str | None = None
     trust: Trust | None = None
+    mqtt: Listener | None = None
     binary: str | None = None
 
 
@@ -101,6 +103,8 @@ def render(settings: ServerSettings, directory: Path) -> str:
     trust = settings.trust
     if trust is not None:
         lines += [*_tls(trust, verify=True, indent=""), *_claims(trust, directory)]
+    if settings.mqtt is not None:
+        lines += listening(settings.mqtt, trusted=trust is not None)
     leaf = []
     if settings.leaf_port is not None:
         leaf += [f'  listen: "127.0.0.1:{settings.leaf_port}"', "  no_advertise: true"]

@@ -68,7 +68,7 @@ def test_json_becomes_columns():
 
 
 @pytest.mark.parametrize(
-    ("payload", "code"),
+    "payload, code",
     [
         (b"nonsense", "mqtt.payload"),
         (b"", "mqtt.payload"),
@@ -131,7 +131,7 @@ def test_without_a_declared_time_it_is_that_of_arrival():
 
 
 @pytest.mark.parametrize(
-    ("unit", "value", "time_ns"),
+    "unit, value, time_ns",
     [
         ("s", 1_700_000_000.25, 1_700_000_000_250_000_000),
         ("s", 3, 3_000_000_000),
@@ -169,7 +169,10 @@ def test_the_first_route_that_matches_takes_a_message_and_none_is_said():
         published.payloads.append(reading())
     readings, letters = routes.take(published, NOW_NS)
     assert [(r.stream, len(r)) for r in readings] == [("one", 2), ("three", 1)]
-    assert [(letter.topic, letter.code) for letter in letters] == [("d", "mqtt.unrouted"), ("$SYS/x", "mqtt.unrouted")]
+    assert [(letter.topic, letter.code) for letter in letters] == [
+        ("d", "mqtt.unrouted"),
+        ("$SYS/x", "mqtt.unrouted"),
+    ]
 
 
 def test_devices_beyond_the_group_or_the_pattern_are_refused():
@@ -196,7 +199,9 @@ def test_every_name_makes_an_origin_and_comes_back(name):
 
 def test_sequence_numbers_tell_repeats_within_a_read():
     one = mapper(sequence="n")
-    sent = [reading(n=n, temp=t, sensor=s) for n, t, s in ((5, 1, "a"), (5, 2, "b"), (4, 3, "a"), (5, 9, "a"))]
+    sent = [
+        reading(n=n, temp=t, sensor=s) for n, t, s in ((5, 1, "a"), (5, 2, "b"), (4, 3, "a"), (5, 9, "a"))
+    ]
     found, _ = take(one, sent)
     assert list(zip(rows(found), found.seq.tolist(), strict=True)) == [
         (("gw-sensor-a", 1_700_000_000_000_000_000, 3.0, 0), 4),
@@ -288,13 +293,15 @@ def test_senml_data_is_base64_for_addresses():
 
 
 @pytest.mark.parametrize(
-    ("form", "code"), [("raw-f32le", "<fff"), ("raw-f64be", ">ddd"), ("raw-i16be", ">hhh"), ("raw-u8", "BBB")]
+    "form, code", [("raw-f32le", "<fff"), ("raw-f64be", ">ddd"), ("raw-i16be", ">hhh"), ("raw-u8", "BBB")]
 )
 def test_packed_numbers(form, code):
     schema = Schema((Field("frame", TensorType("f32", (3,)), "A"),))
     route = {**JSON, "topic": "x/{sensor}", "device": "{sensor}", "payload": form}
     one = Mapper(Route.model_validate(route), schema, Devices("gw-sensor", 5))
-    found, letters = take(one, [struct.pack(code, 1, 2, 3), b"\0", struct.pack(code, 4, 5, 6)], ["x/a", "x/a", "x/b"])
+    found, letters = take(
+        one, [struct.pack(code, 1, 2, 3), b"\0", struct.pack(code, 4, 5, 6)], ["x/a", "x/a", "x/b"]
+    )
     assert found.columns["frame"].tolist() == [[1, 2, 3], [4, 5, 6]]
     assert [found.origins[o] for o in found.origin] == ["gw-sensor-a", "gw-sensor-b"]
     assert [(letter.code, letter.payload) for letter in letters] == [("mqtt.payload", b"\0")]
@@ -314,7 +321,7 @@ def test_packed_numbers_that_the_stream_cannot_hold():
 
 
 @pytest.mark.parametrize(
-    ("changes", "schema", "why"),
+    "changes, schema, why",
     [
         ({"fields": {"nope": "x"}}, ROW, "no field nope"),
         ({}, Schema((Field("frame", TensorType("f32", (3,))),)), "arrays"),
@@ -371,7 +378,9 @@ def test_together_is_as_each_alone(documents, sequence, form, kind):
 
 
 @given(
-    values=st.lists(st.integers(-(2**70), 2**70) | st.floats() | st.booleans() | st.none(), min_size=1, max_size=5),
+    values=st.lists(
+        st.integers(-(2**70), 2**70) | st.floats() | st.booleans() | st.none(), min_size=1, max_size=5
+    ),
     kind=st.sampled_from(["f32", "f64", "i16", "i32", "i64", "bool"]),
     keep_nan=st.booleans(),
 )

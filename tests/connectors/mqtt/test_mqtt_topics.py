@@ -6,7 +6,7 @@ from ganglion.connectors.mqtt.topics import Pattern, fill, filters
 
 
 @pytest.mark.parametrize(
-    ("pattern", "topic", "named"),
+    "pattern, topic, named",
     [
         ("sport/tennis/player1/#", "sport/tennis/player1", {}),
         ("sport/tennis/player1/#", "sport/tennis/player1/score/wimbledon", {}),

@@ -44,19 +44,18 @@ class Settings:
 
 
 def settings_of(mqtt: Mqtt, site: str, directory: Path) -> Settings:
-    """What a topology says of a gateway's external broker; files are relative to ``directory``.
+    """What a topology says of a gateway's broker, or of its own server's listener; files relative to ``directory``.
 
     Raises `ConnectorError` ``mqtt.file`` for a password or certificate that cannot be read.
     """
-    assert mqtt.broker is not None
-    parts = urlsplit(mqtt.broker)
+    parts = urlsplit(mqtt.broker or f"mqtt://127.0.0.1:{mqtt.listen}")
     password = None
     if mqtt.password_file is not None:
         password = _read(directory / mqtt.password_file).rstrip(b"\r\n")
     return Settings(
         host=parts.hostname or "",
         port=parts.port or PORTS[parts.scheme],
-        level=V5 if mqtt.version == "5" else V3,
+        level=V5 if mqtt.broker is not None and mqtt.version == "5" else V3,
         client_id=mqtt.client_id or f"ganglion-{site}",
         subscriptions=filters([(r.topic, r.qos) for r in mqtt.routes]),
         user=mqtt.user,

@@ -16,6 +16,7 @@ from ganglion.core.errors import MessagingError
 from ganglion.core.units import NS_PER_S
 from ganglion.host.ports import Clock
 from ganglion.host.private import PrivateDirectory
+from ganglion.messaging.mqtt import Listener, device_subjects, gateway_subjects
 from ganglion.messaging.security import certificates, claims
 from ganglion.messaging.security.identity import Access, tls_of
 from ganglion.messaging.security.nkeys import KeyPair, Kind
@@ -87,9 +88,17 @@ class Authority:
         self._files.write("operator.seed", operator.seed().encode())
         self._sign_account()
 
-    def join(self, site: str, directory: PrivateDirectory, *, hosts: Sequence[str] = ()) -> None:
+    def join(
+        self,
+        site: str,
+        directory: PrivateDirectory,
+        *,
+        hosts: Sequence[str] = (),
+        mqtt: Listener | None = None,
+    ) -> None:
         """Makes an identity for a site in a directory that then goes to it, and nowhere else.
 
+        ``mqtt``: topics of its MQTT devices; then ``mqtt-devices.jwt`` is their password.
         ``hosts``: further names and addresses at which children reach it. A site that joins again gets new keys and
         its old ones are withdrawn. Raises ``messaging.site``, ``messaging.members`` for too many sites.
         """
@@ -121,10 +130,26 @@ class Authority:
         )
         directory.write("site.key", key)
         directory.write("site.crt", certificate)
-        self._save(Member(site, (leaf.public, agent.public), at_s))
+        tokens = self._mqtt_users(account, site, mqtt, directory, at_s) if mqtt is not None else ()
+        self._save(Member(site, (leaf.public, agent.public, *tokens), at_s))
         self._sign_account()
         self.hand_out(directory)
         directory.write("site.json", json.dumps({"site": site}).encode())
+
+    def _mqtt_users(
+        self, account: KeyPair, site: str, mqtt: Listener, directory: PrivateDirectory, at_s: int
+    ) -> tuple[str, ...]:
+        """The gateway's own MQTT user and the one its devices share; returns their public keys."""
+        made = []
+        for name, (send, hear) in (("mqtt", gateway_subjects(mqtt)), ("mqtt-devices", device_subjects(mqtt))):
+            user = KeyPair.create(Kind.USER).public
+            allowed = claims.Permissions(send_allow=send, hear_allow=hear)
+            token = claims.user_claims(
+                account, user, f"{site} {name}", at_s, allowed, (claims.MQTT,), bearer=True
+            )
+            directory.write(f"{name}.jwt", token.encode())
+            made.append(user)
+        return tuple(made)
 
     def hand_out(self, directory: PrivateDirectory) -> None:
         """Gives a site the tree's public claims as they are now, revocations among them."""

@@ -79,9 +79,16 @@ def account_claims(
 
 
 def user_claims(
-    account: KeyPair, user: str, name: str, at_s: int, permissions: Permissions, connections: Sequence[str]
+    account: KeyPair,
+    user: str,
+    name: str,
+    at_s: int,
+    permissions: Permissions,
+    connections: Sequence[str],
+    *,
+    bearer: bool = False,
 ) -> str:
-    """A user of an account, for the given kinds of connection only."""
+    """A user of an account, for the given kinds of connection only; ``bearer``: whoever has the claims is the user."""
     nats: dict[str, Any] = {
         "pub": _lists(permissions.send_allow, permissions.send_deny),
         "sub": _lists(permissions.hear_allow, permissions.hear_deny),
@@ -90,6 +97,8 @@ def user_claims(
         "payload": UNLIMITED,
         "allowed_connection_types": list(connections),
     }
+    if bearer:
+        nats["bearer_token"] = True
     return _signed(account, user, name, at_s, nats, "user")
 
 

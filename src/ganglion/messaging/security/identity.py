@@ -87,6 +87,10 @@ class SiteIdentity:
             self._need(name)
         return Access(claims, key, tls_of(self._files, "site"))
 
+    def mqtt(self) -> bytes:
+        """The password of the site's own MQTT client: signed claims. The user's name means nothing."""
+        return self._need("mqtt.jwt")
+
     def trust(self) -> Trust:
         """For the site's server; every private file is checked for its mode first."""
         for name in ("site.key", "leaf.creds", "site.crt", "authority.crt"):

@@ -1,0 +1,404 @@
+"""The client against a broker that does what the test says: order of acknowledgements, back-pressure, coming back."""
+
+import asyncio
+import random
+import time
+from contextlib import asynccontextmanager
+
+import pytest
+
+from ganglion.connectors.mqtt import client as client_module
+from ganglion.connectors.mqtt.client import Client
+from ganglion.connectors.mqtt.packets import (
+    V3,
+    V5,
+    Connack,
+    Connect,
+    Disconnect,
+    Pingreq,
+    Puback,
+    Publish,
+    Suback,
+    Subscribe,
+    decode,
+    encode,
+)
+from ganglion.connectors.mqtt.properties import Property
+from ganglion.connectors.mqtt.settings import Settings
+from ganglion.core.errors import ConnectorError, MessagingError
+from ganglion.host.system import SystemClock
+
+
+class Broker:
+    """Takes one client after the other; `heard` are their packets, all of them."""
+
+    def __init__(self, level):
+        self.level = level
+        self.heard = []
+        self.granted = None
+        self.refusal = 0
+        self.session = False
+        self.properties = {}
+        self.silent = False
+        self.connections = 0
+        self.writer = None
+        self._news = asyncio.Condition()
+
+    @asynccontextmanager
+    async def listening(self):
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        try:
+            yield self
+        finally:
+            server.close()
+            if self.writer is not None:
+                self.writer.close()
+
+    def send(self, *packets):
+        self.writer.write(b"".join(encode(p, self.level) for p in packets))
+
+    async def _serve(self, reader, writer):
+        self.connections += 1
+        self.writer = writer
+        try:
+            while True:
+                head = (await reader.readexactly(1))[0]
+                size = shift = 0
+                while True:
+                    byte = (await reader.readexactly(1))[0]
+                    size |= (byte & 0x7F) << shift
+                    shift += 7
+                    if byte < 0x80:
+                        break
+                packet = decode(head, await reader.readexactly(size), self.level)
+                self._answer(packet)
+                async with self._news:
+                    self.heard.append(packet)
+                    self._news.notify_all()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    def _answer(self, packet):
+        if self.silent:
+            return
+        if isinstance(packet, Connect):
+            self.send(Connack(self.session, self.refusal, self.properties))
+        elif isinstance(packet, Subscribe):
+            granted = [qos & 3 for _, qos in packet.filters] if self.granted is None else self.granted
+            self.send(Suback(packet.packet_id, tuple(granted)))
+
+    async def until(self, condition):
+        async with self._news, asyncio.timeout(20):
+            while not condition(self.heard):
+                await self._news.wait()
+
+    def of(self, kind):
+        return [p for p in self.heard if isinstance(p, kind)]
+
+
+def settings(broker, **changes):
+    return Settings(
+        "127.0.0.1",
+        broker.port,
+        broker.level,
+        "gw",
+        **({"subscriptions": (("in/#", 1),)} | changes),
+    )
+
+
+@asynccontextmanager
+async def connected(broker, deliver, **changes):
+    client = Client(settings(broker, **changes), lambda t: t, deliver, SystemClock(), random.Random(1))
+    running = asyncio.ensure_future(client.run())
+    try:
+        yield client
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+async def until(condition):
+    async with asyncio.timeout(20):
+        while not condition():
+            assert time  # polled: the thing itself is looked at
+            await asyncio.sleep(0.005)
+
+
+async def nothing(published):
+    return None
+
+
+def run(scenario, level=V5):
+    async def whole():
+        async with Broker(level).listening() as broker:
+            await scenario(broker)
+
+    asyncio.run(whole())
+
+
+@pytest.mark.parametrize("level", [V3, V5])
+def test_messages_are_acknowledged_when_they_are_safe_and_in_order(level):
+    async def scenario(broker):
+        futures = []
+
+        async def deliver(published):
+            futures.append((asyncio.get_running_loop().create_future(), published.payloads))
+            return futures[-1][0]
+
+        async with connected(broker, deliver) as client:
+            await until(lambda: client.subscribed)
+            for number in (3, 1, 2):
+                broker.send(Publish("in/a", b"%d" % number, 1, number))
+                await until(lambda: sum(len(p) for _, p in futures) == len(broker.of(Puback)) + 1 or futures)
+                await asyncio.sleep(0.02)
+            await until(lambda: len(futures) == 3)
+            futures[2][0].set_result(None)
+            futures[1][0].set_result(None)
+            await asyncio.sleep(0.05)
+            assert not broker.of(Puback)
+            futures[0][0].set_result(None)
+            await broker.until(lambda heard: sum(isinstance(p, Puback) for p in heard) == 3)
+            assert [p.packet_id for p in broker.of(Puback)] == [3, 1, 2]
+        await broker.until(lambda heard: isinstance(heard[-1], Disconnect))
+
+    run(scenario, level)
+
+
+def test_what_did_not_become_safe_is_not_acknowledged_and_the_client_comes_back():
+    async def scenario(broker):
+        outcomes = [MessagingError("messaging.full", "no room"), None]
+
+        async def deliver(published):
+            future = asyncio.get_running_loop().create_future()
+            outcome = outcomes.pop(0)
+            future.set_exception(outcome) if outcome else future.set_result(None)
+            return future
+
+        async with connected(broker, deliver) as client:
+            await until(lambda: client.subscribed)
+            broker.send(Publish("in/a", b"1", 1, 9))
+            await until(lambda: broker.connections == 2 and client.subscribed)
+            assert not broker.of(Puback)
+            broker.send(Publish("in/a", b"1", 1, 9, repeated=True))
+            await broker.until(lambda heard: any(isinstance(p, Puback) for p in heard))
+            assert client.counts.repeated == 1
+        assert [c.clean for c in broker.of(Connect)] == [False, False]
+        assert broker.of(Connect)[0].properties[Property.SESSION_EXPIRY_S] == 86_400
+
+    run(scenario)
+
+
+def test_a_slow_disk_is_felt_by_the_broker():
+    async def scenario(broker):
+        held, taken = asyncio.Event(), []
+
+        async def deliver(published):
+            taken.append(len(published))
+            await held.wait()
+
+        async with connected(broker, deliver, unsettled_bytes_max=100_000) as client:
+            await until(lambda: client.subscribed)
+            content = encode(Publish("in/a", b"x" * 1000), V5)
+            for _ in range(20_000):
+                broker.writer.write(content)
+            for _ in range(100):
+                await asyncio.sleep(0.002)
+            unsent = broker.writer.transport.get_write_buffer_size()
+            assert unsent > 5_000_000
+            assert client._connection._unsettled_bytes < 100_000 + 300_000
+            held.set()
+            await until(lambda: client.counts.messages == 20_000)
+        assert client.counts.pauses >= 1
+
+    run(scenario)
+
+
+def test_retained_messages_are_skipped_and_acknowledged():
+    async def scenario(broker):
+        taken = []
+
+        async def deliver(published):
+            taken.extend(published.payloads)
+
+        async with connected(broker, deliver) as client:
+            await until(lambda: client.subscribed)
+            broker.send(Publish("in/a", b"old", 1, 5, retain=True), Publish("in/a", b"new", 1, 6))
+            await broker.until(lambda heard: sum(isinstance(p, Puback) for p in heard) == 2)
+            assert taken == [b"new"]
+            assert client.counts.retained == 1
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    "level, reason, why",
+    [(V3, 4, "password"), (V3, 1, "version"), (V5, 0x87, "authorised"), (V5, 1, "version")],
+)
+def test_a_refusal_is_said_with_its_reason(level, reason, why):
+    async def scenario(broker):
+        broker.refusal = reason
+        async with connected(broker, nothing) as client:
+            await until(lambda: broker.connections >= 2)
+            assert "mqtt.refused" in client.trouble
+            assert why in client.trouble
+            assert not client.subscribed
+
+    run(scenario, level)
+
+
+def test_a_subscription_that_is_not_granted_is_said():
+    async def scenario(broker):
+        broker.granted = [0x80]
+        async with connected(broker, nothing) as client:
+            await until(lambda: "mqtt.subscription" in client.trouble)
+            broker.granted = [0]  # less than asked for is not enough either
+            await until(lambda: broker.connections >= 3)
+            assert not client.subscribed
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x30\x00",
+        b"\xf0\x00",
+        encode(Pingreq(), V5),
+        encode(Connack(session_present=False, reason=0), V5),
+        encode(Suback(1, (0,)), V5),
+        encode(Disconnect(0x8E), V5),
+        b"HTTP/1.1 400 Bad Request\r\n" + b"x" * 200,
+    ],
+)
+def test_a_broker_that_speaks_nonsense_is_left_and_tried_again(content):
+    async def scenario(broker):
+        async with connected(broker, nothing) as client:
+            await until(lambda: client.subscribed)
+            broker.writer.write(content)
+            await until(lambda: broker.connections == 2 and client.subscribed)
+            assert client.trouble == ""
+
+    run(scenario)
+
+
+def test_a_message_before_the_answer_is_refused():
+    async def scenario(broker):
+        broker.silent = True
+        async with connected(broker, nothing) as client:
+            await until(lambda: broker.of(Connect))
+            broker.send(Publish("in/a", b"x"))
+            await until(lambda: "mqtt.packet" in client.trouble)
+
+    run(scenario)
+
+
+def test_a_silent_broker_is_left(monkeypatch):
+    monkeypatch.setattr(client_module, "ANSWER_NS_MAX", 100_000_000)
+    monkeypatch.setattr(client_module, "TICK_NS", 20_000_000)
+
+    async def scenario(broker):
+        broker.silent = True
+        async with connected(broker, nothing) as client:
+            await until(lambda: broker.connections >= 2)
+            assert "mqtt.silent" in client.trouble
+            broker.silent = False
+            await until(lambda: client.subscribed)
+
+    run(scenario)
+
+
+def test_pings_keep_the_connection():
+    async def scenario(broker):
+        broker.properties = {Property.SERVER_KEEP_ALIVE_S: 1}
+        async with connected(broker, nothing) as client:
+            await broker.until(lambda heard: any(isinstance(p, Pingreq) for p in heard))
+            assert client.subscribed
+
+    run(scenario)
+
+
+def test_nobody_there():
+    async def scenario(broker):
+        async with connected(broker, nothing) as client:
+            await until(lambda: client.subscribed)
+            with pytest.raises(ConnectorError) as caught:
+                client.publish("x" * 70_000, b"")
+            assert caught.value.code == "mqtt.size"
+        lost = Client(
+            Settings("127.0.0.1", 1, V5, "gw"), lambda t: t, nothing, SystemClock(), random.Random(1)
+        )
+        running = asyncio.ensure_future(lost.run())
+        await until(lambda: "mqtt.unreachable" in lost.trouble)
+        with pytest.raises(ConnectorError) as caught:
+            lost.publish("out", b"x")
+        assert caught.value.code == "mqtt.offline"
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    run(scenario)
+
+
+def test_commands_go_out_before_publish_returns_and_again_until_they_arrive():
+    async def scenario(broker):
+        broker.session = True
+        arrived = []
+        async with connected(broker, nothing, subscriptions=()) as client:
+            await until(lambda: client.subscribed)
+            client.publish("out", b"fast")
+            client.publish("out", b"sure", qos=1, done=arrived.append)
+            await broker.until(lambda heard: len([p for p in heard if isinstance(p, Publish)]) == 2)
+            broker.writer.close()
+            await broker.until(lambda heard: len([p for p in heard if isinstance(p, Publish)]) == 3)
+            first, again = broker.of(Publish)[1:]
+            assert (first.payload, first.repeated) == (b"sure", False)
+            assert (again.payload, again.repeated, again.packet_id) == (b"sure", True, first.packet_id)
+            assert not arrived
+            broker.send(Puback(again.packet_id))
+            await until(lambda: arrived == [True])
+            client.publish("out", b"no", qos=1, done=arrived.append)
+            await broker.until(lambda heard: len([p for p in heard if isinstance(p, Publish)]) == 4)
+            broker.send(Puback(broker.of(Publish)[-1].packet_id, 0x87))
+            await until(lambda: arrived == [True, False])
+
+    run(scenario)
+
+
+def test_a_command_that_comes_too_late_is_given_up(monkeypatch):
+    monkeypatch.setattr(client_module, "TICK_NS", 20_000_000)
+
+    async def scenario(broker):
+        arrived = []
+        async with connected(broker, nothing) as client:
+            await until(lambda: client.subscribed)
+            client.publish("out", b"x", qos=1, within_ns=50_000_000, done=arrived.append)
+            await until(lambda: arrived == [False])
+            assert client.counts.publish_failed == 1
+
+    run(scenario)
+
+
+def test_no_more_is_in_flight_than_the_broker_takes():
+    async def scenario(broker):
+        broker.properties = {Property.RECEIVE_MAX: 3}
+        arrived = []
+        async with connected(broker, nothing, sent_max=10) as client:
+            await until(lambda: client.subscribed)
+            for number in range(10):
+                client.publish("out", b"%d" % number, qos=1, done=arrived.append)
+            with pytest.raises(ConnectorError) as caught:
+                client.publish("out", b"one more", qos=1)
+            assert caught.value.code == "mqtt.full"
+            for sent in range(10):
+                await broker.until(
+                    lambda heard, n=sent: len([p for p in heard if isinstance(p, Publish)]) > n
+                )
+                publishes = broker.of(Publish)
+                assert len(publishes) <= sent + 3
+                broker.send(Puback(publishes[sent].packet_id))
+            await until(lambda: arrived == [True] * 10)
+            assert [p.payload for p in broker.of(Publish)] == [b"%d" % n for n in range(10)]
+
+    run(scenario)
