@@ -262,6 +262,7 @@ def mqtt_listener(mqtt: Mqtt) -> Listener | None:
         mqtt.listen,
         send=tuple(dict.fromkeys(topic_filter(r.topic) for r in mqtt.routes)),
         hear=tuple(dict.fromkeys(template_filter(topic) for topic in given)),
+        redelivery_s=mqtt.redelivery_s,
     )
 
 

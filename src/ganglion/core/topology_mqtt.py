@@ -211,6 +211,8 @@ class Mqtt(_Frozen):
     broker: Address | None = None
     listen: Annotated[int, Field(strict=True, ge=1, le=65535)] | None = None
     """A port of 127.0.0.1 on which the site's own server speaks MQTT 3.1.1."""
+    redelivery_s: Annotated[int, Field(strict=True, ge=1, le=3600)] = 30
+    """When that server gives again what the gateway did not acknowledge, as after a crash of the agent."""
     version: Literal["3.1.1", "5"] = "5"
     client_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,64}$")] | None = None
     """None: ``ganglion-<site>``. The broker keeps what was not acknowledged under it."""

@@ -10,8 +10,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-ACK_WAIT = "10m"
-"""How long the server waits for the gateway before it sends a message again; a slow disk is no reason to."""
 IN_FLIGHT_MAX = 8192
 GATEWAY_USER = "gateway"
 """Of the gateway's own client, where the server has no trust in claims."""
@@ -21,11 +19,15 @@ SESSION_SUBJECTS = ("$MQTT.sub.>",)
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """``port`` of 127.0.0.1. Topics (filters) that devices may publish to, and that they may subscribe to."""
+    """``port`` of 127.0.0.1. Topics (filters) that devices may publish to, and that they may subscribe to.
+
+    ``redelivery_s``: when the server gives a message again that the gateway did not acknowledge, as after its crash.
+    """
 
     port: int
     send: tuple[str, ...] = ()
     hear: tuple[str, ...] = ()
+    redelivery_s: int = 30
 
 
 def subjects_of(topic_filter: str) -> tuple[str, ...]:
@@ -57,7 +59,7 @@ def listening(listener: Listener, *, trusted: bool) -> list[str]:
     lines = [
         "mqtt {",
         f'  listen: "127.0.0.1:{listener.port}"',
-        f'  ack_wait: "{ACK_WAIT}"',
+        f'  ack_wait: "{listener.redelivery_s}s"',
         f"  max_ack_pending: {IN_FLIGHT_MAX}",
         *([] if trusted else ['  no_auth_user: "device"']),
         "}",
