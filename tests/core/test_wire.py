@@ -7,6 +7,7 @@ import contextlib
 import tracemalloc
 import zlib
 from pathlib import Path
+from typing import Any
 
 import cbor2
 import numpy as np
@@ -299,7 +300,7 @@ def test_a_block_comes_back_bit_by_bit(case):
     assert same_block(block, again)
     again.check(schema)
     assert encode(again) == encode(block)
-    arrays = (again.origin_index, again.seq, again.time_ns, *again.columns.values())
+    arrays: list[Any] = [again.origin_index, again.seq, again.time_ns, *again.columns.values()]
     assert all(a.flags.writeable for a in arrays)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ganglion.core.batch import Batch
+from ganglion.core.block import Block
 from ganglion.core.packing import pack, unpack
 from ganglion.core.wire import End, Item
 from ganglion.engine.graph import Emission
@@ -34,6 +35,8 @@ def plain(item: Item) -> tuple[Any, ...]:
     """An item as nested tuples and bytes, equal only when every bit is."""
     if isinstance(item, End):
         return ("end", item.stream, item.origin)
+    if isinstance(item, Block):
+        return ("block", *(plain(batch) for batch in item.split()))
     columns = tuple((k, v.dtype.str, v.shape, v.tobytes()) for k, v in item.columns.items())
     return (item.stream, item.origin, tuple(item.seq.tolist()), tuple(item.time_ns.tolist()), columns)
 
@@ -52,10 +55,25 @@ def row_list(items: Iterable[Item]) -> list[tuple[Any, ...]]:
             int(b.time_ns[i]),
             tuple(c[i].tobytes() for c in b.columns.values()),
         )
-        for b in items
-        if isinstance(b, Batch)
+        for b in batches_of(items)
         for i in range(len(b))
     ]
+
+
+def batches_of(items: Iterable[Item]) -> list[Batch]:
+    """Batches, and what blocks split into; no end marks."""
+    return [b for i in items if not isinstance(i, End) for b in (i.split() if isinstance(i, Block) else [i])]
+
+
+def interleaved(batches: Sequence[Batch], chance: Any) -> Block:
+    """The rows of batches of one stream as one block, shuffled, but each origin's in their order."""
+    whole = Block.joined(batches)
+    turns = whole.origin_index.tolist()
+    chance.shuffle(turns)
+    order = np.empty(len(whole), np.intp)
+    for place in set(turns):
+        order[np.flatnonzero(np.array(turns) == place)] = np.flatnonzero(whole.origin_index == place)
+    return whole.take(order)
 
 
 def stored(state: Any) -> Any:

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ganglion.core.batch import Batch
+from ganglion.core.block import Block
 from ganglion.core.wire import MESSAGE_BYTES_MAX, End, Item, decode
 from ganglion.engine import exporter
 from ganglion.engine.exporter import MESSAGE_RAW_BYTES_MAX, MESSAGE_TARGET_BYTES, Exporter
@@ -29,9 +30,10 @@ def wide(
 
 def sent(target: Exporter) -> list[Item]:
     """The due messages, whose labels must be those of what they hold."""
-    items = []
+    items: list[Item] = []
     for stream, origin, payload in target.take():
         item = decode(payload)
+        assert not isinstance(item, Block)
         assert (item.stream, item.origin) == (stream, origin)
         assert len(payload) <= MESSAGE_BYTES_MAX
         assert not isinstance(item, Batch) or (np.diff(item.seq) > 0).all()
@@ -69,6 +71,7 @@ def per_key(items: list[Item | None]) -> dict[tuple[str, str], list[Any]]:
     found: dict[tuple[str, str], list[Any]] = {}
     for item in items:
         if item is not None:
+            assert not isinstance(item, Block)
             rows = row_list([item]) if isinstance(item, Batch) else ["end"]
             found.setdefault((item.stream, item.origin), []).extend(rows)
     return found

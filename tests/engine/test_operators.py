@@ -17,7 +17,7 @@ from ganglion.engine import operators
 from ganglion.engine.operators import AroundOperator, Counts, MapOperator, WhereOperator
 from ganglion.flow.stages import AroundStage, MapStage, WhereStage
 from ganglion.kernels.running import NumpyRunner
-from tests.engine.streams import ORIGINS, measured, plain, row_list, rows_of, stored
+from tests.engine.streams import ORIGINS, batches_of, measured, plain, row_list, rows_of, stored
 
 BEFORE_MS, AFTER_MS = 20, 30
 
@@ -98,7 +98,7 @@ def numbered(history: list[tuple[str, list[int]]]) -> list[Batch]:
 @given(arrivals)
 def test_a_map_runs_each_row_through_the_kernel_with_the_state_of_its_origin(history):
     operator = mapped("running")
-    found = [b for batch in numbered(history) for b in operator.process(batch)]
+    found = [b for batch in numbered(history) for b in batches_of(operator.process(batch))]
     sums: defaultdict[str, float] = defaultdict(float)
     seqs: defaultdict[str, int] = defaultdict(int)
     expected = []

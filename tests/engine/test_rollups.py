@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ganglion.core.batch import Batch
 from ganglion.engine.windows import WindowOperator
-from tests.engine.streams import ORIGINS, plain, stored
+from tests.engine.streams import ORIGINS, batches_of, plain, stored
 from tests.engine.window_cases import Sender, grouped, histories, newest, operator
 
 
@@ -25,8 +25,8 @@ def partials(steps: Any) -> list[Batch]:
 
 
 def rolled_up(batches: list[Batch], target: WindowOperator) -> list[Batch]:
-    merged = [b for batch in batches for b in target.process(batch)]
-    return merged + [b for origin in ORIGINS for b in target.end("tens", origin)[0]]
+    merged = [b for batch in batches for b in batches_of(target.process(batch))]
+    return merged + [b for origin in ORIGINS for b in batches_of(target.end("tens", origin)[0])]
 
 
 @given(histories, st.randoms(use_true_random=False))
@@ -46,7 +46,7 @@ def test_a_rollup_takes_a_repeated_or_older_revision_as_nothing_new(steps, repea
     older = [b for b in again if b is not revisions[b.origin, int(b.columns["start_ns"][0])]]
     assert rolled_up(older, target) == []
     assert newest(first) == grouped(steps, merged=True)
-    repeats = [b for batch in again for b in target.process(batch)]
+    repeats = [b for batch in again for b in batches_of(target.process(batch))]
     for key, result in newest(repeats).items():
         assert result == newest(first)[key]
 
@@ -71,7 +71,7 @@ def test_a_rollup_reads_the_last_revision_of_a_batch():
     second = below.push(a, (2, 5))
     both = Batch.concat(first + second)
     assert both.columns["revision"].tolist() == [0, 1]
-    (merged,) = above.process(both)
+    (merged,) = batches_of(above.process(both))
     assert (merged.origin, merged.columns["rows"].tolist(), merged.columns["total"].tolist()) == (
         "all",
         [2],

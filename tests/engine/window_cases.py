@@ -16,7 +16,7 @@ from ganglion.engine.windows import WindowOperator
 from ganglion.flow.spec import FlowSpec
 from ganglion.flow.stages import WindowStage
 from ganglion.kernels.running import Libraries, folder_of
-from tests.engine.streams import DAY_MS, HOUR_MS, MS, ORIGINS, rows_of
+from tests.engine.streams import DAY_MS, HOUR_MS, MS, ORIGINS, batches_of, rows_of
 from tests.engine.window_reference import aggregated
 
 WIDTH_MS = 10
@@ -72,10 +72,12 @@ class Sender:
         first = self._next[origin]
         self._next[origin] += len(rows)
         values = np.array([v for _, v in rows], np.float32)
-        return self.target.process(rows_of("level", origin, first, [t for t, _ in rows], frame=values))
+        return batches_of(
+            self.target.process(rows_of("level", origin, first, [t for t, _ in rows], frame=values))
+        )
 
     def end(self, origin: str) -> list[Batch]:
-        return self.target.end("level", origin)[0]
+        return batches_of(self.target.end("level", origin)[0])
 
     def step(self, step: Any) -> list[Batch]:
         """A step of a drawn history: (origin, rows), where no rows are the end."""

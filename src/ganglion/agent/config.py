@@ -31,6 +31,8 @@ class Limits:
     tick_ns: int = NS_PER_S
     report_ns: int = NS_PER_S // 4
     recording_bytes_max: int = 0
+    durable: bool = True
+    """Rows of devices go through the journal. Without it a gateway that ends loses what it has not sent."""
 
 
 @dataclass(frozen=True, slots=True)

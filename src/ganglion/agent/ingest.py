@@ -18,7 +18,7 @@ from ganglion.connectors.coap.settings import Settings
 from ganglion.core.batch import Batch
 from ganglion.core.errors import ConnectorError, DataError, MessagingError
 from ganglion.core.packing import pack, unpack
-from ganglion.core.wire import End, Item, encode
+from ganglion.core.wire import End, encode
 from ganglion.engine.graph import Emission, Graph
 from ganglion.flow.assignment import Assignment, path_of
 from ganglion.flow.spec import FlowSpec
@@ -37,7 +37,9 @@ COAP = Settings(
     ack_timeout_ns=200_000_000, max_retransmit=5, nstart=16, datagram_bytes_max=DATAGRAM_BYTES_MAX
 )
 
-Append = Callable[[Item, bytes], Awaitable[None]]
+Arrived = Batch | End
+
+Append = Callable[[Arrived, bytes], Awaitable[None]]
 """Puts an encoded item into the journal; returns when it is safe on disk."""
 
 
@@ -169,12 +171,12 @@ class Ingest:
             self._react(item, line, request, received_ns)
         return self._store(item, line)
 
-    def _decode(self, request: Request, stream: str) -> Item:
+    def _decode(self, request: Request, stream: str) -> Arrived:
         if len(request.path) == 3 and request.path[2] == "end":
             return End(stream, request.payload.decode("ascii", "replace"))
         return decode(request.payload, stream, self._spec[stream].schema)
 
-    def _line(self, item: Item) -> _Line:
+    def _line(self, item: Arrived) -> _Line:
         key = (item.stream, item.origin)
         line = self._lines.get(key)
         if line is None:
@@ -221,7 +223,7 @@ class Ingest:
         if not command.cancelled():
             self.counts.commands_failed += command.exception() is not None or not command.result().ok
 
-    async def _store(self, item: Item, line: _Line) -> Response:
+    async def _store(self, item: Arrived, line: _Line) -> Response:
         async with line.lock:
             if isinstance(item, Batch):
                 old = int((item.seq <= line.stored).sum())

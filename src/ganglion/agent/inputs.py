@@ -252,7 +252,7 @@ class _RecordedJournal:
             self._recorder.taken(entry)
             yield entry
 
-    async def last_seq(self) -> int:
+    async def last_seq(self) -> int | None:
         return await self._journal.last_seq()
 
 

@@ -184,9 +184,7 @@ class Intake:
         lines.next_seq[places[ours]] += counts[ours]
         seq = np.empty(len(block), np.int64)
         seq[groups.order] = np.repeat(firsts - groups.starts, counts) + np.arange(len(block))
-        numbered = Block(stream, origins, origin_index, seq, time_ns, columns)
-        numbered.__dict__["groups"] = groups
-        return numbered
+        return Block(stream, origins, origin_index, seq, time_ns, columns).grouped_as(block)
 
     async def take(self, block: Block) -> asyncio.Future[None]:
         """Runs the reflex on ``block`` at once, waits for room, and returns a future: done when its rows are on disk.

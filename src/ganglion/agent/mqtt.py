@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -17,24 +17,21 @@ import orjson
 from ganglion.agent.config import NodeConfig
 from ganglion.agent.dead_letters import DeadLetters
 from ganglion.agent.ingest import COMMAND_TIMEOUT_NS, COMMANDS_MAX, REACTIONS_MAX, Reaction
-from ganglion.agent.intake import Append, Intake
-from ganglion.agent.watch import ServerWatch
+from ganglion.agent.intake import Intake
+from ganglion.agent.streams import BusJournal, PassingJournal
 from ganglion.connectors.mqtt.client import Client
 from ganglion.connectors.mqtt.mapping import Devices, Mapper, Readings, Routes
 from ganglion.connectors.mqtt.reading import Published
 from ganglion.connectors.mqtt.settings import Settings, settings_of
 from ganglion.connectors.mqtt.topics import fill
-from ganglion.core.block import MANY, Block, Rows
-from ganglion.core.errors import ConnectorError, MessagingError, TopologyError
+from ganglion.core.block import Block, Rows
+from ganglion.core.errors import ConnectorError, TopologyError
 from ganglion.core.topology_mqtt import Mqtt, Output, template_filter, topic_filter
-from ganglion.core.wire import Item, encode_several
 from ganglion.engine.durable import Durable
 from ganglion.engine.graph import Graph
 from ganglion.flow.spec import FlowSpec
 from ganglion.flow.stages import ActStage, SinkStage
 from ganglion.host.ports import Host
-from ganglion.messaging import subjects
-from ganglion.messaging.bus import Bus
 from ganglion.messaging.mqtt import GATEWAY_USER, Listener
 from ganglion.messaging.security.identity import SiteIdentity
 
@@ -96,18 +93,22 @@ class MqttDoor:
             for group in self._groups.values():
                 group.remember(origin)
 
-    async def run(self, reflex: Graph, append: Append, engine: Durable, config: NodeConfig) -> None:
+    async def run(
+        self, reflex: Graph, journal: BusJournal | PassingJournal, engine: Durable, config: NodeConfig
+    ) -> None:
         """Takes messages from now on, until cancelled, with the reflex in the state the journal left it in."""
         self.remember({origin for _, origin in engine.progress.seen})
         intake = self._intake = Intake(
             reflex,
-            append,
+            journal.put,
             streams=config.assignment.wanted(self._spec),
             paths=frozenset(config.paths),
             last_seq=engine.progress.last_seq,
             clock=self._clock,
             on_act=self.act,
+            elsewhere=lambda: journal.unread_rows,
         )
+        journal.on_read = intake.made_room
         intake.take_over(engine.graph.snapshot())
         async with asyncio.TaskGroup() as group:
             group.create_task(intake.run())
@@ -232,25 +233,6 @@ class MqttDoor:
             "dead_letters_left_out": self.letters.left_out,
             "intake": asdict(self._intake.counts) if self._intake else None,
         }
-
-
-class Appending:
-    """Puts items into a site's journal, and tells the watch on the server how that went."""
-
-    def __init__(self, bus: Bus, journal: str, watch: ServerWatch) -> None:
-        self._bus = bus
-        self._journal = journal
-        self._watch = watch
-
-    async def __call__(self, items: Sequence[Item]) -> None:
-        """Returns when all are on disk, as one message; raises `MessagingError`."""
-        payload = await asyncio.to_thread(encode_several, items)
-        try:
-            await self._bus.append(self._journal, subjects.journal_subject(items[0].stream, MANY), payload)
-        except MessagingError as error:
-            self._watch.wrote(self._journal, error.code != "messaging.unavailable")
-            raise
-        self._watch.wrote(self._journal, answered=True)
 
 
 def mqtt_listener(mqtt: Mqtt) -> Listener | None:

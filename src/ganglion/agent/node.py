@@ -17,16 +17,17 @@ from ganglion.agent.config import NodeConfig
 from ganglion.agent.health import conditions
 from ganglion.agent.ingest import Ingest
 from ganglion.agent.inputs import Arrival, InputRecorder, Start
-from ganglion.agent.mqtt import Appending, MqttDoor, mqtt_door, mqtt_listener
-from ganglion.agent.streams import TICK_STREAM, BusJournal, BusOutbox, answered
+from ganglion.agent.mqtt import MqttDoor, mqtt_door, mqtt_listener
+from ganglion.agent.streams import BusJournal, BusOutbox, PassingJournal, answered
 from ganglion.agent.supervisor import Supervisor, supervised
 from ganglion.agent.watch import ServerWatch
 from ganglion.connectors.coap.exchange import Request
+from ganglion.core.batch import Batch
 from ganglion.core.errors import FlowError, HostError, MessagingError
 from ganglion.core.packing import pack, unpack
 from ganglion.core.units import NS_PER_S
-from ganglion.core.wire import Item
-from ganglion.engine.durable import Durable, Journal
+from ganglion.core.wire import End
+from ganglion.engine.durable import Durable
 from ganglion.engine.graph import Graph
 from ganglion.engine.meter import Meter
 from ganglion.flow.load import load_flow
@@ -63,6 +64,7 @@ class Subsystems:
     recorder: InputRecorder | None
     watch: ServerWatch
     supervisor: Supervisor | None
+    journal: BusJournal | PassingJournal
     door: MqttDoor | None
 
 
@@ -203,7 +205,7 @@ class Node:
             self._checkpoint_seq = seq
             janitor.processed(seq)
 
-        journal: Journal = BusJournal(bus, source, clock)
+        journal = BusJournal(bus, source, clock, watch.wrote) if limits.durable else PassingJournal(clock)
         recorder = await self._recorder()
         door = mqtt_door(config, self._spec, self._host, self._identity)
         engine = Durable(
@@ -219,11 +221,13 @@ class Node:
             meter=self._meter,
             on_sink=door.gave if door is not None else None,
         )
-        ingest = self._ingest(bus, engine, watch)
+        ingest = self._ingest(journal, engine)
         supervisor: Supervisor | None = None
         if isinstance(bus, nats.NatsBus):
             supervisor = supervised(config, server, bus, self._host, janitor, provisioned)
-        return Subsystems(server, bus, engine, outbox, janitor, ingest, recorder, watch, supervisor, door)
+        return Subsystems(
+            server, bus, engine, outbox, janitor, ingest, recorder, watch, supervisor, journal, door
+        )
 
     async def _recorder(self) -> InputRecorder | None:
         """Gateways that are told to record their inputs do."""
@@ -234,20 +238,14 @@ class Node:
         await recorder.open()
         return recorder
 
-    def _ingest(self, bus: SiteBus, engine: Durable, watch: ServerWatch) -> Ingest | None:
+    def _ingest(self, journal: BusJournal | PassingJournal, engine: Durable) -> Ingest | None:
         config = self.config
         if not config.coap_port:
             return None
-        journal = subjects.journal(config.site)
         above = config.assignment
 
-        async def append(item: Item, payload: bytes) -> None:
-            try:
-                await bus.append(journal, subjects.journal_subject(item.stream, item.origin), payload)
-            except MessagingError as error:
-                watch.wrote(journal, error.code != "messaging.unavailable")
-                raise
-            watch.wrote(journal, answered=True)
+        async def append(item: Batch | End, payload: bytes) -> None:
+            await journal.append(subjects.journal_subject(item.stream, item.origin), payload, (item,))
 
         return Ingest(
             self._spec,
@@ -264,8 +262,7 @@ class Node:
         return Graph(self._spec, self.config.assignment, "reflex", self._libraries, self._meter)
 
     async def _open_door(self, parts: Subsystems, door: MqttDoor) -> None:
-        append = Appending(parts.bus, subjects.journal(self.config.site), parts.watch)
-        await door.run(self._reflex(), append, parts.engine, self.config)
+        await door.run(self._reflex(), parts.journal, parts.engine, self.config)
 
     async def _accept(self, ingest: Ingest, engine: Durable) -> None:
         """Opens the door to devices, with the reflex in the state the journal left it in."""
@@ -309,7 +306,6 @@ class Node:
         """Time enters the engine as journal messages, so that a replay sees it pass in the same place."""
         parts = self._parts
         assert parts is not None
-        journal = subjects.journal(self.config.site)
         tick_ns = self.config.limits.tick_ns
         # Gateways that were started together must not all flush at once, for ever.
         await self._host.clock.sleep_ns(int(tick_ns * self._host.chances.stream("tick").random()))
@@ -317,9 +313,7 @@ class Node:
             await self._host.clock.sleep_ns(tick_ns)
             if parts.engine.holds:
                 try:
-                    await parts.bus.append(
-                        journal, subjects.journal_subject(TICK_STREAM, self.config.site), b""
-                    )
+                    await parts.journal.tick(self.config.site)
                 except MessagingError:
                     continue  # the server is restarting or full: the next tick will do
 
@@ -356,11 +350,10 @@ class Node:
 
     async def _state(self, parts: Subsystems) -> dict[str, Any]:
         """What the node runs and how far it is; ``settled`` when it owes nobody anything."""
-        config, engine = self.config, parts.engine
+        config, engine, progress = self.config, parts.engine, parts.engine.progress
         source = subjects.journal(config.site) if config.is_gateway else subjects.inbox(config.site)
-        input_last = (await parts.bus.state(source)).last_seq
+        input_last = (await parts.bus.state(source)).last_seq if config.limits.durable else progress.input_seq
         delivered = await parts.outbox.delivered() if parts.outbox else engine.progress.ordinal
-        progress = engine.progress
         settled = (
             progress.input_seq == input_last == self._checkpoint_seq
             and not engine.holds

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
 from typing import TypeVar
 
+from ganglion.core.block import MANY, Block
 from ganglion.core.errors import MessagingError
+from ganglion.core.wire import End, Item, encode_several
 from ganglion.engine.durable import Entry
 from ganglion.host.ports import Clock
 from ganglion.messaging import subjects
@@ -14,6 +20,27 @@ from ganglion.messaging.bus import Bus
 T = TypeVar("T")
 RETRY_NS = 200_000_000
 TICK_STREAM = "tick"
+RECENT_BYTES_MAX = 16 << 20
+"""What is remembered of appended entries that were not read yet."""
+LOOK_AFTER_NS = 5_000_000_000
+_ROW_BYTES = 20  # number, time and origin
+
+
+@dataclass(slots=True)
+class JournalCounts:
+    """How entries came to their reader: remembered, or fetched; ``refetched``: did not fit to be remembered."""
+
+    remembered: int = 0
+    fetched: int = 0
+    refetched: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Recent:
+    entry: Entry
+    size_bytes: int
+    rows: int
+    at_ns: int
 
 
 async def answered(call: Callable[[], Awaitable[T]], clock: Clock) -> T:
@@ -30,21 +57,186 @@ async def answered(call: Callable[[], Awaitable[T]], clock: Clock) -> T:
         await clock.sleep_ns(RETRY_NS)
 
 
-class BusJournal:
-    """Input of the engine: a gateway's JOURNAL, or the IN stream of a site with children."""
+class _Putting:
+    """What both kinds of journal do with items."""
 
-    def __init__(self, bus: Bus, stream: str, clock: Clock) -> None:
+    async def append(self, subject: str, payload: bytes, items: tuple[Item, ...] | None) -> None:
+        """Returns when the entry is safe; ``items``: what it holds, None is a tick. Raises as `Bus.append`."""
+        raise NotImplementedError
+
+    async def put(self, items: Sequence[Item]) -> None:
+        """Appends items as one entry: what an `Intake` needs."""
+        first = items[0]
+        origin = MANY if len(items) > 1 or isinstance(first, Block) else first.origin
+        subject = subjects.journal_subject(first.stream, origin)
+        await self.append(subject, encode_several(items), tuple(items))
+
+    async def tick(self, site: str) -> None:
+        """Appends a tick."""
+        await self.append(subjects.journal_subject(TICK_STREAM, site), b"", None)
+
+
+class BusJournal(_Putting):
+    """Input of the engine: a gateway's JOURNAL, or the IN stream of a site with children.
+
+    What this process appended itself is remembered until it is read, so that it need not be fetched and decoded again.
+    The server is asked for all else: what was there before, what did not fit, what was appended without an answer.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        stream: str,
+        clock: Clock,
+        watch: Callable[[str, bool], None] = lambda _stream, _ok: None,
+    ) -> None:
+        self.on_read: Callable[[], None] = lambda: None
+        self.counts = JournalCounts()
         self._bus = bus
         self._stream = stream
         self._clock = clock
+        self._watch = watch
+        self._recent: dict[int, _Recent] = {}
+        self._recent_bytes = 0
+        self._unread_rows = 0
+        self._end_seq: int | None = None
+        """The number of the newest entry, if nobody but us can have appended since we know; else None."""
+        self._news = asyncio.Event()
+
+    async def append(self, subject: str, payload: bytes, items: tuple[Item, ...] | None) -> None:
+        try:
+            seq = await self._bus.append(self._stream, subject, payload)
+        except MessagingError as error:
+            self._watch(self._stream, error.code != "messaging.unavailable")
+            self._end_seq = None  # it may be there, or not
+            self._news.set()
+            raise
+        self._watch(self._stream, True)
+        self._end_seq = max(seq, self._end_seq or 0)
+        self._remember(Entry(seq, payload if items is not None else None, items), len(payload))
+        self._news.set()
+
+    def _remember(self, entry: Entry, payload_bytes: int) -> None:
+        rows = [i for i in entry.items or () if not isinstance(i, End)]
+        size_bytes = payload_bytes + sum(r.size_bytes + _ROW_BYTES * len(r) for r in rows)
+        if self._recent_bytes + size_bytes > RECENT_BYTES_MAX:
+            self.counts.refetched += 1
+            return
+        kept = _Recent(entry, size_bytes, sum(map(len, rows)), self._clock.monotonic_ns())
+        self._recent[entry.seq] = kept
+        self._recent_bytes += kept.size_bytes
+        self._unread_rows += kept.rows
+
+    @property
+    def unread_rows(self) -> int:
+        """Rows that this process appended and has not read."""
+        return self._unread_rows
+
+    def age_ns(self, now_ns: int) -> int:
+        """How long the oldest entry that is remembered has waited to be read."""
+        return max(0, now_ns - next(iter(self._recent.values())).at_ns) if self._recent else 0
 
     async def read(self, after_seq: int) -> AsyncIterator[Entry]:
+        seq = after_seq
+        while True:
+            while (entry := self._take(seq + 1)) is not None:
+                seq = entry.seq
+                self.counts.remembered += 1
+                yield entry
+            if self._end_seq == seq:
+                await self._wait(seq)
+                continue
+            async with aclosing(self._fetched(seq)) as fetched:
+                async for entry in fetched:
+                    seq = entry.seq
+                    self.counts.fetched += 1
+                    yield entry
+                    if self._end_seq == seq or seq + 1 in self._recent:
+                        break
+
+    async def _fetched(self, after_seq: int) -> AsyncGenerator[Entry]:
         async for stored in self._bus.read(self._stream, after_seq):
+            for passed in [s for s in self._recent if s < stored.seq]:
+                self._take(passed)
+            if (known := self._take(stored.seq)) is not None:
+                yield known
+                continue
             tick = stored.subject.startswith(f"j.{TICK_STREAM}.")
             yield Entry(stored.seq, None if tick else stored.payload)
 
+    def _take(self, seq: int) -> Entry | None:
+        found = self._recent.pop(seq, None)
+        if found is None:
+            return None
+        self._recent_bytes -= found.size_bytes
+        self._unread_rows -= found.rows
+        self.on_read()
+        return found.entry
+
+    async def _wait(self, seq: int) -> None:
+        """Until something was appended; now and then the server is asked, should somebody else have done so."""
+        self._news.clear()
+        try:
+            async with asyncio.timeout(LOOK_AFTER_NS / 1e9):
+                await self._news.wait()
+        except TimeoutError:
+            if (await answered(lambda: self._bus.state(self._stream), self._clock)).last_seq != seq:
+                self._end_seq = None
+
     async def last_seq(self) -> int:
         return (await answered(lambda: self._bus.state(self._stream), self._clock)).last_seq
+
+
+class PassingJournal(_Putting):
+    """A journal that keeps nothing, for nodes that are told not to: entries go to the engine, and are gone with it.
+
+    Numbers go on from where the engine begins to read.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self.on_read: Callable[[], None] = lambda: None
+        self.counts = JournalCounts()
+        self._clock = clock
+        self._waiting: deque[_Recent] = deque()
+        self._unread_rows = 0
+        self._seq: int | None = None
+        self._begun = asyncio.Event()
+        self._news = asyncio.Event()
+
+    async def append(self, subject: str, payload: bytes, items: tuple[Item, ...] | None) -> None:
+        await self._begun.wait()
+        assert self._seq is not None
+        self._seq += 1
+        rows = sum(len(i) for i in items or () if not isinstance(i, End))
+        entry = Entry(self._seq, payload if items is not None else None, items)
+        self._waiting.append(_Recent(entry, 0, rows, self._clock.monotonic_ns()))
+        self._unread_rows += rows
+        self._news.set()
+
+    @property
+    def unread_rows(self) -> int:
+        """Rows that were not read yet."""
+        return self._unread_rows
+
+    def age_ns(self, now_ns: int) -> int:
+        """How long the oldest entry has waited to be read."""
+        return max(0, now_ns - self._waiting[0].at_ns) if self._waiting else 0
+
+    async def read(self, after_seq: int) -> AsyncIterator[Entry]:
+        self._seq = after_seq
+        self._begun.set()
+        while True:
+            while self._waiting:
+                taken = self._waiting.popleft()
+                self._unread_rows -= taken.rows
+                self.counts.remembered += 1
+                self.on_read()
+                yield taken.entry
+            self._news.clear()
+            await self._news.wait()
+
+    async def last_seq(self) -> int | None:
+        return self._seq
 
 
 class BusOutbox:

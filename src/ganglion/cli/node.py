@@ -55,6 +55,9 @@ def run(
         int, typer.Option("--leaf-port", help="Where children connect; 0: any free one.")
     ] = 0,
     *,
+    durable: Annotated[
+        bool, typer.Option(help="Readings go through the journal on disk; without, a crash loses the newest.")
+    ] = True,
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget what an earlier run left in DIR.")] = False,
 ) -> None:
     """Run the node of one site until it is ended (Ctrl-C); its state stays in DIR for the next start.
@@ -91,7 +94,7 @@ def run(
         coap_port=(coap_port or host.ports.free("udp")) if by_coap else 0,
         paths=tuple(p.id for p in paths),
         kernel_dir=place / "kernels",
-        limits=Limits(),
+        limits=Limits(durable=durable),
         identity_dir=identity.resolve() if identity is not None else None,
         mqtt=mqtt,
         mqtt_devices={p.group: p.count for p in paths if p.group in spoken},

@@ -68,7 +68,9 @@ class Block:
     @cached_property
     def groups(self) -> Groups:
         """The rows by origin."""
-        order = np.argsort(self.origin_index, kind="stable")
+        # Of 16 bits NumPy sorts by radix: several times as fast as of 32.
+        narrow = len(self.origins) <= np.iinfo(np.int16).max
+        order = np.argsort(self.origin_index.astype(np.int16) if narrow else self.origin_index, kind="stable")
         grouped = self.origin_index[order]
         starts = np.flatnonzero(np.concatenate(([True], grouped[1:] != grouped[:-1])))
         ends = np.append(starts[1:], len(grouped))
@@ -76,20 +78,24 @@ class Block:
 
     def take(self, rows: npt.NDArray[Any] | slice) -> Block:
         """The rows chosen by a boolean mask, ascending indices or a slice; of the same stream and origins."""
-        return replace(
-            self,
-            origin_index=self.origin_index[rows],
-            seq=self.seq[rows],
-            time_ns=self.time_ns[rows],
-            columns={k: v[rows] for k, v in self.columns.items()},
+        return Block(
+            self.stream,
+            self.origins,
+            self.origin_index[rows],
+            self.seq[rows],
+            self.time_ns[rows],
+            {k: v[rows] for k, v in self.columns.items()},
         )
 
     def renamed(self, stream: str) -> Block:
         """The same rows under another stream's name."""
-        renamed = replace(self, stream=stream)
-        if "groups" in self.__dict__:
-            renamed.__dict__["groups"] = self.groups
-        return renamed
+        return replace(self, stream=stream).grouped_as(self)
+
+    def grouped_as(self, other: Block) -> Block:
+        """Itself, after taking over what is known of ``other``, whose rows are of the same origins in turn."""
+        if "groups" in other.__dict__:
+            self.__dict__["groups"] = other.groups
+        return self
 
     def split(self) -> list[Batch]:
         """The rows of each origin as a batch, in the order of ``origins``; what a block does is what these do."""

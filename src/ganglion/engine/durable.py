@@ -10,21 +10,21 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Protocol
 
 from ganglion.core.batch import Batch
-from ganglion.core.block import Block
+from ganglion.core.block import Block, Rows
 from ganglion.core.errors import DataError, HostError, MessagingError
 from ganglion.core.packing import pack, unpack
-from ganglion.core.wire import End, decode_several
+from ganglion.core.wire import End, Item, decode_several
 from ganglion.engine.exporter import Exporter
 from ganglion.engine.graph import Emission, Graph
 from ganglion.engine.meter import Meter
 from ganglion.engine.operators import Counts
-from ganglion.engine.seen import Seen
+from ganglion.engine.seen import Seen, take_block
 from ganglion.engine.sinks import SinkFile
 from ganglion.flow.assignment import Assignment
 from ganglion.flow.spec import FlowSpec
@@ -45,10 +45,14 @@ DISK_RETRY_NS = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One journal message: ``payload`` None is a tick (time to send what was gathered)."""
+    """One journal message: ``payload`` None is a tick (time to send what was gathered).
+
+    ``items``: what the payload holds, when it was put there by this very process and need not be decoded.
+    """
 
     seq: int
     payload: bytes | None
+    items: tuple[Item, ...] | None = None
 
 
 class Journal(Protocol):
@@ -57,8 +61,10 @@ class Journal(Protocol):
     def read(self, after_seq: int) -> AsyncIterator[Entry]:
         """Every entry after ``after_seq``, in order, endlessly."""
 
-    async def last_seq(self) -> int:
-        """The newest entry's sequence number; 0 when there never was one."""
+    async def last_seq(self) -> int | None:
+        """The newest entry's sequence number, 0 when there never was one. None: it keeps nothing, and begins to count
+        where it is read from.
+        """
 
 
 class Outbox(Protocol):
@@ -116,7 +122,7 @@ class Durable:
         on_checkpoint: Callable[[int], None] = lambda _seq: None,
         libraries: Libraries = MappingProxyType({}),
         meter: Meter | None = None,
-        on_sink: Callable[[str, Batch], None] | None = None,
+        on_sink: Callable[[str, Rows], None] | None = None,
     ) -> None:
         self._on_sink = on_sink
         self.graph = Graph(spec, assignment, "durable", libraries, meter)
@@ -155,7 +161,7 @@ class Durable:
         await self._recover()
         self._whole = True
         target = await self._journal.last_seq()
-        if self.progress.input_seq >= target:
+        if target is None or self.progress.input_seq >= target:
             self.caught_up.set()
         checkpointed_ns, pending = self._clock.monotonic_ns(), 0
         entries = self._journal.read(self.progress.input_seq).__aiter__()
@@ -169,7 +175,7 @@ class Durable:
                     entry, following = following.result(), None
                     await self._take(entry)
                     pending += 1
-                    if entry.seq >= target:
+                    if target is None or entry.seq >= target:
                         self.caught_up.set()
                 due = self._clock.monotonic_ns() - checkpointed_ns >= CHECKPOINT_EVERY_NS
                 waiting = sum(s.waiting_bytes for s in self._sinks.values())
@@ -194,9 +200,11 @@ class Durable:
         if entry.payload is None:
             self._exporter.flush()
         else:
-            for item in self._decoded(entry.payload):
-                for emission in self.graph.push(item):
-                    self._leave(emission)
+            for item in self._items(entry, entry.payload):
+                fresh = self._checked(item)
+                if fresh is not None:
+                    for emission in self.graph.push(fresh):
+                        self._leave(emission)
         for stream, origin, payload in self._exporter.take():
             self.progress.ordinal += 1
             if self.progress.ordinal > self._known_ordinal and self._outbox is not None:
@@ -210,14 +218,15 @@ class Durable:
 
     def _leave(self, emission: Emission) -> None:
         if emission.kind == "export":
-            if isinstance(emission.item, Batch):
+            if not isinstance(emission.item, End):
                 self._exported(emission.stage).rows += len(emission.item)
             self._exporter.add(emission.item)
-        elif isinstance(emission.item, Batch):
+        elif not isinstance(emission.item, End):
             began_ns = self._meter.begin() if self._meter else 0
             self._sinks[emission.stage].add(emission.item)
             if self._meter:
-                self._meter.end(emission.stage, len(emission.item), began_ns)
+                size_bytes = emission.item.size_bytes
+                self._meter.end(emission.stage, len(emission.item), began_ns, size_bytes)
             if self._on_sink is not None:
                 self._on_sink(emission.stage, emission.item)
 
@@ -225,16 +234,17 @@ class Durable:
         """The flow has a bounded number of streams."""
         return self.progress.exported.setdefault(stream, Exported())
 
-    def _decoded(self, payload: bytes) -> list[Batch | End]:
+    def _items(self, entry: Entry, payload: bytes) -> Sequence[Item]:
+        if entry.items is not None:
+            return entry.items
         try:
-            items = decode_several(payload)
+            return decode_several(payload)
         except DataError:
             self.progress.bad_messages += 1
-            return []
-        parts = [p for item in items for p in (item.split() if isinstance(item, Block) else [item])]
-        return [item for part in parts if (item := self._checked(part)) is not None]
+            return ()
 
-    def _checked(self, item: Batch | End) -> Batch | End | None:
+    def _checked(self, item: Item) -> Item | None:
+        """The rows not seen yet, of a stream that is known and as it was promised; else it is counted bad."""
         try:
             if item.stream not in self._spec:
                 raise DataError(
@@ -245,26 +255,49 @@ class Durable:
                 )
             if isinstance(item, End):
                 return item
-            return self._fresh(item.check(self._spec[item.stream].schema))
+            rows = item.check(self._spec[item.stream].schema)
+            return self._fresh_block(rows) if isinstance(rows, Block) else self._fresh(rows)
         except DataError:
             self.progress.bad_messages += 1
             return None
 
     def _fresh(self, batch: Batch) -> Batch | None:
         """The rows not seen yet; a repeated or reordered row is counted, and never used twice."""
-        key = (batch.stream, batch.origin)
-        if key not in self.progress.seen and len(self.progress.seen) >= LINES_MAX:
+        seen = self._seen(batch.stream, batch.origin)
+        if seen is None:
             raise DataError(
                 "engine.origins",
                 f"{batch.stream} of {batch.origin} is one origin too many",
                 why=f"a node keeps account of {LINES_MAX} streams of origins",
                 next_step="spread the devices over more gateways and edge sites",
             )
-        seen = self.progress.seen.setdefault(key, Seen())
         fresh, repeated, late = seen.take(batch)
         self.progress.duplicated_rows += repeated
         self.progress.out_of_order_rows += late
         return fresh
+
+    def _fresh_block(self, block: Block) -> Block | None:
+        refused = 0
+
+        def seen_of(origin: str) -> Seen | None:
+            nonlocal refused
+            seen = self._seen(block.stream, origin)
+            refused += seen is None
+            return seen
+
+        fresh, repeated, late, _ = take_block(block, seen_of)
+        self.progress.duplicated_rows += repeated
+        self.progress.out_of_order_rows += late
+        self.progress.bad_messages += refused
+        return fresh
+
+    def _seen(self, stream: str, origin: str) -> Seen | None:
+        """None for a line too many."""
+        lines = self.progress.seen
+        seen = lines.get((stream, origin))
+        if seen is None and len(lines) < LINES_MAX:
+            seen = lines[stream, origin] = Seen()
+        return seen
 
     async def checkpoint(self) -> None:
         """Makes everything up to ``progress.input_seq`` survive a crash. A full disk delays it, and is said.
@@ -314,6 +347,8 @@ class Durable:
         content = await asyncio.to_thread(self._disk.read, CHECKPOINT)
         last = await self._outbox.last_ordinal() if self._outbox else 0
         self._known_ordinal = last
+        if await self._journal.last_seq() is None:
+            self.progress.ordinal = last  # what the outbox has came of input that is gone
         if content is None:
             for sink in self._sinks.values():
                 await asyncio.to_thread(sink.cut_back, 0, 0)
@@ -321,7 +356,7 @@ class Durable:
         state = unpack(content)
         await self._check(state, last)
         p = self.progress
-        p.input_seq, p.ordinal = state["input_seq"], state["ordinal"]
+        p.input_seq, p.ordinal = state["input_seq"], max(p.ordinal, state["ordinal"])
         p.seen = {(stream, origin): Seen.restored(held) for stream, origin, held in state["seen"]}
         p.bad_messages, p.duplicated_rows, p.out_of_order_rows = state["counters"]
         self.graph.restore(state["graph"])
@@ -336,7 +371,7 @@ class Durable:
         if state["identity"] != self._identity:
             raise _checkpoint_error("it was written under another flow or assignment")
         newest = await self._journal.last_seq()
-        if state["ordinal"] > outbox_last or state["input_seq"] > newest:
+        if state["ordinal"] > outbox_last or (newest is not None and state["input_seq"] > newest):
             raise _checkpoint_error(
                 f"it says input {state['input_seq']} of {newest}, outbox {state['ordinal']} of {outbox_last}"
             )

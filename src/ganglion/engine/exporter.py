@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ganglion.core.batch import Batch
+from ganglion.core.block import MANY, Block, Rows
 from ganglion.core.wire import End, Item, encode
 
 MESSAGE_TARGET_BYTES = 64_000
@@ -16,14 +17,22 @@ MESSAGE_RAW_BYTES_MAX = 512_000
 """Column bytes of one message: a bus takes at most 1 MiB, and encoding never makes much more of them."""
 _ROW_OVERHEAD_BYTES = 16  # sequence number and time
 
+Key = tuple[str, str | None]
+"""(stream, origin), or (stream, None) for blocks."""
+
 
 class Exporter:
-    """Gathers items; `take` gives the messages that are due as (stream, origin, bytes), in order."""
+    """Gathers items; `take` gives the messages that are due as (stream, origin, bytes), in order.
+
+    Blocks of a stream gather apart from its batches (under the origin `MANY`): what is held of one is sent before the
+    other is held, so that an origin's rows stay in order.
+    """
 
     def __init__(self, *, gather: bool) -> None:
         self._gather = gather
-        self._held: dict[tuple[str, str], list[Batch]] = {}
-        self._held_bytes: dict[tuple[str, str], int] = {}
+        self._held: dict[Key, list[Rows]] = {}
+        self._held_bytes: dict[Key, int] = {}
+        self._held_lasts: dict[Key, dict[str, int]] = {}
         self._due: list[tuple[str, str, bytes]] = []
 
     @property
@@ -32,16 +41,24 @@ class Exporter:
         return bool(self._held)
 
     def add(self, item: Item) -> None:
-        """One exported batch or end mark."""
-        key = (item.stream, item.origin)
+        """Exported rows, or an end mark."""
         if isinstance(item, End):
-            self._flush(key)
-            self._due.append((*key, encode(item)))
+            self._flush((item.stream, None))
+            self._flush((item.stream, item.origin))
+            self._due.append((item.stream, item.origin, encode(item)))
             return
-        held = self._held.get(key)
-        if held and item.first_seq <= held[-1].last_seq:
+        many = isinstance(item, Block)
+        key: Key = (item.stream, None if isinstance(item, Block) else item.origin)
+        for other in [k for k in self._held if k[0] == item.stream and (k[1] is None) is not many]:
+            self._flush(other)
+        if isinstance(item, Block):
+            item = item.compact()
+        firsts, lasts = _ends(item)
+        before = self._held_lasts.get(key)
+        if before and any(before.get(origin, first - 1) >= first for origin, first in firsts.items()):
             self._flush(key)  # rows that came out of order start a message: within one, numbers only go up
         self._held.setdefault(key, []).append(item)
+        self._held_lasts.setdefault(key, {}).update(lasts)
         self._held_bytes[key] = self._held_bytes.get(key, 0) + item.size_bytes
         if not self._gather or self._held_bytes[key] >= MESSAGE_TARGET_BYTES:
             self._flush(key)
@@ -56,27 +73,61 @@ class Exporter:
         due, self._due = self._due, []
         return due
 
-    def _flush(self, key: tuple[str, str]) -> None:
+    def _flush(self, key: Key) -> None:
         held = self._held.pop(key, None)
         if not held:
             return
+        del self._held_lasts[key]
         row_bytes = self._held_bytes.pop(key) // sum(len(b) for b in held) + _ROW_OVERHEAD_BYTES
         rows = max(1, MESSAGE_RAW_BYTES_MAX // row_bytes)
-        batch = Batch.concat(held)
-        for first in range(0, len(batch), rows):
-            self._due.append((*key, encode(batch.take(slice(first, first + rows)))))
+        whole = _joined(held)
+        stream, origin = key
+        for first in range(0, len(whole), rows):
+            part = whole.take(slice(first, first + rows))
+            part = part.compact() if isinstance(part, Block) else part
+            self._due.append((stream, MANY if origin is None else origin, encode(part)))
 
     def snapshot(self) -> Any:
         """What is held. Nothing may be due: take first."""
         assert not self._due
-        return [
-            [*key, [[b.seq, b.time_ns, dict(b.columns)] for b in held]] for key, held in self._held.items()
-        ]
+        return [[*key, [_packed(rows) for rows in held]] for key, held in self._held.items()]
 
     def restore(self, state: Any) -> None:
         """Takes a snapshot back."""
-        self._held = {
-            (stream, origin): [Batch(stream, origin, seq, time_ns, columns) for seq, time_ns, columns in held]
-            for stream, origin, held in state
-        }
-        self._held_bytes = {key: sum(b.size_bytes for b in held) for key, held in self._held.items()}
+        self._held, self._held_bytes, self._held_lasts = {}, {}, {}
+        for stream, origin, packed in state:
+            key = (stream, origin)
+            held = self._held[key] = [_unpacked(stream, origin, rows) for rows in packed]
+            self._held_bytes[key] = sum(rows.size_bytes for rows in held)
+            self._held_lasts[key] = {o: last for rows in held for o, last in _ends(rows)[1].items()}
+
+
+def _joined(held: list[Rows]) -> Rows:
+    blocks = [rows for rows in held if isinstance(rows, Block)]
+    return (
+        Block.concat(blocks) if blocks else Batch.concat([rows for rows in held if isinstance(rows, Batch)])
+    )
+
+
+def _ends(rows: Rows) -> tuple[dict[str, int], dict[str, int]]:
+    """Each origin's first and last number."""
+    if isinstance(rows, Batch):
+        return {rows.origin: rows.first_seq}, {rows.origin: rows.last_seq}
+    groups = rows.groups
+    names = [rows.origins[place] for place in groups.present.tolist()]
+    firsts = rows.seq[groups.order[groups.starts]].tolist()
+    lasts = rows.seq[groups.order[groups.ends - 1]].tolist()
+    return dict(zip(names, firsts, strict=True)), dict(zip(names, lasts, strict=True))
+
+
+def _packed(rows: Rows) -> list[Any]:
+    packed = [rows.seq, rows.time_ns, dict(rows.columns)]
+    return [*packed, list(rows.origins), rows.origin_index] if isinstance(rows, Block) else packed
+
+
+def _unpacked(stream: str, origin: str | None, packed: list[Any]) -> Rows:
+    if origin is not None:
+        seq, time_ns, columns = packed
+        return Batch(stream, origin, seq, time_ns, columns)
+    seq, time_ns, columns, origins, origin_index = packed
+    return Block(stream, tuple(origins), origin_index, seq, time_ns, columns)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal
 
-from ganglion.core.batch import Batch
-from ganglion.core.block import Block
+from ganglion.core.block import Block, Rows
 from ganglion.core.wire import End, Item
 from ganglion.engine.meter import Meter
 from ganglion.engine.operators import AroundOperator, Counts, MapOperator, Operator, WhereOperator
+from ganglion.engine.share import Share
 from ganglion.engine.windows import WindowOperator
 from ganglion.flow.assignment import Assignment
 from ganglion.flow.spec import FlowSpec
@@ -70,6 +70,8 @@ class Graph:
         self._operators: dict[str, Operator] = {
             s.id: o for s in self._stages if (o := _operator(s, spec, libraries))
         }
+        self._runs = {s.id: Share(assignment.runs[s.id]) for s in self._stages}
+        self._exports = {stream: Share(paths) for stream, paths in assignment.exports.items()}
         self.seen: dict[str, Counts] = {}
 
     @property
@@ -85,44 +87,53 @@ class Graph:
         Rows must fit the stream's schema (`Batch.check`); a stream the flow does not know is an assertion.
         """
         assert item.stream in self._spec, item.stream
-        if isinstance(item, Block):
-            return [emission for batch in item.split() for emission in self.push(batch)]
-        if isinstance(item, Batch):
+        if not isinstance(item, End):
             seen = self.seen.setdefault(item.stream, Counts())
             seen.rows += len(item)
         emissions: list[Emission] = []
         todo: deque[Item] = deque([item])
         while todo:
             current = todo.popleft()
-            if self._part != "reflex" and self._assignment.exported(current.stream, current.origin):
-                emissions.append(Emission("export", current.stream, current))
+            if self._part != "reflex":
+                leaving = self._of(self._exports.get(current.stream), current)
+                if leaving is not None:
+                    emissions.append(Emission("export", current.stream, leaving))
             for stage in self._consumers[current.stream]:
-                if self._assignment.runs_here(stage.id, current.origin):
-                    self._run(stage, current, todo, emissions)
+                ours = self._of(self._runs[stage.id], current)
+                if ours is not None:
+                    self._run(stage, ours, todo, emissions)
         return emissions
+
+    def _of(self, share: Share | None, item: Item) -> Item | None:
+        """What of an item is of the share's paths; None for nothing."""
+        if share is None:
+            return None
+        if isinstance(item, Block):
+            return share.rows(item)
+        return item if share.has(item.origin) else None
 
     def _run(self, stage: Stage, item: Item, todo: deque[Item], emissions: list[Emission]) -> None:
         if isinstance(stage, SinkStage):
             emissions.append(Emission("sink", stage.id, item))
         elif isinstance(stage, ActStage):
-            if isinstance(item, Batch):
+            if not isinstance(item, End):
                 emissions.append(Emission("act", stage.id, item))
-        elif isinstance(item, Batch):
-            todo.extend(self._processed(stage.id, item))
-        else:
+        elif isinstance(item, End):
             rows, ended = self._operators[stage.id].end(item.stream, item.origin)
             todo.extend(rows)
             if ended:
                 todo.append(End(stage.id, item.origin))
+        else:
+            todo.extend(self._processed(stage.id, item))
 
-    def _processed(self, stage: str, batch: Batch) -> list[Batch]:
+    def _processed(self, stage: str, rows: Rows) -> Sequence[Rows]:
         meter = self._meter
         if meter is None:
-            return self._operators[stage].process(batch)
+            return self._operators[stage].process(rows)
         began_ns = meter.begin()
-        rows = self._operators[stage].process(batch)
-        meter.end(stage, len(batch), began_ns)
-        return rows
+        given = self._operators[stage].process(rows)
+        meter.end(stage, len(rows), began_ns, rows.size_bytes)
+        return given
 
     def snapshot(self, only: Iterable[str] | None = None) -> dict[str, Any]:
         """State of every operator (or of those named), for `core.packing`."""

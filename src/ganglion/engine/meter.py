@@ -11,7 +11,7 @@ WORKS_MAX = 2_000
 
 @dataclass(slots=True)
 class Work:
-    """``calls``, the ``rows`` in them, and the nanoseconds of a processor that they took.
+    """``calls``, the ``rows`` and their payload ``row_bytes`` in them, and the nanoseconds of a processor they took.
 
     The first call is apart, in ``first_ns``: it loads what all others find loaded, and may take a thousand times as
     long.
@@ -21,6 +21,7 @@ class Work:
     rows: int = 0
     cpu_ns: int = 0
     first_ns: int = 0
+    row_bytes: int = 0
 
     def plus(self, other: Work) -> Work:
         """Both together."""
@@ -29,6 +30,7 @@ class Work:
             self.rows + other.rows,
             self.cpu_ns + other.cpu_ns,
             self.first_ns + other.first_ns,
+            self.row_bytes + other.row_bytes,
         )
 
     def to_json(self) -> dict[str, int]:
@@ -46,7 +48,7 @@ class Meter:
         """The moment at which some work begins, for `end`."""
         self.works: dict[str, Work] = {}
 
-    def end(self, name: str, rows: int, began_ns: int) -> None:
+    def end(self, name: str, rows: int, began_ns: int, row_bytes: int = 0) -> None:
         """Some work ends."""
         took_ns = self.begin() - began_ns
         work = self.works.get(name)
@@ -57,6 +59,7 @@ class Meter:
             return
         work.calls += 1
         work.rows += rows
+        work.row_bytes += row_bytes
         work.cpu_ns += took_ns
 
     def to_json(self) -> dict[str, dict[str, int]]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from ganglion.core.batch import Batch, Columns
+from ganglion.core.block import Block, Rows
 from ganglion.core.schema import Field, TensorType
 from ganglion.flow.stages import AroundStage, MapStage, Stage, WhereStage
 from ganglion.kernels.running import Runner
@@ -44,10 +45,10 @@ class Operator(Protocol):
 
     counts: Counts
 
-    def process(self, batch: Batch) -> list[Batch]:
-        """Takes rows of one of the stage's inputs (told by ``batch.stream``)."""
+    def process(self, rows: Rows) -> Sequence[Rows]:
+        """Takes rows of one of the stage's inputs (told by ``rows.stream``). A block gives what its split would."""
 
-    def end(self, stream: str, origin: str) -> tuple[list[Batch], bool]:
+    def end(self, stream: str, origin: str) -> tuple[Sequence[Rows], bool]:
         """The origin's stream has ended: the last rows, and whether the stage's own stream ends with it."""
 
     def snapshot(self) -> Any:
@@ -68,16 +69,15 @@ class MapOperator:
         self._stateful = stage.kernel.stateful
         self._state: dict[str, Any] = {}
 
-    def process(self, batch: Batch) -> list[Batch]:
-        self.counts.rows += len(batch)
-        state = self._state.get(batch.origin)
+    def process(self, rows: Rows) -> Sequence[Rows]:
+        self.counts.rows += len(rows)
+        return self._block(rows) if isinstance(rows, Block) else self._batch(rows)
+
+    def _batch(self, batch: Batch) -> list[Batch]:
+        state = self._state_of(batch.origin)
         if state is None:
-            if self._stateful and len(self._state) >= KEYS_MAX:
-                self.counts.bad += len(batch)
-                return []
-            state = self._runner.fresh()
-            if self._stateful:
-                self._state[batch.origin] = state
+            self.counts.bad += len(batch)
+            return []
         ran = self._runner.rows(self._inputs(batch), state)
         if ran.kept is None:
             seq, time_ns = batch.seq, batch.time_ns
@@ -88,12 +88,48 @@ class MapOperator:
         self.counts.out += len(seq)
         return [Batch(self._stage.id, batch.origin, seq, time_ns, ran.columns)]
 
-    def _inputs(self, batch: Batch) -> Mapping[str, npt.NDArray[Any]]:
-        if self._field is None:
-            return batch.columns
-        return {WHOLE: self._field.physical(batch.columns[self._field.name])}
+    def _block(self, block: Block) -> list[Block]:
+        present = block.groups.present.tolist() if self._stateful else []
+        states = [self._state_of(block.origins[place]) for place in present]
+        if any(state is None for state in states):
+            refused = np.zeros(len(block.origins), np.bool_)
+            refused[[p for p, state in zip(present, states, strict=True) if state is None]] = True
+            keep = ~refused[block.origin_index]
+            self.counts.bad += len(block) - int(keep.sum())
+            return self._block(block.take(keep)) if keep.any() else []
+        if self._stateful:
+            keys = np.zeros(len(block.origins), np.int32)
+            keys[present] = np.arange(len(present), dtype=np.int32)
+            ran = self._runner.rows_of(self._inputs(block), states, keys[block.origin_index])
+        else:
+            ran = self._runner.rows(self._inputs(block), self._runner.fresh())
+        if ran.kept is not None:
+            if not len(ran.kept):
+                return []
+            block = replace(block.take(ran.kept), columns={})
+        self.counts.out += len(block)
+        given = Block(
+            self._stage.id, block.origins, block.origin_index, block.seq, block.time_ns, ran.columns
+        )
+        return [given.grouped_as(block)]
 
-    def end(self, stream: str, origin: str) -> tuple[list[Batch], bool]:
+    def _state_of(self, origin: str) -> Any:
+        """The origin's state; None when there are too many origins to keep one for it."""
+        state = self._state.get(origin)
+        if state is None:
+            if self._stateful and len(self._state) >= KEYS_MAX:
+                return None
+            state = self._runner.fresh()
+            if self._stateful:
+                self._state[origin] = state
+        return state
+
+    def _inputs(self, rows: Rows) -> Mapping[str, npt.NDArray[Any]]:
+        if self._field is None:
+            return rows.columns
+        return {WHOLE: self._field.physical(rows.columns[self._field.name])}
+
+    def end(self, stream: str, origin: str) -> tuple[Sequence[Rows], bool]:
         return [], True
 
     def snapshot(self) -> Any:
@@ -117,18 +153,21 @@ class WhereOperator:
     def __init__(self, stage: WhereStage) -> None:
         self.counts = Counts()
         self._stage = stage
+        named = stage.predicate.fields
+        self._fields = tuple(f for f in stage.schema.fields if f.name in named)
 
-    def process(self, batch: Batch) -> list[Batch]:
-        self.counts.rows += len(batch)
+    def process(self, rows: Rows) -> Sequence[Rows]:
+        self.counts.rows += len(rows)
         with np.errstate(all="ignore"):
-            found = self._stage.predicate.evaluate(physical(self._stage.schema.fields, batch.columns))
-            mask = np.broadcast_to(found, (len(batch),))
-        if not mask.any():
+            found = self._stage.predicate.evaluate(physical(self._fields, rows.columns))
+            mask = np.broadcast_to(found, (len(rows),))
+        kept = int(np.count_nonzero(mask))
+        if not kept:
             return []
-        self.counts.out += int(mask.sum())
-        return [batch.take(mask).renamed(self._stage.id)]
+        self.counts.out += kept
+        return [(rows if kept == len(rows) else rows.take(mask)).renamed(self._stage.id)]
 
-    def end(self, stream: str, origin: str) -> tuple[list[Batch], bool]:
+    def end(self, stream: str, origin: str) -> tuple[Sequence[Rows], bool]:
         return [], True
 
     def snapshot(self) -> Any:
@@ -177,7 +216,13 @@ class AroundOperator:
         self._stage = stage
         self._rings: dict[str, _Ring] = {}
 
-    def process(self, batch: Batch) -> list[Batch]:
+    def process(self, rows: Rows) -> Sequence[Rows]:
+        if isinstance(rows, Batch):
+            return self._batch(rows)
+        found = [given for batch in rows.split() for given in self._batch(batch)]
+        return [Block.joined(found)] if found else []
+
+    def _batch(self, batch: Batch) -> list[Batch]:
         triggers = batch.stream == self._stage.inputs[1]
         self.counts.rows += 0 if triggers else len(batch)
         ring = self._rings.get(batch.origin)
@@ -217,7 +262,7 @@ class AroundOperator:
             ring.spans.append((first, last))
         return [held for held in ring.rows if ring.wants(held)]
 
-    def end(self, stream: str, origin: str) -> tuple[list[Batch], bool]:
+    def end(self, stream: str, origin: str) -> tuple[Sequence[Rows], bool]:
         # Either may end first, as they may travel apart.
         if origin not in self._rings and len(self._rings) >= KEYS_MAX:
             return [], False

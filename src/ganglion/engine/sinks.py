@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ganglion.core.batch import Batch
+from ganglion.core.block import Block, Rows
 from ganglion.core.errors import HostError
 from ganglion.core.schema import Schema
 from ganglion.host.ports import Disk
@@ -54,6 +54,14 @@ def _text(value: str, count: int) -> Any:
     )
 
 
+def _names(block: Block) -> Any:
+    each = [origin.encode() for origin in block.origins]
+    sizes = np.array([len(name) for name in each], np.int64)[block.origin_index]
+    ends = np.concatenate(([0], np.cumsum(sizes))).astype(np.int32)
+    content = b"".join([each[i] for i in block.origin_index.tolist()])
+    return pa.Array.from_buffers(pa.string(), len(block), [None, pa.py_buffer(ends), pa.py_buffer(content)])
+
+
 class SinkFile:
     """One sink's file on a `Disk`; rows wait in memory until `sync`, which the checkpoint calls."""
 
@@ -70,16 +78,16 @@ class SinkFile:
     def waiting_bytes(self) -> int:
         return sum(len(w) for w in self._waiting)
 
-    def add(self, batch: Batch) -> None:
+    def add(self, rows: Rows) -> None:
         """Takes rows; they are on disk after the next `sync`."""
-        columns: list[Any] = [_text(batch.origin, len(batch))]
-        columns += [_flat(batch.seq, "i64"), _flat(batch.time_ns, "i64")]
+        columns: list[Any] = [_names(rows) if isinstance(rows, Block) else _text(rows.origin, len(rows))]
+        columns += [_flat(rows.seq, "i64"), _flat(rows.time_ns, "i64")]
         for f in self._fields:
-            flat = _flat(batch.columns[f.name], f.type.dtype)
+            flat = _flat(rows.columns[f.name], f.type.dtype)
             columns.append(pa.FixedSizeListArray.from_arrays(flat, f.type.elements) if f.type.shape else flat)
         record = pa.RecordBatch.from_arrays(columns, schema=self._arrow)
         self._waiting.append(record.serialize().to_pybytes())
-        self.rows += len(batch)
+        self.rows += len(rows)
 
     def sync(self) -> int:
         """Writes and fsyncs what waits; returns the file's length. Blocks: call it in a thread.

@@ -5,11 +5,15 @@ passes its end. A window over all origins is first given when every *current* or
 whose watermark lies more than ``lag_max`` behind the most advanced one is not current, so an island does not stall
 the others. What it brings later is merged and given again as the next revision, when that origin has passed the end.
 An origin that has ended has passed everything; when it comes back (after a restart) its watermark counts again.
+
+A block gives what its split gives. Its rows for windows that are `hot` are added to all of them at once, where that can
+give no result; the rest goes origin by origin.
 """
 
 from __future__ import annotations
 
 from bisect import insort
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ganglion.core.batch import Batch
+from ganglion.core.block import Block, Rows
+from ganglion.engine.hot import HotWindows
 from ganglion.engine.operators import KEYS_MAX, Counts
 from ganglion.engine.partials import Parts, finish, merge, parts_in
 from ganglion.flow.folds import folded_fields
@@ -81,14 +87,103 @@ class WindowOperator:
         self._watermark_ns: dict[str, int] = {}
         self._ended: set[str] = set()
         self._keys: dict[str, _Key] = {}
+        self._hot = self._no_hot()
 
-    def process(self, batch: Batch) -> list[Batch]:
+    def _no_hot(self) -> HotWindows | None:
+        return HotWindows(self._folder, self._stage.width_ns, KEYS_MAX) if self._folder is not None else None
+
+    def process(self, rows: Rows) -> Sequence[Rows]:
+        if isinstance(rows, Batch):
+            self._cool(rows.origin)
+            return self._one(rows)
+        if self._hot is None:
+            return [given for batch in rows.split() for given in self._one(batch)]
+        places = self._hot.layout(rows.origins)
+        cold = self._hot.cold(rows, places)
+        if cold is None and (self._stage.by == "origin" or self._gives_nothing(self._hot, rows, places)):
+            self._add_hot(self._hot, rows, places)
+            return []
+        if self._stage.by == "all":
+            return self._one_by_one(rows)
+        assert cold is not None
+        theirs = cold[rows.origin_index]
+        if not theirs.all():
+            self._add_hot(self._hot, rows.take(~theirs), places)
+            rows = rows.take(theirs)
+        given = self._one_by_one(rows)
+        return [Block.joined(given)] if given else []
+
+    def _one_by_one(self, block: Block) -> list[Batch]:
+        given: list[Batch] = []
+        batches = block.split()
+        were_hot = self._hot.origins() if self._hot is not None and self._stage.by == "all" else []
+        for batch in batches:
+            self._cool(batch.origin)
+            given += self._one(batch)
+        for origin in dict.fromkeys((*were_hot, *(b.origin for b in batches))):
+            self._heat(origin)
+        return given
+
+    def _add_hot(self, hot: HotWindows, block: Block, places: npt.NDArray[np.int32]) -> None:
+        self.counts.rows += len(block)
+        hot.add(block, places, [f.physical(block.columns[f.name]) for f in self._fields])
+
+    def _gives_nothing(self, hot: HotWindows, block: Block, places: npt.NDArray[np.int32]) -> bool:
+        """Whether no window over all origins can become due, in whatever order the origins' rows are added.
+
+        That is so when an origin that stays current all the while stays within the oldest open window. All rows are
+        for hot windows. False may also mean that nobody knows.
+        """
+        key = self._keys["all"]
+        if any(key.slots[start].given for start in key.open):
+            return False
+        before = hot.watermark[hot.live]
+        after = hot.watermark.copy()
+        np.maximum.at(after, places[block.origin_index], block.time_ns)
+        after = after[hot.live]
+        others_ns = max((w for o, w in self._watermark_ns.items() if o not in self._ended), default=_NEVER_NS)
+        lead_ns = max(int(after.max()), others_ns)
+        current = before >= lead_ns - self._stage.lag_max_ns
+        return bool(current.any()) and int(after[current].min()) < min(key.open) + self._stage.width_ns
+
+    def _cool(self, origin: str) -> None:
+        """Puts an origin's hot window back among the others, as it would be there; of a key over all origins, all."""
+        if self._hot is None:
+            return
+        name = self._name(origin)
+        cooled = [
+            (one, found)
+            for one in (self._hot.origins() if self._stage.by == "all" else [origin])
+            if (found := self._hot.pop(one)) is not None
+        ]
+        for one, (start, parts, rows, watermark_ns) in cooled:
+            slot = self._keys[name].slots[start]
+            slot.parts[one], slot.rows[one] = parts, rows
+            self._watermark_ns[one] = watermark_ns
+        if cooled:
+            self._forget(self._keys[name], self._lead_ns(name) - self._stage.keep_ns)
+
+    def _heat(self, origin: str) -> None:
+        key = self._keys.get(self._name(origin))
+        if self._hot is None or key is None or origin not in self._watermark_ns or origin in self._ended:
+            return
+        watermark_ns = self._watermark_ns[origin]
+        start = watermark_ns // self._stage.width_ns * self._stage.width_ns
+        slot = key.slots.get(start)
+        if slot is not None and not slot.given and origin in slot.changed:
+            self._hot.put(origin, start, slot.parts[origin], slot.rows[origin], watermark_ns)
+
+    def _name(self, origin: str) -> str:
+        return origin if self._stage.by == "origin" else "all"
+
+    def _one(self, batch: Batch) -> list[Batch]:
+        """Rows of one origin, which has no hot window."""
         stage = self._stage
         self.counts.rows += len(batch)
         if batch.origin not in self._watermark_ns and len(self._watermark_ns) >= KEYS_MAX:
             self.counts.bad += len(batch)
             return []
-        name = batch.origin if stage.by == "origin" else "all"
+        name = self._name(batch.origin)
         if stage.merges:
             starts = batch.columns["start_ns"]
             latest = int(starts.max()) + stage.width_ns
@@ -121,10 +216,11 @@ class WindowOperator:
             key.open.add(int(found[place]))
         return self._give(name, key)
 
-    def end(self, stream: str, origin: str) -> tuple[list[Batch], bool]:
+    def end(self, stream: str, origin: str) -> tuple[Sequence[Rows], bool]:
+        self._cool(origin)
         if origin in self._watermark_ns or len(self._ended) < KEYS_MAX:
             self._ended.add(origin)
-        name = origin if self._stage.by == "origin" else "all"
+        name = self._name(origin)
         key = self._keys.get(name)
         return self._give(name, key) if key else [], self._stage.by == "origin"
 
@@ -239,6 +335,16 @@ class WindowOperator:
             key.forgotten_ns = max(key.forgotten_ns, start)
 
     def snapshot(self) -> Any:
+        # Copies: what is hot stays so, and a snapshot does not alter what comes after it.
+        hot = self._hot.origins() if self._hot is not None else []
+        for origin in hot:
+            self._cool(origin)
+        state = self._state()
+        for origin in hot:
+            self._heat(origin)
+        return state
+
+    def _state(self) -> Any:
         return {
             "watermark_ns": dict(self._watermark_ns),
             "ended": sorted(self._ended),
@@ -251,6 +357,7 @@ class WindowOperator:
 
     def restore(self, state: Any) -> None:
         self.counts = Counts(**state["counts"])
+        self._hot = self._no_hot()
         self._watermark_ns = dict(state["watermark_ns"])
         self._ended = set(state["ended"])
         self._keys = {}

@@ -42,6 +42,13 @@ class Expression:
 
     __array_ufunc__ = None  # a NumPy scalar on the left leaves the operator to us
 
+    @property
+    def fields(self) -> frozenset[str]:
+        """The fields it reads."""
+        if self.op == "field":
+            return frozenset({self.args[0]})
+        return frozenset().union(*(a.fields for a in self.args if isinstance(a, Expression)))
+
     def evaluate(self, columns: Mapping[str, npt.NDArray[Any]]) -> Any:
         """The value for all rows at once, as NumPy gives it; columns are (n, ...) arrays."""
         if self.op == "field":

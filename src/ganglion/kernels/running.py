@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -42,6 +42,9 @@ class Runner(Protocol):
     def rows(self, inputs: Mapping[str, Array], state: Any) -> Ran:
         """Rows of one key in turn. ``inputs``: field (or ``frame``) -> (n, *shape); ``state`` is changed in place."""
 
+    def rows_of(self, inputs: Mapping[str, Array], states: Sequence[Any], keys: Array) -> Ran:
+        """Rows of many keys in turn. ``keys`` int32 (n,): each row's place in ``states``, changed in place."""
+
     def save(self, state: Any) -> Saved:
         """A copy of a key's state."""
 
@@ -62,7 +65,16 @@ class CompiledRunner:
         return self._library.fresh()
 
     def rows(self, inputs: Mapping[str, Array], state: Any) -> Ran:
-        columns, emitted = self._library.rows(inputs, state)
+        return self._ran(*self._library.rows(inputs, state))
+
+    def rows_of(self, inputs: Mapping[str, Array], states: Sequence[Any], keys: Array) -> Ran:
+        table = np.concatenate(states)
+        columns, emitted = self._library.rows(inputs, table, keys)
+        for place, state in enumerate(states):
+            state[0] = table[place]
+        return self._ran(columns, emitted)
+
+    def _ran(self, columns: dict[str, Array], emitted: Array) -> Ran:
         if not self._emits or emitted.all():
             return Ran(columns, None)
         kept = np.flatnonzero(emitted)
@@ -93,10 +105,18 @@ class NumpyRunner:
         return _fixed(self._kernel.fresh_state())
 
     def rows(self, inputs: Mapping[str, Array], state: Any) -> Ran:
+        return self._in_turn(inputs, lambda _: state)
+
+    def rows_of(self, inputs: Mapping[str, Array], states: Sequence[Any], keys: Array) -> Ran:
+        places = keys.tolist()
+        return self._in_turn(inputs, lambda i: states[places[i]])
+
+    def _in_turn(self, inputs: Mapping[str, Array], state_of: Callable[[int], Any]) -> Ran:
         frame_of, count = self._frames(inputs)
         kept: list[int] = []
         rows: list[dict[str, Any]] = []
         for i in range(count):
+            state = state_of(i)
             outputs, emit, after = self._kernel.step(frame_of(i), state)
             state.update(_fixed(after))
             if emit:

@@ -1,0 +1,109 @@
+"""The windows that rows come for now, in arrays: each origin's newest, while it is open and was never given.
+
+Almost every row of almost every origin is for that window, and adding it can close nothing. So a block of such rows is
+one fold over all origins. Whatever else happens to an origin, its window is first put back where `windows` keeps it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ganglion.core.block import Block
+from ganglion.kernels.folds.fold import Folder
+
+LAYOUTS_MAX = 64
+_NEVER_NS = -(1 << 63)
+
+
+class HotWindows:
+    """By place (an origin's, for good): accumulators, rows, start and watermark; ``live`` tells where they count."""
+
+    def __init__(self, folder: Folder, width_ns: int, origins_max: int) -> None:
+        self._folder = folder
+        self._width_ns = width_ns
+        self._origins_max = origins_max
+        self._places: dict[str, int] = {}
+        self._layouts: dict[tuple[str, ...], npt.NDArray[np.int32]] = {}
+        self._table = folder.fold.fresh(0)
+        self._rows = np.zeros(0, np.int64)
+        self._start = np.zeros(0, np.int64)
+        self.watermark = np.zeros(0, np.int64)
+        self.live = np.zeros(0, np.bool_)
+
+    def layout(self, origins: tuple[str, ...]) -> npt.NDArray[np.int32]:
+        """Each origin's place; -1 beyond the limit."""
+        found = self._layouts.get(origins)
+        if found is None:
+            if len(self._layouts) >= LAYOUTS_MAX:
+                self._layouts.clear()
+            found = self._layouts[origins] = np.array([self._place(o) for o in origins], np.int32)
+        return found
+
+    def _place(self, origin: str) -> int:
+        place = self._places.get(origin)
+        if place is None:
+            if len(self._places) >= self._origins_max:
+                return -1
+            place = self._places[origin] = len(self._places)
+            if place >= len(self.live):
+                self._grow(max(64, 2 * place))
+        return place
+
+    def _grow(self, room: int) -> None:
+        table = self._folder.fold.fresh(room)
+        table[: len(self._table)] = self._table
+        self._table = table
+        self._rows, self._start, self.watermark = (
+            np.concatenate([a, np.zeros(room - len(a), np.int64)])
+            for a in (self._rows, self._start, self.watermark)
+        )
+        self.live = np.concatenate([self.live, np.zeros(room - len(self.live), np.bool_)])
+
+    def cold(self, block: Block, places: npt.NDArray[np.int32]) -> npt.NDArray[np.bool_] | None:
+        """Of ``block.origins``, those with a row that is not for their hot window; None when there is none.
+
+        ``places``: what `layout` gave for the origins.
+        """
+        at = places[block.origin_index]
+        starts = block.time_ns // self._width_ns * self._width_ns
+        other = (starts != self._start[at]) | ~self.live[at] | (at < 0)
+        if not other.any():
+            return None
+        cold = np.zeros(len(block.origins), np.bool_)
+        cold[block.origin_index[other]] = True
+        return cold
+
+    def add(self, block: Block, places: npt.NDArray[np.int32], columns: list[npt.NDArray[Any]]) -> None:
+        """Adds rows that are all for the hot windows of their origins."""
+        at = places[block.origin_index]
+        self._folder.add(self._table, columns, len(at), at)
+        self._rows += np.bincount(at, minlength=len(self._rows))
+        np.maximum.at(self.watermark, at, block.time_ns)
+
+    def put(self, origin: str, start: int, parts: list[float], rows: int, watermark_ns: int) -> None:
+        """Makes an origin's newest window hot; nothing for an origin beyond the limit."""
+        place = self._place(origin)
+        if place >= 0:
+            self._table[place] = parts
+            self._rows[place], self._start[place], self.watermark[place] = rows, start, watermark_ns
+            self.live[place] = True
+
+    def pop(self, origin: str) -> tuple[int, list[float], int, int] | None:
+        """An origin's hot window, hot no longer: (start, parts, rows, watermark); None when it has none."""
+        place = self._places.get(origin, -1)
+        if place < 0 or not self.live[place]:
+            return None
+        self.live[place] = False
+        return (
+            int(self._start[place]),
+            self._table[place].tolist(),
+            int(self._rows[place]),
+            int(self.watermark[place]),
+        )
+
+    def origins(self) -> list[str]:
+        """Those that have a hot window."""
+        return [o for o, place in self._places.items() if self.live[place]]
