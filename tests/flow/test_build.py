@@ -174,6 +174,36 @@ def test_every_code_of_the_package_is_provoked_here():
     }
 
 
+def test_a_source_of_rows_has_fields_that_stages_see():
+    flow = gg.Flow("t")
+    rows = flow.source("rows", gg.Row(temp=gg.f32, q=gg.i32, units={"temp": "degC"}), every="10ms")
+    assert [(f.name, str(f.type), f.unit) for f in rows.schema.fields] == [
+        ("temp", "f32", "degC"),
+        ("q", "i32", ""),
+    ]
+    good = rows.where(lambda r: r.q == 0)
+    good.window("1s").aggregate(mean=gg.mean("temp")).sink("means", at="gateway")
+    assert "source of temp: f32 [degC], q: i32 every 10ms" in flow.spec().diagram()
+
+
+@pytest.mark.parametrize(
+    "make, code",
+    [
+        (gg.Row, "schema.fields"),
+        (lambda: gg.Row(temp=gg.f32[3]), "schema.shape"),
+        (lambda: gg.Row(temp=float), "schema.shape"),  # type: ignore[arg-type]
+        (lambda: gg.Row(Temp=gg.f32), "schema.field-name"),
+        (lambda: gg.Row(temp=gg.f32, units={"tmp": "degC"}), "schema.unknown-field"),
+        (lambda: gg.Flow("t").source("rows", gg.f32, every="1s"), "schema.shape"),  # type: ignore[arg-type]
+    ],
+)
+def test_rows_that_cannot_be_are_refused(make, code):
+    with pytest.raises(FlowError) as caught:
+        make()
+    assert caught.value.code == code
+    assert caught.value.next_step
+
+
 def test_a_failed_use_leaves_the_flow_as_it_was():
     flow, frames = start()
     frames.map(features)

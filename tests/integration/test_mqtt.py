@@ -1,4 +1,4 @@
-"""A gateway with MQTT devices, as processes: brokers of others, the site's own server, kills, and what is left after."""
+"""A gateway with MQTT devices, as processes: brokers of others, the site's own server, kills, and what is left."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -57,7 +58,7 @@ def broker(tmp_path):
     config.write_text(
         f"listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nmax_queued_messages 0\n"
     )
-    process = subprocess.Popen([MOSQUITTO, "-c", str(config)], stderr=subprocess.DEVNULL)
+    process = subprocess.Popen([str(MOSQUITTO), "-c", str(config)], stderr=subprocess.DEVNULL)
     try:
         wait_for(lambda: answers(port))
         yield port
@@ -95,7 +96,7 @@ class Node:
         directory.mkdir(exist_ok=True)
         if not (directory / "kernels").exists():
             (directory / "kernels").symlink_to(kernels)
-        self.process = None
+        self.process: Any = None
 
     def start(self):
         (self.directory / "report.json").unlink(missing_ok=True)
@@ -159,7 +160,7 @@ def node(tmp_path, kernels):
 
 async def publishing(port, level, messages, qos, *, sent=None, user=None):
     """Publishes as a device would; returns how many were acknowledged."""
-    arrived = []
+    arrived: list[bool] = []
 
     async def ignore(_published):
         return None
@@ -243,7 +244,7 @@ def once_each(gateway, count):
     wait_for(lambda: gateway.report()["settled"])
     gateway.stop()
     windows = gateway.windows()
-    expected = {}
+    expected: dict[tuple[str, int], int] = {}
     for n in range(count):
         start = (T0_MS + n * STEP_MS) // 1000 * 10**9
         key = (f"gw-sensor-s{n % 5}", start)
@@ -303,14 +304,11 @@ def test_the_sites_own_server_keeps_what_it_acknowledged(node, tmp_path):
 
 
 def test_a_device_at_the_sites_own_server_may_do_nothing_but_its_topics(node, tmp_path):
-    pytest.importorskip("paho.mqtt.client", reason="paho-mqtt is not installed")
-    from paho.mqtt.client import CallbackAPIVersion
-    from paho.mqtt.client import Client as Paho
-
+    paho: Any = pytest.importorskip("paho.mqtt.client", reason="paho-mqtt is not installed")
     port = free_port()
     gateway = node(flow_directory(tmp_path, broker=f"listen: {port}", version="")).start()
     heard, granted = [], {}
-    device = Paho(CallbackAPIVersion.VERSION2, client_id="intruder")
+    device = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id="intruder")
     device.on_message = lambda _c, _u, m: heard.append((m.topic, json.loads(m.payload)))
     device.on_subscribe = lambda _c, _u, mid, reasons, _p: granted.update({mid: [r.value for r in reasons]})
     device.connect("127.0.0.1", port)

@@ -100,6 +100,7 @@ class Node:
         self._libraries: Libraries = {}
         self._meter = Meter(host.clock.cpu_ns)
         self._spec = self._load(flow)
+        self._door = mqtt_door(config, self._spec, host, self._identity)
 
     def _load(self, flow: FlowSpec | None) -> FlowSpec:
         spec = flow or load_flow(self.config.flow_dir)
@@ -207,7 +208,7 @@ class Node:
 
         journal = BusJournal(bus, source, clock, watch.wrote) if limits.durable else PassingJournal(clock)
         recorder = await self._recorder()
-        door = mqtt_door(config, self._spec, self._host, self._identity)
+        door = self._door
         engine = Durable(
             self._spec,
             config.assignment,

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import orjson
 import typer
+from pydantic import ValidationError
 
 from ganglion.agent.__main__ import main as agent_main
 from ganglion.agent.config import Limits, NodeConfig
@@ -161,4 +162,12 @@ def _mqtt(site: Site, name: str, broker: str) -> Mqtt | None:
     if not broker:
         return site.mqtt
     given = site.mqtt.model_dump(exclude_unset=True, exclude={"listen"})
-    return Mqtt.model_validate({**given, "broker": broker})
+    try:
+        return Mqtt.model_validate({**given, "broker": broker})
+    except ValidationError as error:
+        raise RunError(
+            "node.broker",
+            f"--broker {broker} cannot be used",
+            why=str(error.errors()[0]["msg"]),
+            next_step="write e.g. --broker mqtt://127.0.0.1:1883",
+        ) from error

@@ -14,6 +14,7 @@ import typer
 from ganglion.core.errors import RunError
 from ganglion.host.private import PrivateDirectory
 from ganglion.host.system import SystemClock
+from ganglion.messaging.mqtt import Listener
 from ganglion.messaging.nats import connect
 from ganglion.messaging.provision import refill as send_again
 from ganglion.messaging.security.authority import Authority
@@ -51,6 +52,16 @@ def join(
         list[str] | None,
         typer.Option("--host", help="A name or address at which children reach the site. Repeatable."),
     ] = None,
+    mqtt_send: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--mqtt-send", metavar="TOPIC", help="What its MQTT devices may publish to. Repeatable."
+        ),
+    ] = None,
+    mqtt_hear: Annotated[
+        list[str] | None,
+        typer.Option("--mqtt-hear", metavar="TOPIC", help="What they may subscribe to. Repeatable."),
+    ] = None,
 ) -> None:
     """Make an identity for a site. One that joined before gets new keys, and its old ones are withdrawn."""
     if out.exists() and any(out.iterdir()) and not (out / "site.json").exists():
@@ -62,8 +73,13 @@ def join(
         )
     tree = _authority(authority)
     again = tree.member(name) is not None
-    tree.join(name, PrivateDirectory(out), hosts=host or ())
+    devices = Listener(0, tuple(mqtt_send or ()), tuple(mqtt_hear or ())) if mqtt_send or mqtt_hear else None
+    tree.join(name, PrivateDirectory(out), hosts=host or (), mqtt=devices)
     sys.stdout.write(f"{out} is the identity of {name}: bring it to its machine, and remove it here.\n")
+    if devices is not None:
+        sys.stdout.write(
+            f"{out}/mqtt-devices.jwt is the password of its MQTT devices, whatever their user.\n"
+        )
     if again:
         sys.stdout.write(
             f"its earlier keys are withdrawn once running servers know: ganglion site publish {authority} URL\n"

@@ -23,7 +23,7 @@ from ganglion.connectors.mqtt.packets import (
 from ganglion.connectors.mqtt.properties import Cursor, Property, encode_varint
 from ganglion.core.errors import ConnectorError
 
-texts = st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",)), max_size=40)
+texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=40)
 topics = texts.map(lambda t: t.replace("+", "p").replace("#", "h")).filter(bool)
 blobs = st.binary(max_size=60)
 ids = st.integers(1, 0xFFFF)

@@ -74,7 +74,12 @@ def test_whatever_comes_is_read_or_refused(level, drawn, junk, at):
 
 def test_a_known_topic_is_looked_at_once():
     asked = []
-    reader = Reader(V3, lambda t: asked.append(t) or t)
+
+    def resolve(topic):
+        asked.append(topic)
+        return topic
+
+    reader = Reader(V3, resolve)
     for _ in range(3):
         reader.feed(encode(Publish("a", b"1"), V3) * 5)
     assert asked == ["a"]

@@ -30,6 +30,8 @@ from ganglion.connectors.mqtt.reading import Published, Reader, Resolve
 from ganglion.connectors.mqtt.settings import Settings
 from ganglion.core.errors import ConnectorError, GanglionError
 
+TOGETHER_MAX = 4096
+"""Messages handed over at once, when more than one socket read waits."""
 SUBSCRIBE_ID = 0xFFFF
 """Packet identifier of the subscription; messages of ours stay below it."""
 NEW_ONLY = 0x10
@@ -233,6 +235,10 @@ class Connection(asyncio.Protocol):
                 self._news.clear()
                 await self._news.wait()
             first = self._arrived.popleft()
+            while self._arrived and len(first.published) < TOGETHER_MAX:
+                more = self._arrived.popleft()
+                first.published.extend(more.published)
+                first.size_bytes += more.size_bytes
             try:
                 first.safe = await self._deliver(first.published)
             except GanglionError as error:

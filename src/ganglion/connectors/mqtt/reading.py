@@ -41,6 +41,14 @@ class Published:
     def __len__(self) -> int:
         return len(self.payloads)
 
+    def extend(self, later: Published) -> None:
+        """Takes in what came after."""
+        self.topics += later.topics
+        self.payloads += later.payloads
+        self.packet_ids += later.packet_ids
+        self.repeated += later.repeated
+        self.retained += later.retained
+
 
 class Reader:
     """One connection's bytes. After an error nothing more can be read from it."""

@@ -1,0 +1,162 @@
+"""What a gateway publishes, and what it refuses to start with."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import ganglion as gg
+from ganglion.agent.mqtt import MqttDoor, mqtt_listener
+from ganglion.connectors.mqtt.settings import Settings
+from ganglion.core.batch import Batch
+from ganglion.core.block import Block
+from ganglion.core.errors import ConnectorError, TopologyError
+from ganglion.core.topology_mqtt import Mqtt
+from ganglion.host.system import system_host
+
+ROUTE = {"topic": "in", "devices": "sensor", "stream": "readings", "device": "sensor"}
+
+
+def flow():
+    made = gg.Flow("t")
+    readings = made.source("readings", gg.Row(temp=gg.f32), every="1s")
+    readings.where(lambda r: r.temp > 100, id="hot").act("alarm", "raise", within="1s")
+    readings.sink("kept", at="gateway")
+    readings.sink("far", at="cloud")
+    return made.spec()
+
+
+def door(tmp_path: Path, monkeypatch=None, *, offline=False, **mqtt):
+    declared = {"broker": "mqtt://127.0.0.1:1", "routes": [ROUTE], **mqtt}
+    settings = Settings("127.0.0.1", 1, 5, "gw")
+    made = MqttDoor(
+        flow(), Mqtt.model_validate(declared), "gw", {"sensor": 5}, settings, system_host(tmp_path)
+    )
+    sent = []
+    if not offline:
+
+        def publish(topic, payload, *, qos, within_ns, done):
+            sent.append((topic, json.loads(payload), qos, done))
+
+        monkeypatch.setattr(made.client, "publish", publish)
+    made.remember({"gw-sensor-s1", "gw-sensor-a:2fb", "gw-other-x"})
+    return made, sent
+
+
+def batch(origin="gw-sensor-s1", count=2):
+    return Batch(
+        "hot",
+        origin,
+        np.arange(count),
+        np.arange(count) * 10,
+        {"temp": np.arange(count, dtype=np.float32) + 100.5},
+    )
+
+
+def test_a_command_for_each_row(tmp_path, monkeypatch):
+    made, sent = door(
+        tmp_path, monkeypatch, commands=[{"actuator": "alarm", "topic": "to/{device}/{verb}", "qos": 1}]
+    )
+    made.act("alarm_raise", batch(), 5)
+    assert [(t, q) for t, _, q, _ in sent] == [("to/s1/raise", 1)] * 2
+    assert sent[1][1] == {
+        "id": "alarm_raise:gw-sensor-s1:1",
+        "device": "s1",
+        "origin": "gw-sensor-s1",
+        "actuator": "alarm",
+        "verb": "raise",
+        "seq": 1,
+        "time_ns": 10,
+        "row": {"temp": 101.5},
+    }
+    sent[0][3](False)
+    sent[1][3](True)
+    assert (made.counts.commands, made.counts.commands_failed) == (2, 1)
+    assert [r.received_ns for r in made.reactions] == [5, 5]
+
+
+def test_blocks_are_as_their_batches(tmp_path, monkeypatch):
+    made, sent = door(
+        tmp_path,
+        monkeypatch,
+        commands=[{"actuator": "alarm", "topic": "x"}],
+        outputs=[{"sink": "kept", "topic": "{device}"}],
+    )
+    rows = Block.joined([batch(), batch("gw-sensor-unknown", 1)])
+    made.act("alarm_raise", rows, 5)
+    made.gave("kept", rows)
+    made.gave("far", rows)
+    assert [v["device"] for _, v, _, _ in sent] == ["s1", "s1", "gw-sensor-unknown"] * 2
+    assert [t for t, _, _, _ in sent[3:]] == ["s1", "s1", "gw-sensor-unknown"]
+    assert sent[4][1] == {"device": "s1", "origin": "gw-sensor-s1", "seq": 1, "time_ns": 10, "temp": 101.5}
+
+
+@pytest.mark.parametrize("commands", [[], [{"actuator": "alarm", "topic": "to/{device}"}]])
+def test_a_command_that_cannot_go_anywhere_is_counted_and_said(tmp_path, monkeypatch, commands):
+    made, sent = door(
+        tmp_path, monkeypatch, commands=commands, outputs=[{"sink": "kept", "topic": "{device}"}]
+    )
+    made.act("alarm_raise", batch("gw-sensor-a:2fb", 1), 5)
+    assert (made.counts.commands_failed, sent) == (1, [])
+    assert "mqtt.command" in made.troubles[-1]
+    made.gave("kept", batch("gw-sensor-a:2fb", 1))
+    assert made.counts.outputs_failed == 1
+    assert "mqtt.output" in made.troubles[-1]
+
+
+def test_without_a_connection_fast_commands_fail_and_sure_ones_wait(tmp_path):
+    made, _ = door(tmp_path, offline=True, commands=[{"actuator": "alarm", "topic": "x", "qos": 0}])
+    made.act("alarm_raise", batch(), 5)
+    assert made.counts.commands_failed == 2
+    assert "mqtt.offline" in made.troubles[-1]
+    made, _ = door(tmp_path, offline=True, commands=[{"actuator": "alarm", "topic": "x"}])
+    made.act("alarm_raise", batch(count=300), 5)
+    assert (made.counts.commands, made.counts.commands_failed) == (300, 300 - 256)
+    assert "mqtt.full" in made.troubles[-1]
+
+
+@pytest.mark.parametrize(
+    "changes, code",
+    [
+        ({"routes": [ROUTE | {"stream": "hot"}]}, "mqtt.route"),
+        ({"routes": [ROUTE | {"fields": {"nope": "x"}}]}, "mqtt.route"),
+        ({"outputs": [{"sink": "far", "topic": "x"}]}, "mqtt.output"),
+        ({"outputs": [{"sink": "nope", "topic": "x"}]}, "mqtt.output"),
+    ],
+)
+def test_topology_and_flow_must_fit_together(tmp_path, changes, code):
+    with pytest.raises(TopologyError) as caught:
+        door(tmp_path, offline=True, **changes)
+    assert caught.value.code == code
+
+
+def test_a_listener_lets_devices_do_what_is_declared():
+    declared = {
+        "listen": 1883,
+        "routes": [ROUTE | {"topic": "a/{sensor}/#"}],
+        "commands": [{"actuator": "alarm", "topic": "to/{device}"}],
+        "outputs": [{"sink": "kept", "topic": "out"}],
+    }
+    listener = mqtt_listener(Mqtt.model_validate(declared))
+    assert listener is not None
+    assert (listener.send, listener.hear) == (("a/+/#",), ("to/+", "out"))
+    assert mqtt_listener(Mqtt.model_validate({"broker": "mqtt://x"})) is None
+
+
+def test_files_that_cannot_be_read_are_said(tmp_path):
+    from ganglion.connectors.mqtt.settings import settings_of
+
+    (tmp_path / "bad.pem").write_text("x")
+    for declared in (
+        {"broker": "mqtt://x", "password_file": "none"},
+        {"broker": "mqtts://x", "ca_file": "none"},
+        {"broker": "mqtts://x", "ca_file": "bad.pem"},
+        {"broker": "mqtts://x", "certificate_file": "bad.pem"},
+    ):
+        with pytest.raises(ConnectorError) as caught:
+            settings_of(Mqtt.model_validate(declared), "gw", tmp_path)
+        assert caught.value.code == "mqtt.file"
+    (tmp_path / "secret").write_text("word\n")
+    made = settings_of(Mqtt.model_validate({"broker": "mqtt://x", "password_file": "secret"}), "gw", tmp_path)
+    assert (made.password, made.port, made.client_id) == (b"word", 1883, "ganglion-gw")
