@@ -1,11 +1,13 @@
 """``ganglion node``: what is said when it is used wrongly; tests/integration/test_mqtt.py runs nodes."""
 
+import os
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
+from ganglion.agent.__main__ import main as agent_main
 from ganglion.cli import main
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -14,6 +16,11 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 @pytest.fixture
 def ganglion(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
+
+    def run_agent(_program, words):
+        raise SystemExit(agent_main(words[3:]))
+
+    monkeypatch.setattr(os, "execv", run_agent)
 
     def call(*arguments):
         monkeypatch.setattr(sys, "argv", ["ganglion", "node", *arguments])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Mapping
@@ -13,7 +14,6 @@ import orjson
 import typer
 from pydantic import ValidationError
 
-from ganglion.agent.__main__ import main as agent_main
 from ganglion.agent.config import Limits, NodeConfig
 from ganglion.agent.dead_letters import read_letters
 from ganglion.core.errors import RunError
@@ -103,7 +103,8 @@ def run(
     host.disk.replace("config.json", orjson.dumps(config.to_json()))
     sys.stdout.write(f"node {assignment.node} of {spec.name}: state and report.json in {place}\n")
     sys.stdout.flush()
-    raise typer.Exit(agent_main([str(place / "config.json")]))
+    # The same process from here on, without what only planning needs: a gateway's memory is counted.
+    os.execv(sys.executable, [sys.executable, "-m", "ganglion.agent", str(place / "config.json")])  # noqa: S606
 
 
 @node.command("dead-letters")
