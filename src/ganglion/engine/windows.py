@@ -23,7 +23,7 @@ from ganglion.core.block import Block, Rows
 from ganglion.engine.hot import HotWindows
 from ganglion.engine.operators import KEYS_MAX, Counts
 from ganglion.engine.partials import Parts, finish, finish_all, merge, parts_in
-from ganglion.engine.slots import NEVER_NS, Key, Slot
+from ganglion.engine.slots import NEVER_NS, Closed, Key, Slot
 from ganglion.flow.folds import folded_fields
 from ganglion.flow.stages import Stage, WindowStage
 from ganglion.kernels.folds.fold import Folder
@@ -115,10 +115,10 @@ class WindowOperator:
             origin = block.origins[place]
             key = keys[origin]
             slot = key.slots[start]
-            slot.parts[origin], slot.rows[origin], slot.given = own, count, 1
-            slot.changed.clear()
-            key.open = {newer}
-            key.slot(newer).changed.add(origin)
+            slot.parts[origin], slot.rows[origin] = own, count
+            key.give(start)
+            key.slot(newer, origin).changed.add(origin)
+            key.open.add(newer)
             key.next_seq += 1
             self._watermark_ns[origin] = watermark_ns
             self._forget(key, watermark_ns - self._stage.keep_ns)
@@ -222,17 +222,17 @@ class WindowOperator:
             latest = int(batch.time_ns.max())
         self._watermark_ns[batch.origin] = max(latest, self._watermark_ns.get(batch.origin, latest))
         self._ended.discard(batch.origin)
-        key = self._keys.setdefault(name, Key())
+        key = self._key(name)
         oldest_ns = self._lead_ns(name) - stage.keep_ns
         found, inverse, counts = np.unique(starts, return_inverse=True, return_counts=True)
         slots: list[Slot | None] = []
         for start, rows in zip(found.tolist(), counts.tolist(), strict=True):
             too_old = start + stage.width_ns < oldest_ns or start <= key.forgotten_ns
-            if too_old and start not in key.slots:
+            if too_old and not key.holds(start):
                 self.counts.dropped += rows
                 slots.append(None)
                 continue
-            slot = key.slot(start)
+            slot = key.slot(start, batch.origin)
             if slot.given:
                 self.counts.late += rows
             slots.append(slot)
@@ -291,6 +291,15 @@ class WindowOperator:
             changed.append(place)
         return changed
 
+    def _key(self, name: str) -> Key:
+        key = self._keys.get(name)
+        if key is None:
+            closed = None
+            if self._stage.by == "origin" and self._folder is not None:
+                closed = Closed(len(self._folder.fold.parts))
+            key = self._keys[name] = Key(closed)
+        return key
+
     def _lead_ns(self, name: str) -> int:
         """The most advanced watermark that counts for a key: of those still running, if there are any."""
         if self._stage.by == "origin":
@@ -319,10 +328,7 @@ class WindowOperator:
         ready = [s for s in sorted(key.open) if self._ready(key.slots[s], s + width_ns, slowest_ns)]
         batch = self._result(name, key, ready) if ready else None
         for start in ready:
-            slot = key.slots[start]
-            slot.given += 1
-            slot.changed.clear()
-            key.open.discard(start)
+            key.give(start)
         self._forget(key, lead_ns - self._stage.keep_ns)
         return [batch] if batch is not None else []
 
@@ -352,17 +358,7 @@ class WindowOperator:
         return Batch(stage.id, name, seq, typed["start_ns"] + stage.width_ns - 1, typed)
 
     def _forget(self, key: Key, oldest_ns: int) -> None:
-        """Drops windows that can no longer be revised, the oldest first; one with news is kept until given."""
-        at = 0
-        while at < len(key.order):
-            start = key.order[at]
-            if start + self._stage.width_ns >= oldest_ns and len(key.order) <= WINDOWS_MAX:
-                return
-            if start in key.open:
-                at += 1
-                continue
-            del key.order[at], key.slots[start]
-            key.forgotten_ns = max(key.forgotten_ns, start)
+        key.forget(self._stage.width_ns, oldest_ns, WINDOWS_MAX)
 
     def snapshot(self) -> Any:
         # Copies: what is hot stays so, and a snapshot does not alter what comes after it.
@@ -378,10 +374,7 @@ class WindowOperator:
         return {
             "watermark_ns": dict(self._watermark_ns),
             "ended": sorted(self._ended),
-            "keys": {
-                name: [[[s, *key.slots[s].snapshot()] for s in key.order], key.next_seq, key.forgotten_ns]
-                for name, key in self._keys.items()
-            },
+            "keys": {name: key.snapshot() for name, key in self._keys.items()},
             "counts": self.counts.to_json(),
         }
 
@@ -390,11 +383,4 @@ class WindowOperator:
         self._hot = self._no_hot()
         self._watermark_ns = dict(state["watermark_ns"])
         self._ended = set(state["ended"])
-        self._keys = {}
-        for name, (held, next_seq, forgotten_ns) in state["keys"].items():
-            key = self._keys[name] = Key(next_seq=next_seq, forgotten_ns=forgotten_ns)
-            for start, parts, rows, revisions, changed, given in held:
-                key.slots[start] = Slot(dict(parts), dict(rows), dict(revisions), set(changed), given)
-                key.order.append(start)
-                if changed:
-                    key.open.add(start)
+        self._keys = {name: Key.restored(held) for name, held in state["keys"].items()}
