@@ -87,7 +87,9 @@ class Readings:
 
     def __init__(self) -> None:
         rng = np.random.default_rng(1)
-        self._temp = (20 + 0.1 * (np.arange(1 << 17) % SENSORS) + rng.normal(0, 1, 1 << 17)).astype(np.float32)
+        self._temp = (20 + 0.1 * (np.arange(1 << 17) % SENSORS) + rng.normal(0, 1, 1 << 17)).astype(
+            np.float32
+        )
         self._temp[::4096] = 150
         self._q = (rng.random(1 << 17) < 0.1).astype(np.int32)
         self._q[::4096] = 0
@@ -137,9 +139,7 @@ class Round:
         )
         self.journal.on_read = self.intake.made_room
         self.readings = Readings()
-        self.tasks = [
-            asyncio.ensure_future(t) for t in (self.engine.run(), self.intake.run(), janitor.run())
-        ]
+        self.tasks = [asyncio.ensure_future(t) for t in (self.engine.run(), self.intake.run(), janitor.run())]
 
     def act(self, _stage: str, rows: Any, received_ns: int) -> None:
         self.alarms.extend([time.monotonic_ns() - received_ns] * len(rows))
@@ -256,7 +256,9 @@ def summary(rate: str, durable: bool, cells: list[dict[str, Any]]) -> dict[str, 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--rate", type=int, nargs="*", default=[5_000, 20_000, 50_000, 0])

@@ -150,6 +150,7 @@ class Intake:
         self._clock = clock
         self._on_act = on_act
         self._elsewhere = elsewhere
+        self._schemas = {stream: reflex.spec[stream].schema for stream in streams}
         self._lines: dict[str, _Lines] = {}
         self._waiting: deque[_Pending] = deque()
         self._waiting_rows = 0
@@ -189,12 +190,13 @@ class Intake:
     async def take(self, block: Block) -> asyncio.Future[None]:
         """Runs the reflex on ``block`` at once, waits for room, and returns a future: done when its rows are on disk.
 
-        The block fits its stream's schema (`Block.check`), and the stream is one of ``streams``. Rows of origins that
-        are not admitted are counted and left out. A connector that awaits each `take` before it reads on keeps its
+        Raises `DataError` as `Block.check` does; the stream is one of ``streams``. Rows of origins that are not
+        admitted are counted and left out. A connector that awaits each `take` before it reads on keeps its
         rows' order and is slowed down when the disk is.
         """
         received_ns = self._clock.monotonic_ns()
         assert block.stream in self.streams, block.stream
+        block.check(self._schemas[block.stream])
         self.counts.blocks += 1
         self.counts.rows += len(block)
         self.counts.row_bytes += block.size_bytes

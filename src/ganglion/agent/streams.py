@@ -60,16 +60,19 @@ async def answered(call: Callable[[], Awaitable[T]], clock: Clock) -> T:
 class _Putting:
     """What both kinds of journal do with items."""
 
+    encodes = True
+    """Somebody may want an entry's bytes."""
+
     async def append(self, subject: str, payload: bytes, items: tuple[Item, ...] | None) -> None:
         """Returns when the entry is safe; ``items``: what it holds, None is a tick. Raises as `Bus.append`."""
         raise NotImplementedError
 
     async def put(self, items: Sequence[Item]) -> None:
-        """Appends items as one entry: what an `Intake` needs."""
+        """Appends items, which were checked, as one entry: what an `Intake` needs."""
         first = items[0]
         origin = MANY if len(items) > 1 or isinstance(first, Block) else first.origin
         subject = subjects.journal_subject(first.stream, origin)
-        await self.append(subject, encode_several(items), tuple(items))
+        await self.append(subject, encode_several(items) if self.encodes else b"", tuple(items))
 
     async def tick(self, site: str) -> None:
         """Appends a tick."""
@@ -196,6 +199,7 @@ class PassingJournal(_Putting):
     def __init__(self, clock: Clock) -> None:
         self.on_read: Callable[[], None] = lambda: None
         self.counts = JournalCounts()
+        self.encodes = False
         self._clock = clock
         self._waiting: deque[_Recent] = deque()
         self._unread_rows = 0

@@ -37,6 +37,7 @@ _BATCH_LEVEL = 6
 _BLOCK_LEVEL = 1
 """A block is packed in the path of every reading, and the higher levels save little of it."""
 _INTEGERS = ("|i1", "<i2", "<i4", "<i8")
+_INTEGER_RANGES = tuple((c, int(np.iinfo(c).min), int(np.iinfo(c).max)) for c in _INTEGERS)
 _DTYPES = {"<f4", "<f8", "<i2", "<i4", "<i8", "|b1"}
 
 
@@ -177,11 +178,18 @@ def _encode_numbers(block: Block) -> list[Any]:
     rest = seq - _counted(groups, firsts)
     return [
         list(block.origins),
-        _encode_integers(np.diff(block.origin_index, prepend=np.int32(0))),
-        _encode_integers(np.diff(firsts, prepend=np.int64(0))),
+        _encode_integers(_steps(block.origin_index)),
+        _encode_integers(_steps(firsts)),
         _encode_integers(rest) if rest.any() else None,
-        _encode_integers(np.diff(block.time_ns, prepend=np.int64(0))),
+        _encode_integers(_steps(block.time_ns)),
     ]
+
+
+def _steps(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The first value, and each one's difference from the one before."""
+    steps = values.copy()
+    steps[1:] -= values[:-1]
+    return steps
 
 
 def _counted(groups: Groups, firsts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
@@ -195,7 +203,7 @@ def _counted(groups: Groups, firsts: npt.NDArray[np.int64]) -> npt.NDArray[np.in
 def _encode_integers(values: npt.NDArray[Any]) -> list[Any]:
     """Whole numbers as byte planes of the narrowest type that holds them all."""
     least, most = int(values.min()), int(values.max())
-    code = next(c for c in _INTEGERS if np.iinfo(c).min <= least and most <= np.iinfo(c).max)
+    code = next(c for c, low, high in _INTEGER_RANGES if low <= least and most <= high)
     return [code, _planes(values.astype(code))]
 
 
@@ -266,9 +274,11 @@ def _decode_steps(packed: list[Any]) -> npt.NDArray[np.int64]:
 
 
 def _encode_column(column: npt.NDArray[Any]) -> list[Any]:
-    little = np.ascontiguousarray(column.astype(column.dtype.newbyteorder("<"), copy=False))
+    little = column
+    if column.dtype.str not in _DTYPES:
+        little = column.astype(column.dtype.newbyteorder("<"), copy=False)
     assert little.dtype.str in _DTYPES, little.dtype
-    delta = little.dtype == np.dtype("<i2") and little.ndim > 1
+    delta = little.ndim > 1 and little.dtype.str == "<i2"
     values = np.diff(little, axis=-1, prepend=little.dtype.type(0)) if delta else little
     return [little.dtype.str, list(little.shape), delta, _planes(values)]
 

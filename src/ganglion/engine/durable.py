@@ -10,12 +10,11 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from ganglion.core.batch import Batch
 from ganglion.core.block import Block, Rows
 from ganglion.core.errors import DataError, HostError, MessagingError
 from ganglion.core.packing import pack, unpack
@@ -34,7 +33,7 @@ from ganglion.host.threads import to_its_end
 from ganglion.kernels.running import Libraries
 
 CHECKPOINT = "checkpoint.cbor"
-CHECKPOINT_FORMAT = 3
+CHECKPOINT_FORMAT = 4
 CHECKPOINT_EVERY_NS = 1_000_000_000
 CHECKPOINT_ENTRIES_MAX = 5_000
 LINES_MAX = 500_000
@@ -47,7 +46,7 @@ DISK_RETRY_NS = 1_000_000_000
 class Entry:
     """One journal message: ``payload`` None is a tick (time to send what was gathered).
 
-    ``items``: what the payload holds, when it was put there by this very process and need not be decoded.
+    ``items``: what the payload holds, when it was checked and put there by this very process: it need not be decoded.
     """
 
     seq: int
@@ -200,8 +199,8 @@ class Durable:
         if entry.payload is None:
             self._exporter.flush()
         else:
-            for item in self._items(entry, entry.payload):
-                fresh = self._checked(item)
+            for item in self._items(entry.payload) if entry.items is None else entry.items:
+                fresh = self._fresh(item)
                 if fresh is not None:
                     for emission in self.graph.push(fresh):
                         self._leave(emission)
@@ -234,44 +233,42 @@ class Durable:
         """The flow has a bounded number of streams."""
         return self.progress.exported.setdefault(stream, Exported())
 
-    def _items(self, entry: Entry, payload: bytes) -> Sequence[Item]:
-        if entry.items is not None:
-            return entry.items
+    def _items(self, payload: bytes) -> list[Item]:
+        """What a message holds that is of known streams and as they were promised; the rest is counted bad."""
         try:
-            return decode_several(payload)
+            found = decode_several(payload)
         except DataError:
             self.progress.bad_messages += 1
-            return ()
+            return []
+        items: list[Item] = []
+        for item in found:
+            try:
+                items.append(self._checked(item))
+            except DataError:
+                self.progress.bad_messages += 1
+        return items
 
-    def _checked(self, item: Item) -> Item | None:
-        """The rows not seen yet, of a stream that is known and as it was promised; else it is counted bad."""
-        try:
-            if item.stream not in self._spec:
-                raise DataError(
-                    "engine.stream",
-                    f"unknown stream {item.stream!r}",
-                    why="the flow has none such",
-                    next_step="run every node from the same plan",
-                )
-            if isinstance(item, End):
-                return item
-            rows = item.check(self._spec[item.stream].schema)
-            return self._fresh_block(rows) if isinstance(rows, Block) else self._fresh(rows)
-        except DataError:
+    def _checked(self, item: Item) -> Item:
+        if item.stream not in self._spec:
+            raise DataError(
+                "engine.stream",
+                f"unknown stream {item.stream!r}",
+                why="the flow has none such",
+                next_step="run every node from the same plan",
+            )
+        return item if isinstance(item, End) else item.check(self._spec[item.stream].schema)
+
+    def _fresh(self, item: Item) -> Item | None:
+        """The rows not seen yet; a repeated or reordered row is counted, and never used twice."""
+        if isinstance(item, End):
+            return item
+        if isinstance(item, Block):
+            return self._fresh_block(item)
+        seen = self._seen(item.stream, item.origin)
+        if seen is None:
             self.progress.bad_messages += 1
             return None
-
-    def _fresh(self, batch: Batch) -> Batch | None:
-        """The rows not seen yet; a repeated or reordered row is counted, and never used twice."""
-        seen = self._seen(batch.stream, batch.origin)
-        if seen is None:
-            raise DataError(
-                "engine.origins",
-                f"{batch.stream} of {batch.origin} is one origin too many",
-                why=f"a node keeps account of {LINES_MAX} streams of origins",
-                next_step="spread the devices over more gateways and edge sites",
-            )
-        fresh, repeated, late = seen.take(batch)
+        fresh, repeated, late = seen.take(item)
         self.progress.duplicated_rows += repeated
         self.progress.out_of_order_rows += late
         return fresh
@@ -292,7 +289,7 @@ class Durable:
         return fresh
 
     def _seen(self, stream: str, origin: str) -> Seen | None:
-        """None for a line too many."""
+        """None for a line too many: its rows are counted bad, and the devices are to be spread over more gateways."""
         lines = self.progress.seen
         seen = lines.get((stream, origin))
         if seen is None and len(lines) < LINES_MAX:

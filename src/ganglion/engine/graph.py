@@ -75,6 +75,11 @@ class Graph:
         self.seen: dict[str, Counts] = {}
 
     @property
+    def spec(self) -> FlowSpec:
+        """The flow it runs a part of."""
+        return self._spec
+
+    @property
     def counts(self) -> dict[str, Counts]:
         """Per stage that runs here, and per stream that came in (``in:STREAM``)."""
         return {s: o.counts for s, o in self._operators.items()} | {

@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from ganglion.core.block import Block
+from ganglion.engine.slots import NEVER_NS
 from ganglion.kernels.folds.fold import Folder
 
 LAYOUTS_MAX = 64
-_NEVER_NS = -(1 << 63)
 
 
 class HotWindows:
@@ -79,9 +79,54 @@ class HotWindows:
     def add(self, block: Block, places: npt.NDArray[np.int32], columns: list[npt.NDArray[Any]]) -> None:
         """Adds rows that are all for the hot windows of their origins."""
         at = places[block.origin_index]
+        self._fold(at, columns)
+        np.maximum.at(self.watermark, at, block.time_ns)
+
+    def _fold(self, at: npt.NDArray[np.int32], columns: list[npt.NDArray[Any]]) -> None:
         self._folder.add(self._table, columns, len(at), at)
         self._rows += np.bincount(at, minlength=len(self._rows))
-        np.maximum.at(self.watermark, at, block.time_ns)
+
+    def following(self, block: Block, places: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
+        """For each of ``block.origins``, the start of the one later window that its rows are for, beside its hot one.
+
+        `NEVER_NS` where there is no hot window, where a row is for an earlier one, or rows are for several later ones.
+        """
+        groups = block.groups
+        starts = (block.time_ns // self._width_ns * self._width_ns)[groups.order]
+        at = places[groups.present]
+        hot = np.repeat(self._start[at], groups.ends - groups.starts)
+        latest = np.maximum.reduceat(starts, groups.starts)
+        either = (starts == hot) | (starts == np.repeat(latest, groups.ends - groups.starts))
+        good = np.logical_and.reduceat(either, groups.starts)
+        good &= self.live[at] & (at >= 0) & (latest > self._start[at])
+        found = np.full(len(block.origins), NEVER_NS, np.int64)
+        found[groups.present[good]] = latest[good]
+        return found
+
+    def roll(
+        self,
+        block: Block,
+        places: npt.NDArray[np.int32],
+        columns: list[npt.NDArray[Any]],
+        at: npt.NDArray[np.int32],
+        newer: npt.NDArray[np.int64],
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+        """Adds rows that are for hot windows or those `following` them, which become the hot ones.
+
+        ``at``: the places of the rows' origins; ``newer``: the start that follows at each. Returns start,
+        accumulators and rows of the windows that were hot at each.
+        """
+        own = places[block.origin_index]
+        old = block.time_ns // self._width_ns * self._width_ns == self._start[own]
+        if old.any():
+            self._fold(own[old], [c[old] for c in columns])
+        ended = self._start[at], self._table[at], self._rows[at]
+        self._table[at] = self._folder.fold.fresh(1)
+        self._rows[at] = 0
+        self._start[at] = newer
+        self._fold(own[~old], [c[~old] for c in columns])
+        np.maximum.at(self.watermark, own, block.time_ns)
+        return ended
 
     def put(self, origin: str, start: int, parts: list[float], rows: int, watermark_ns: int) -> None:
         """Makes an origin's newest window hot; nothing for an origin beyond the limit."""

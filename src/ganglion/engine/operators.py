@@ -155,12 +155,13 @@ class WhereOperator:
         self._stage = stage
         named = stage.predicate.fields
         self._fields = tuple(f for f in stage.schema.fields if f.name in named)
+        self._scaled = any(f.scale for f in self._fields)
 
     def process(self, rows: Rows) -> Sequence[Rows]:
         self.counts.rows += len(rows)
+        columns = physical(self._fields, rows.columns) if self._scaled else rows.columns
         with np.errstate(all="ignore"):
-            found = self._stage.predicate.evaluate(physical(self._fields, rows.columns))
-            mask = np.broadcast_to(found, (len(rows),))
+            mask = self._stage.predicate.evaluate(columns)  # one truth value per row: the flow has tried it
         kept = int(np.count_nonzero(mask))
         if not kept:
             return []

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import numpy.typing as npt
 
 from ganglion.core.batch import Batch
 from ganglion.flow.stages import PARTIALS, Aggregate
@@ -61,3 +62,31 @@ def finish(aggregates: tuple[Aggregate, ...], parts: Parts, count: int) -> list[
         else:
             result.append((aggregate.name, own[0]))
     return result
+
+
+def finish_all(
+    aggregates: tuple[Aggregate, ...], parts: npt.NDArray[np.float64], counts: npt.NDArray[np.int64]
+) -> dict[str, npt.NDArray[np.float64]]:
+    """What `finish` gives, for many results at once: ``parts`` (n, parts), ``counts`` (n,) -> columns (n,).
+
+    A NaN is always the same one, whatever the processor makes of inf - inf.
+    """
+    columns: dict[str, npt.NDArray[np.float64]] = {}
+    at = 0
+    with np.errstate(all="ignore"):
+        for aggregate in aggregates:
+            names = part_names(aggregate)
+            own = parts[:, at : at + len(names)]
+            at += len(names)
+            if aggregate.function == "mean":
+                columns[aggregate.name] = own[:, 0] / counts
+            elif aggregate.function == "std":
+                mean = own[:, 0] / counts
+                columns[aggregate.name] = np.sqrt(np.maximum(0.0, own[:, 1] / counts - mean * mean))
+            else:
+                columns[aggregate.name] = own[:, 0].copy()
+            if aggregate.function in ("mean", "std"):
+                columns |= {name: own[:, k].copy() for k, name in enumerate(names)}
+    for column in columns.values():
+        column[np.isnan(column)] = np.nan
+    return columns

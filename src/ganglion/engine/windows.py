@@ -12,9 +12,7 @@ give no result; the rest goes origin by origin.
 
 from __future__ import annotations
 
-from bisect import insort
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,53 +22,14 @@ from ganglion.core.batch import Batch
 from ganglion.core.block import Block, Rows
 from ganglion.engine.hot import HotWindows
 from ganglion.engine.operators import KEYS_MAX, Counts
-from ganglion.engine.partials import Parts, finish, merge, parts_in
+from ganglion.engine.partials import Parts, finish, finish_all, merge, parts_in
+from ganglion.engine.slots import NEVER_NS, Closed, Key, Slot
 from ganglion.flow.folds import folded_fields
 from ganglion.flow.stages import Stage, WindowStage
 from ganglion.kernels.folds.fold import Folder
 
 WINDOWS_MAX = 20_000
 """Windows one stage keeps, per key, for revisions; beyond that the oldest closed one is forgotten."""
-_NEVER_NS = -(1 << 63)
-
-
-@dataclass(slots=True)
-class _Slot:
-    """One window of one key."""
-
-    parts: dict[str, Parts] = field(default_factory=dict)  # by origin
-    rows: dict[str, int] = field(default_factory=dict)
-    revision_in: dict[str, int] = field(default_factory=dict)
-    changed: set[str] = field(default_factory=set)
-    given: int = 0  # how often it was given; its next revision number
-
-    def snapshot(self) -> list[Any]:
-        return [
-            dict(self.parts),
-            dict(self.rows),
-            dict(self.revision_in),
-            sorted(self.changed),
-            self.given,
-        ]
-
-
-@dataclass(slots=True)
-class _Key:
-    """The windows of one key. ``open``: starts of those with rows not given yet."""
-
-    slots: dict[int, _Slot] = field(default_factory=dict)
-    order: list[int] = field(default_factory=list)  # the starts, sorted
-    open: set[int] = field(default_factory=set)
-    next_seq: int = 0
-    forgotten_ns: int = _NEVER_NS
-    """Start of the latest window forgotten. One at or before it that is not held would begin anew: refused."""
-
-    def slot(self, start: int) -> _Slot:
-        slot = self.slots.get(start)
-        if slot is None:
-            slot = self.slots[start] = _Slot()
-            insort(self.order, start)
-        return slot
 
 
 class WindowOperator:
@@ -86,7 +45,7 @@ class WindowOperator:
         )
         self._watermark_ns: dict[str, int] = {}
         self._ended: set[str] = set()
-        self._keys: dict[str, _Key] = {}
+        self._keys: dict[str, Key] = {}
         self._hot = self._no_hot()
 
     def _no_hot(self) -> HotWindows | None:
@@ -110,8 +69,79 @@ class WindowOperator:
         if not theirs.all():
             self._add_hot(self._hot, rows.take(~theirs), places)
             rows = rows.take(theirs)
-        given = self._one_by_one(rows)
+        rolled, rest = self._roll(self._hot, rows, places)
+        if rest is None:
+            return [rolled] if rolled is not None else []
+        given = self._one_by_one(rest)
+        if rolled is not None:
+            place = {origin: i for i, origin in enumerate(rows.origins)}
+            given = sorted([*rolled.split(), *given], key=lambda batch: place[batch.origin])
         return [Block.joined(given)] if given else []
+
+    def _roll(
+        self, hot: HotWindows, block: Block, places: npt.NDArray[np.int32]
+    ) -> tuple[Block | None, Block | None]:
+        """For origins that go on from their hot window to one later: (the results of what ended, the other rows)."""
+        following = hot.following(block, places)
+        keys = self._keys
+        rolling = []
+        for place in block.groups.present.tolist():
+            origin = block.origins[place]
+            if following[place] != NEVER_NS and len(keys[origin].open) == 1:
+                rolling.append(place)
+        if not rolling:
+            return None, block
+        ours = np.zeros(len(block.origins), np.bool_)
+        ours[rolling] = True
+        mine = ours[block.origin_index]
+        rest = None
+        if not mine.all():
+            block, rest = block.take(mine), block.take(~mine)
+        columns = [f.physical(block.columns[f.name]) for f in self._fields]
+        self.counts.rows += len(block)
+        at = places[rolling]
+        starts, parts, counts = hot.roll(block, places, columns, at, following[rolling])
+        result = self._rolled(block, rolling, starts, parts, counts)
+        watermarks = hot.watermark[at].tolist()
+        for place, start, own, count, watermark_ns, newer in zip(
+            rolling,
+            starts.tolist(),
+            parts.tolist(),
+            counts.tolist(),
+            watermarks,
+            following[rolling].tolist(),
+            strict=True,
+        ):
+            origin = block.origins[place]
+            key = keys[origin]
+            slot = key.slots[start]
+            slot.parts[origin], slot.rows[origin] = own, count
+            key.give(start)
+            key.slot(newer, origin).changed.add(origin)
+            key.open.add(newer)
+            key.next_seq += 1
+            self._watermark_ns[origin] = watermark_ns
+            self._forget(key, watermark_ns - self._stage.keep_ns)
+        return result, rest
+
+    def _rolled(
+        self,
+        block: Block,
+        rolling: list[int],
+        starts: npt.NDArray[np.int64],
+        parts: npt.NDArray[np.float64],
+        counts: npt.NDArray[np.int64],
+    ) -> Block:
+        """The first results of one window of each of some origins."""
+        stage = self._stage
+        columns = {"start_ns": starts, "revision": np.zeros_like(starts), "rows": counts}
+        finished = columns | finish_all(stage.aggregates, parts, counts)
+        self.counts.out += len(starts)
+        names = tuple(block.origins[place] for place in rolling)
+        seq = np.array([self._keys[name].next_seq for name in names], np.int64)
+        index = np.arange(len(names), dtype=np.int32)
+        typed = {name: finished[name] for name in stage.schema.names}
+        return Block(stage.id, names, index, seq, starts + (stage.width_ns - 1), typed)
 
     def _one_by_one(self, block: Block) -> list[Batch]:
         given: list[Batch] = []
@@ -141,7 +171,7 @@ class WindowOperator:
         after = hot.watermark.copy()
         np.maximum.at(after, places[block.origin_index], block.time_ns)
         after = after[hot.live]
-        others_ns = max((w for o, w in self._watermark_ns.items() if o not in self._ended), default=_NEVER_NS)
+        others_ns = max((w for o, w in self._watermark_ns.items() if o not in self._ended), default=NEVER_NS)
         lead_ns = max(int(after.max()), others_ns)
         current = before >= lead_ns - self._stage.lag_max_ns
         return bool(current.any()) and int(after[current].min()) < min(key.open) + self._stage.width_ns
@@ -192,17 +222,17 @@ class WindowOperator:
             latest = int(batch.time_ns.max())
         self._watermark_ns[batch.origin] = max(latest, self._watermark_ns.get(batch.origin, latest))
         self._ended.discard(batch.origin)
-        key = self._keys.setdefault(name, _Key())
+        key = self._key(name)
         oldest_ns = self._lead_ns(name) - stage.keep_ns
         found, inverse, counts = np.unique(starts, return_inverse=True, return_counts=True)
-        slots: list[_Slot | None] = []
+        slots: list[Slot | None] = []
         for start, rows in zip(found.tolist(), counts.tolist(), strict=True):
             too_old = start + stage.width_ns < oldest_ns or start <= key.forgotten_ns
-            if too_old and start not in key.slots:
+            if too_old and not key.holds(start):
                 self.counts.dropped += rows
                 slots.append(None)
                 continue
-            slot = key.slot(start)
+            slot = key.slot(start, batch.origin)
             if slot.given:
                 self.counts.late += rows
             slots.append(slot)
@@ -225,7 +255,7 @@ class WindowOperator:
         return self._give(name, key) if key else [], self._stage.by == "origin"
 
     def _add(
-        self, slots: list[_Slot | None], batch: Batch, inverse: npt.NDArray[Any], counts: npt.NDArray[Any]
+        self, slots: list[Slot | None], batch: Batch, inverse: npt.NDArray[Any], counts: npt.NDArray[Any]
     ) -> list[int]:
         """Folds rows into their windows, in order; returns the windows with news, by place in ``slots``."""
         folder, origin = self._folder, batch.origin
@@ -244,7 +274,7 @@ class WindowOperator:
                 changed.append(place)
         return changed
 
-    def _replace(self, slots: list[_Slot | None], batch: Batch, inverse: npt.NDArray[Any]) -> list[int]:
+    def _replace(self, slots: list[Slot | None], batch: Batch, inverse: npt.NDArray[Any]) -> list[int]:
         """Puts partial results in place of their older revisions; returns the windows with news."""
         origin = batch.origin
         changed = []
@@ -261,6 +291,15 @@ class WindowOperator:
             changed.append(place)
         return changed
 
+    def _key(self, name: str) -> Key:
+        key = self._keys.get(name)
+        if key is None:
+            closed = None
+            if self._stage.by == "origin" and self._folder is not None:
+                closed = Closed(len(self._folder.fold.parts))
+            key = self._keys[name] = Key(closed)
+        return key
+
     def _lead_ns(self, name: str) -> int:
         """The most advanced watermark that counts for a key: of those still running, if there are any."""
         if self._stage.by == "origin":
@@ -271,7 +310,7 @@ class WindowOperator:
     def _passed(self, origin: str, end_ns: int) -> bool:
         return origin in self._ended or self._watermark_ns[origin] >= end_ns
 
-    def _ready(self, slot: _Slot, end_ns: int, slowest_ns: int) -> bool:
+    def _ready(self, slot: Slot, end_ns: int, slowest_ns: int) -> bool:
         """``slowest_ns``: the least watermark of all current origins (one of them for a key by origin)."""
         if not any(self._passed(o, end_ns) for o in slot.changed):
             return False
@@ -282,21 +321,18 @@ class WindowOperator:
         running = (w for o, w in self._watermark_ns.items() if o not in self._ended)
         return min((w for w in running if w >= current_ns), default=1 << 63)
 
-    def _give(self, name: str, key: _Key) -> list[Batch]:
+    def _give(self, name: str, key: Key) -> list[Batch]:
         width_ns = self._stage.width_ns
         lead_ns = self._lead_ns(name)
         slowest_ns = self._slowest_ns(lead_ns) if self._stage.by == "all" else lead_ns
         ready = [s for s in sorted(key.open) if self._ready(key.slots[s], s + width_ns, slowest_ns)]
         batch = self._result(name, key, ready) if ready else None
         for start in ready:
-            slot = key.slots[start]
-            slot.given += 1
-            slot.changed.clear()
-            key.open.discard(start)
+            key.give(start)
         self._forget(key, lead_ns - self._stage.keep_ns)
         return [batch] if batch is not None else []
 
-    def _result(self, name: str, key: _Key, starts: list[int]) -> Batch:
+    def _result(self, name: str, key: Key, starts: list[int]) -> Batch:
         stage = self._stage
         columns: dict[str, list[float]] = {field: [] for field in stage.schema.names}
         for start in starts:
@@ -321,18 +357,8 @@ class WindowOperator:
                 array[np.isnan(array)] = np.nan  # one NaN, whatever the processor makes of inf - inf
         return Batch(stage.id, name, seq, typed["start_ns"] + stage.width_ns - 1, typed)
 
-    def _forget(self, key: _Key, oldest_ns: int) -> None:
-        """Drops windows that can no longer be revised, the oldest first; one with news is kept until given."""
-        at = 0
-        while at < len(key.order):
-            start = key.order[at]
-            if start + self._stage.width_ns >= oldest_ns and len(key.order) <= WINDOWS_MAX:
-                return
-            if start in key.open:
-                at += 1
-                continue
-            del key.order[at], key.slots[start]
-            key.forgotten_ns = max(key.forgotten_ns, start)
+    def _forget(self, key: Key, oldest_ns: int) -> None:
+        key.forget(self._stage.width_ns, oldest_ns, WINDOWS_MAX)
 
     def snapshot(self) -> Any:
         # Copies: what is hot stays so, and a snapshot does not alter what comes after it.
@@ -348,10 +374,7 @@ class WindowOperator:
         return {
             "watermark_ns": dict(self._watermark_ns),
             "ended": sorted(self._ended),
-            "keys": {
-                name: [[[s, *key.slots[s].snapshot()] for s in key.order], key.next_seq, key.forgotten_ns]
-                for name, key in self._keys.items()
-            },
+            "keys": {name: key.snapshot() for name, key in self._keys.items()},
             "counts": self.counts.to_json(),
         }
 
@@ -360,11 +383,4 @@ class WindowOperator:
         self._hot = self._no_hot()
         self._watermark_ns = dict(state["watermark_ns"])
         self._ended = set(state["ended"])
-        self._keys = {}
-        for name, (held, next_seq, forgotten_ns) in state["keys"].items():
-            key = self._keys[name] = _Key(next_seq=next_seq, forgotten_ns=forgotten_ns)
-            for start, parts, rows, revisions, changed, given in held:
-                key.slots[start] = _Slot(dict(parts), dict(rows), dict(revisions), set(changed), given)
-                key.order.append(start)
-                if changed:
-                    key.open.add(start)
+        self._keys = {name: Key.restored(held) for name, held in state["keys"].items()}
