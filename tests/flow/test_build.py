@@ -191,10 +191,10 @@ def test_a_source_of_rows_has_fields_that_stages_see():
     [
         (gg.Row, "schema.fields"),
         (lambda: gg.Row(temp=gg.f32[3]), "schema.shape"),
-        (lambda: gg.Row(temp=float), "schema.shape"),  # type: ignore[arg-type]
+        (lambda: gg.Row(temp=float), "schema.shape"),  # type: ignore[arg-type]  # wrong on purpose
         (lambda: gg.Row(Temp=gg.f32), "schema.field-name"),
         (lambda: gg.Row(temp=gg.f32, units={"tmp": "degC"}), "schema.unknown-field"),
-        (lambda: gg.Flow("t").source("rows", gg.f32, every="1s"), "schema.shape"),  # type: ignore[arg-type]
+        (lambda: gg.Flow("t").source("rows", gg.f32, every="1s"), "schema.shape"),  # type: ignore[arg-type]  # wrong on purpose
     ],
 )
 def test_rows_that_cannot_be_are_refused(make, code):

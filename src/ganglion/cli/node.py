@@ -14,12 +14,14 @@ import orjson
 import typer
 from pydantic import ValidationError
 
-from ganglion.agent.config import Limits, NodeConfig
+from ganglion.agent.config import Limits, NodeConfig, load_config
 from ganglion.agent.dead_letters import read_letters
-from ganglion.core.errors import RunError
+from ganglion.core.errors import DataError, RunError
 from ganglion.core.topology import Site, Topology
 from ganglion.core.topology_mqtt import Mqtt
+from ganglion.flow.assignment import Assignment
 from ganglion.flow.load import load_flow
+from ganglion.flow.spec import FlowSpec
 from ganglion.host.system import system_host
 from ganglion.placement import plan
 from ganglion.sim.run import load_topology
@@ -68,25 +70,13 @@ def run(
     spec, topology = load_flow(flow_dir), load_topology(flow_dir).expanded()
     site = _site(topology, site)
     place = (directory or Path("nodes") / site).resolve()
-    if fresh and (place / "config.json").exists():
-        shutil.rmtree(place)
-    place.mkdir(parents=True, exist_ok=True)
     host = system_host(place)
-    own = topology.sites[site]
-    mqtt = _mqtt(own, site, broker)
+    mqtt = _mqtt(topology.sites[site], site, broker)
     spoken = {r.devices for r in mqtt.routes} if mqtt is not None else set()
     paths = [p for p in topology.paths() if p.gateway == site]
-    assignment = plan(spec, topology).assignments()[topology.node_id(site)]
-    if assignment.exports and not parent:
-        raise RunError(
-            "node.parent",
-            f"{site} owes its parent {', '.join(sorted(assignment.exports))}",
-            why="the plan puts stages above it, and no parent's address was given",
-            next_step="give --parent URL, or run the whole topology: ganglion run",
-        )
-    by_coap = own.tier == "gateway" and any(p.group not in spoken for p in paths)
+    by_coap = topology.sites[site].tier == "gateway" and any(p.group not in spoken for p in paths)
     config = NodeConfig(
-        assignment=assignment,
+        assignment=_assignment(spec, topology, site, parent),
         flow_dir=flow_dir.resolve(),
         nats_port=nats_port or host.ports.free("tcp"),
         leaf_port=(leaf_port or host.ports.free("tcp")) if topology.children(site) else 0,
@@ -100,11 +90,36 @@ def run(
         mqtt=mqtt,
         mqtt_devices={p.group: p.count for p in paths if p.group in spoken},
     )
+    if fresh:
+        _forget(place)
+    place.mkdir(parents=True, exist_ok=True)
     host.disk.replace("config.json", orjson.dumps(config.to_json()))
-    sys.stdout.write(f"node {assignment.node} of {spec.name}: state and report.json in {place}\n")
+    sys.stdout.write(f"node {config.assignment.node} of {spec.name}: state and report.json in {place}\n")
     sys.stdout.flush()
+    command = [sys.executable, "-m", "ganglion.agent", str(place / "config.json")]
     # The same process from here on, without what only planning needs: a gateway's memory is counted.
-    os.execv(sys.executable, [sys.executable, "-m", "ganglion.agent", str(place / "config.json")])  # noqa: S606
+    os.execv(sys.executable, command)  # noqa: S606  # our own interpreter
+
+
+def _assignment(spec: FlowSpec, topology: Topology, site: str, parent: str) -> Assignment:
+    assignment = plan(spec, topology).assignments()[topology.node_id(site)]
+    if assignment.exports and not parent:
+        raise RunError(
+            "node.parent",
+            f"{site} owes its parent {', '.join(sorted(assignment.exports))}",
+            why="the plan puts stages above it, and no parent's address was given",
+            next_step="give --parent URL, or run the whole topology: ganglion run",
+        )
+    return assignment
+
+
+def _forget(place: Path) -> None:
+    """Removes what an earlier run left, and nothing that is not a node's directory."""
+    try:
+        load_config(place / "config.json")
+    except DataError:
+        return
+    shutil.rmtree(place)
 
 
 @node.command("dead-letters")

@@ -6,7 +6,8 @@ import numpy as np
 
 from ganglion.core.schema import f32
 from ganglion.flow import aggregates
-from ganglion.flow.build import Flow, Frame
+from ganglion.flow.build import Flow
+from ganglion.flow.forms import Frame
 from ganglion.kernels import kernel
 
 flow = Flow("meters")
