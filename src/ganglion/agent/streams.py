@@ -50,7 +50,8 @@ class BusJournal:
 class BusOutbox:
     """Output of the engine: appends the n-th message exactly as number n, however often a server restarts.
 
-    ``offset``: what the stream's own numbers have beyond that, see `messaging.provision`.
+    ``offset``: what the stream's own numbers have beyond that, see `messaging.provision`. ``urgent``: the streams
+    that go before others.
     """
 
     def __init__(
@@ -60,13 +61,22 @@ class BusOutbox:
         clock: Clock,
         watch: Callable[[str, bool], None] = lambda _stream, _ok: None,
         offset: int = 0,
+        urgent: frozenset[str] = frozenset(),
     ) -> None:
         self.trouble = ""
+        self._urgent = urgent
         self._watch = watch
         self._offset = offset
         self._bus = bus
         self._stream = stream
         self._clock = clock
+
+    def _lane(self, stream: str) -> subjects.Lane:
+        return subjects.URGENT if stream in self._urgent else subjects.BULK
+
+    def seq(self, ordinal: int) -> int:
+        """The number that the server gives to the n-th message."""
+        return self._offset + ordinal
 
     async def last_ordinal(self) -> int:
         state = await answered(lambda: self._bus.state(self._stream), self._clock)
@@ -81,7 +91,7 @@ class BusOutbox:
             try:
                 await self._bus.append(
                     self._stream,
-                    subjects.outbox_subject(stream, origin),
+                    subjects.outbox_subject(stream, origin, self._lane(stream)),
                     payload,
                     expect_last=self._offset + ordinal - 1,
                 )
