@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,10 +59,10 @@ class Site:
     """A gateway under its edge, on the twin; `again` is a restart of the program."""
 
     sites: MemorySites
-    bus: object
+    bus: Any
     clock: VirtualClock
-    up: object
-    disk: Disk = field(default_factory=Disk)
+    up: Any
+    disk: Any = field(default_factory=Disk)
     ordinal: int = 0
     sent: list[tuple[str, str, int]] = field(default_factory=list)
 
@@ -263,10 +264,15 @@ def test_a_crash_between_claim_and_removal_is_finished_at_the_next_start(cut_aft
 
         site.box._remove = crash
         n = 0
-        with pytest.raises(KeyboardInterrupt):
+
+        async def on_and_on():
+            nonlocal n
             while True:
                 await site.append("new", "a", n)
                 n += 1
+
+        with pytest.raises(KeyboardInterrupt):
+            await on_and_on()
         site.sent.append(("new", "a", n))
         site.again()
         for later in range(n + 1, n + 30):

@@ -30,6 +30,7 @@ AROUND_BYTES = 160
 DISK_KEPT_BYTES = 32 << 20
 """Below this the disk counts as full."""
 LOOK_EVERY_NS = 200_000_000
+DISK_EVERY_NS = 2_000_000_000
 READ_WITHIN_S = 0.5
 REFUSED_MAX = 10_000
 """Origins whose last claim is remembered, so that the next one replaces it."""
@@ -143,9 +144,10 @@ class SheddingOutbox:
         size_bytes = payload_bytes + AROUND_BYTES
         found = self._owed.room(stream, size_bytes)
         when_full = self._policy(stream).when_full
-        due = self._clock.monotonic_ns() - self._looked_ns >= LOOK_EVERY_NS
+        ago_ns = self._clock.monotonic_ns() - self._looked_ns
         # Rows give way only after a look; refusing them goes by the last one, as it may go on for hours.
-        if (found and (due or when_full != "keep-oldest")) or (due and when_full != "wait"):
+        needed = found and (when_full != "keep-oldest" or ago_ns >= LOOK_EVERY_NS)
+        if needed or (when_full != "wait" and ago_ns >= DISK_EVERY_NS):
             await self._look(sum(chunk.size_bytes for chunk, _, _ in doomed))
             found = self._owed.room(stream, size_bytes)
         if self._disk_full and not found and not doomed and when_full != "wait":
@@ -290,6 +292,3 @@ def _claimed(message: Stored, claims: list[tuple[int, Shed]]) -> bool:
         and item.last_seq <= claim.last_seq
         for seq, claim in claims
     )
-
-
-__all__ = ["ShedCount", "SheddingOutbox"]
