@@ -84,6 +84,10 @@ class SheddingOutbox:
         """Why nothing is appended now; "" when all is well."""
         return self._waits or self._box.trouble
 
+    def mean_bytes(self, lane: subjects.Lane) -> float:
+        """About how large a lane's newest messages are."""
+        return self._box.mean_bytes(lane)
+
     async def last_ordinal(self) -> int:
         return await self._box.last_ordinal()
 

@@ -37,6 +37,7 @@ from ganglion.kernels.loading import load
 from ganglion.kernels.running import Libraries
 from ganglion.messaging import nats, subjects
 from ganglion.messaging.janitor import Janitor, Tail
+from ganglion.messaging.pacing import Pacer
 from ganglion.messaging.provision import Caps, SiteBus, provision
 from ganglion.messaging.security.identity import SiteIdentity
 from ganglion.messaging.server import ServerSettings, SiteServer
@@ -63,6 +64,7 @@ class Subsystems:
     recorder: InputRecorder | None
     watch: ServerWatch
     supervisor: Supervisor | None
+    pacer: Pacer | None
 
 
 class Node:
@@ -132,8 +134,8 @@ class Node:
                 engine = group.create_task(parts.engine.run())
                 watching = group.create_task(parts.watch.run())
                 tasks = [keeping, reporting, engine, watching, group.create_task(parts.janitor.run())]
-                if parts.supervisor is not None:
-                    tasks.append(group.create_task(parts.supervisor.run()))
+                beside = [p.run() for p in (parts.supervisor, parts.pacer) if p is not None]
+                tasks += [group.create_task(running) for running in beside]
                 await self._first(engine, parts.engine.caught_up)
                 if parts.ingest is not None:
                     await self._accept(parts.ingest, parts.engine)
@@ -219,7 +221,9 @@ class Node:
             supervisor = supervised(config, server, bus, self._host, janitor, provisioned)
             if outbox is not None:
                 supervisor.shed = lambda: {s: c.rows for s, c in outbox.shed.items()}
-        return Subsystems(server, bus, engine, outbox, janitor, ingest, recorder, watch, supervisor)
+        paced = outbox is not None and self._spec.urgent
+        pacer = Pacer(bus, site, clock, outbox.mean_bytes) if outbox is not None and paced else None
+        return Subsystems(server, bus, engine, outbox, janitor, ingest, recorder, watch, supervisor, pacer)
 
     def _outbox(self, bus: SiteBus, watch: ServerWatch, offset: int) -> SheddingOutbox:
         """What goes to the parent, each stream as the flow declared it."""

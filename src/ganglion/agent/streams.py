@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from ganglion.core.errors import MessagingError
 from ganglion.engine.durable import Entry
+from ganglion.engine.exporter import MESSAGE_TARGET_BYTES
 from ganglion.host.ports import Clock
 from ganglion.messaging import subjects
 from ganglion.messaging.bus import Bus
@@ -65,6 +66,7 @@ class BusOutbox:
     ) -> None:
         self.trouble = ""
         self._urgent = urgent
+        self._mean_bytes: dict[subjects.Lane, float] = {}
         self._watch = watch
         self._offset = offset
         self._bus = bus
@@ -73,6 +75,10 @@ class BusOutbox:
 
     def _lane(self, stream: str) -> subjects.Lane:
         return subjects.URGENT if stream in self._urgent else subjects.BULK
+
+    def mean_bytes(self, lane: subjects.Lane) -> float:
+        """About how large a lane's newest messages are; as large as messages get while none is known."""
+        return self._mean_bytes.get(lane, MESSAGE_TARGET_BYTES)
 
     def seq(self, ordinal: int) -> int:
         """The number that the server gives to the n-th message."""
@@ -97,6 +103,8 @@ class BusOutbox:
                 )
                 self.trouble = ""
                 self._watch(self._stream, True)
+                lane = self._lane(stream)
+                self._mean_bytes[lane] = self.mean_bytes(lane) * 0.9 + len(payload) * 0.1
                 return
             except MessagingError as error:
                 self.trouble = str(error)

@@ -15,6 +15,7 @@ import pytest
 from ganglion.agent import backlog, ingest, streams
 from ganglion.connectors.coap import Response
 from ganglion.connectors.coap.message import Code
+from ganglion.core import shed
 from ganglion.core.batch import Batch
 from ganglion.core.errors import MessagingError
 from ganglion.engine import durable, sinks, windows
@@ -170,8 +171,10 @@ def _sink_not_cut_back(patch: pytest.MonkeyPatch) -> None:
 
 
 def _shed_without_telling(patch: pytest.MonkeyPatch) -> None:
-    wrap = backlog.wrap
-    patch.setattr(backlog, "wrap", lambda claims, kept: wrap(claims, kept) if kept is None else kept)
+    def silent(claims: Any, kept: bytes | None) -> bytes:
+        return shed.wrap(claims, None) if kept is None else kept
+
+    patch.setattr("ganglion.agent.backlog.wrap", silent)
 
 
 def _shed_one_message_too_many(patch: pytest.MonkeyPatch) -> None:
