@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from ganglion.agent.backlog import SheddingOutbox
 from ganglion.agent.config import NodeConfig
 from ganglion.agent.health import conditions
 from ganglion.agent.ingest import Ingest
@@ -36,6 +37,7 @@ from ganglion.kernels.loading import load
 from ganglion.kernels.running import Libraries
 from ganglion.messaging import nats, subjects
 from ganglion.messaging.janitor import Janitor, Tail
+from ganglion.messaging.pacing import Pacer
 from ganglion.messaging.provision import Caps, SiteBus, provision
 from ganglion.messaging.security.identity import SiteIdentity
 from ganglion.messaging.server import ServerSettings, SiteServer
@@ -56,12 +58,13 @@ class Subsystems:
     server: SiteServer
     bus: SiteBus
     engine: Durable
-    outbox: BusOutbox | None
+    outbox: SheddingOutbox | None
     janitor: Janitor
     ingest: Ingest | None
     recorder: InputRecorder | None
     watch: ServerWatch
     supervisor: Supervisor | None
+    pacer: Pacer | None
 
 
 class Node:
@@ -131,8 +134,8 @@ class Node:
                 engine = group.create_task(parts.engine.run())
                 watching = group.create_task(parts.watch.run())
                 tasks = [keeping, reporting, engine, watching, group.create_task(parts.janitor.run())]
-                if parts.supervisor is not None:
-                    tasks.append(group.create_task(parts.supervisor.run()))
+                beside = [p.run() for p in (parts.supervisor, parts.pacer) if p is not None]
+                tasks += [group.create_task(running) for running in beside]
                 await self._first(engine, parts.engine.caught_up)
                 if parts.ingest is not None:
                     await self._accept(parts.ingest, parts.engine)
@@ -183,15 +186,16 @@ class Node:
         born_s = clock.wall_ns() // NS_PER_S if self._real else 0
 
         async def provisioned() -> int:
-            return await provision(bus, site, caps, children=config.children, born_s=born_s)
+            return await provision(
+                bus, site, caps, children=config.children, born_s=born_s, urgent=bool(self._spec.urgent)
+            )
 
         offset = await answered(provisioned, clock)
         source = subjects.journal(site) if config.coap_port else subjects.inbox(site)
         tail = Tail(limits.outbox_tail_bytes if self._real else 0, limits.outbox_bytes_max)
         janitor = Janitor(bus, clock, source=source, outbox=subjects.outbox(site), tail=tail)
         watch = ServerWatch(server, bus, source, self._host.disk, clock)
-        name = subjects.outbox(site)
-        outbox = BusOutbox(bus, name, clock, watch.wrote, offset) if config.parent_url else None
+        outbox = self._outbox(bus, watch, offset) if config.parent_url else None
 
         def checkpointed(seq: int) -> None:
             self._checkpoint_seq = seq
@@ -215,7 +219,19 @@ class Node:
         supervisor: Supervisor | None = None
         if isinstance(bus, nats.NatsBus):
             supervisor = supervised(config, server, bus, self._host, janitor, provisioned)
-        return Subsystems(server, bus, engine, outbox, janitor, ingest, recorder, watch, supervisor)
+            if outbox is not None:
+                supervisor.shed = lambda: {s: c.rows for s, c in outbox.shed.items()}
+        paced = outbox is not None and self._spec.urgent
+        pacer = Pacer(bus, site, clock, outbox.mean_bytes) if outbox is not None and paced else None
+        return Subsystems(server, bus, engine, outbox, janitor, ingest, recorder, watch, supervisor, pacer)
+
+    def _outbox(self, bus: SiteBus, watch: ServerWatch, offset: int) -> SheddingOutbox:
+        """What goes to the parent, each stream as the flow declared it."""
+        host, name = self._host, subjects.outbox(self.config.site)
+        box = BusOutbox(bus, name, host.clock, watch.wrote, offset, self._spec.urgent)
+        declared = {stream: self._spec[stream].backlog for stream in self.config.assignment.exports}
+        cap_bytes = self.config.limits.outbox_bytes_max
+        return SheddingOutbox(box, bus, name, declared, cap_bytes, clock=host.clock, disk=host.disk)
 
     async def _recorder(self) -> InputRecorder | None:
         """Gateways that are told to record their inputs do."""
@@ -374,6 +390,8 @@ class Node:
             "trouble": [t for t in self._trouble(parts) if t],
             "stages": {s: c.to_json() for s, c in engine.counts().items()},
             "ingest": asdict(parts.ingest.counts) if parts.ingest else None,
+            "shed": parts.outbox.counts() if parts.outbox else {},
+            "shed_below": progress.missing.to_json(),
             "exported": {s: asdict(e) for s, e in progress.exported.items()},
             "works": self._meter.to_json(),
             "process_cpu_ns": self._host.clock.process_cpu_ns(),

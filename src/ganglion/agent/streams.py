@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from ganglion.core.errors import MessagingError
 from ganglion.engine.durable import Entry
+from ganglion.engine.exporter import MESSAGE_TARGET_BYTES
 from ganglion.host.ports import Clock
 from ganglion.messaging import subjects
 from ganglion.messaging.bus import Bus
@@ -50,7 +51,8 @@ class BusJournal:
 class BusOutbox:
     """Output of the engine: appends the n-th message exactly as number n, however often a server restarts.
 
-    ``offset``: what the stream's own numbers have beyond that, see `messaging.provision`.
+    ``offset``: what the stream's own numbers have beyond that, see `messaging.provision`. ``urgent``: the streams
+    that go before others.
     """
 
     def __init__(
@@ -60,13 +62,27 @@ class BusOutbox:
         clock: Clock,
         watch: Callable[[str, bool], None] = lambda _stream, _ok: None,
         offset: int = 0,
+        urgent: frozenset[str] = frozenset(),
     ) -> None:
         self.trouble = ""
+        self._urgent = urgent
+        self._mean_bytes: dict[subjects.Lane, float] = {}
         self._watch = watch
         self._offset = offset
         self._bus = bus
         self._stream = stream
         self._clock = clock
+
+    def _lane(self, stream: str) -> subjects.Lane:
+        return subjects.URGENT if stream in self._urgent else subjects.BULK
+
+    def mean_bytes(self, lane: subjects.Lane) -> float:
+        """About how large a lane's newest messages are; as large as messages get while none is known."""
+        return self._mean_bytes.get(lane, MESSAGE_TARGET_BYTES)
+
+    def seq(self, ordinal: int) -> int:
+        """The number that the server gives to the n-th message."""
+        return self._offset + ordinal
 
     async def last_ordinal(self) -> int:
         state = await answered(lambda: self._bus.state(self._stream), self._clock)
@@ -81,12 +97,14 @@ class BusOutbox:
             try:
                 await self._bus.append(
                     self._stream,
-                    subjects.outbox_subject(stream, origin),
+                    subjects.outbox_subject(stream, origin, self._lane(stream)),
                     payload,
                     expect_last=self._offset + ordinal - 1,
                 )
                 self.trouble = ""
                 self._watch(self._stream, True)
+                lane = self._lane(stream)
+                self._mean_bytes[lane] = self.mean_bytes(lane) * 0.9 + len(payload) * 0.1
                 return
             except MessagingError as error:
                 self.trouble = str(error)

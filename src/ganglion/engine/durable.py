@@ -11,17 +11,19 @@ import asyncio
 import hashlib
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, Protocol
 
 from ganglion.core.batch import Batch
 from ganglion.core.errors import DataError, HostError, MessagingError
 from ganglion.core.packing import pack, unpack
+from ganglion.core.shed import Shed, unwrap
 from ganglion.core.wire import End, Item, decode
 from ganglion.engine.exporter import Exporter
 from ganglion.engine.graph import Emission, Graph
 from ganglion.engine.meter import Meter
+from ganglion.engine.missing import Missing
 from ganglion.engine.operators import Counts
 from ganglion.engine.seen import Seen
 from ganglion.engine.sinks import SinkFile
@@ -33,7 +35,7 @@ from ganglion.host.threads import to_its_end
 from ganglion.kernels.running import Libraries
 
 CHECKPOINT = "checkpoint.cbor"
-CHECKPOINT_FORMAT = 3
+CHECKPOINT_FORMAT = 4
 CHECKPOINT_EVERY_NS = 1_000_000_000
 CHECKPOINT_ENTRIES_MAX = 5_000
 LINES_MAX = 500_000
@@ -92,6 +94,7 @@ class Progress:
     disk_trouble: str = ""
     exported: dict[str, Exported] = field(default_factory=dict)
     seen: dict[tuple[str, str], Seen] = field(default_factory=dict)
+    missing: Missing = field(default_factory=Missing)
 
     def last_seq(self, stream: str, origin: str) -> int:
         """The highest row number taken of a stream and origin; -1 when there was none."""
@@ -121,6 +124,7 @@ class Durable:
         self.progress = Progress()
         self.caught_up = asyncio.Event()
         self._spec = spec
+        self._assignment = assignment
         self._journal = journal
         self._outbox = outbox
         self._disk = disk
@@ -191,7 +195,7 @@ class Durable:
         if entry.payload is None:
             self._exporter.flush()
         else:
-            item = self._decode(entry.payload)
+            item = self._open(entry.payload)
             if item is not None:
                 for emission in self.graph.push(item):
                     self._leave(emission)
@@ -220,6 +224,31 @@ class Durable:
     def _exported(self, stream: str) -> Exported:
         """The flow has a bounded number of streams."""
         return self.progress.exported.setdefault(stream, Exported())
+
+    def _open(self, payload: bytes) -> Item | None:
+        """The item of a message; what it tells of shed rows is noted, and told on."""
+        try:
+            claims, message = unwrap(payload)
+        except DataError:
+            self.progress.bad_messages += 1
+            return None
+        for claim in claims:
+            self._miss(claim)
+        return None if message is None else self._decode(message)
+
+    def _miss(self, claim: Shed) -> None:
+        if claim.stream not in self._spec:
+            self.progress.bad_messages += 1
+            return
+        # Rows that came before they could be removed are here: a claim comes after all of its range that was sent.
+        seen = self.progress.seen.get((claim.stream, claim.origin))
+        rows = claim.rows - (seen.count(claim.first_seq, claim.last_seq) if seen else 0)
+        if rows <= 0:
+            return
+        claim = replace(claim, rows=rows)
+        self.progress.missing.take(claim)
+        if self._assignment.exported(claim.stream, claim.origin):
+            self._exporter.shed(claim)
 
     def _decode(self, payload: bytes) -> Item | None:
         try:
@@ -295,6 +324,7 @@ class Durable:
             "exporter": self._exporter.snapshot(),
             "sinks": lengths,
             "seen": [[stream, origin, seen.snapshot()] for (stream, origin), seen in p.seen.items()],
+            "missing": p.missing.snapshot(),
             "counters": [p.bad_messages, p.duplicated_rows, p.out_of_order_rows],
         }
 
@@ -311,6 +341,7 @@ class Durable:
         p = self.progress
         p.input_seq, p.ordinal = state["input_seq"], state["ordinal"]
         p.seen = {(stream, origin): Seen.restored(held) for stream, origin, held in state["seen"]}
+        p.missing.restore(state["missing"])
         p.bad_messages, p.duplicated_rows, p.out_of_order_rows = state["counters"]
         self.graph.restore(state["graph"])
         self._exporter.restore(state["exporter"])

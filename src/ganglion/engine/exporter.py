@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from ganglion.core.batch import Batch
+from ganglion.core.shed import Shed, wrap
 from ganglion.core.wire import End, Item, encode
 
 MESSAGE_TARGET_BYTES = 64_000
@@ -45,6 +46,12 @@ class Exporter:
         self._held_bytes[key] = self._held_bytes.get(key, 0) + item.size_bytes
         if not self._gather or self._held_bytes[key] >= MESSAGE_TARGET_BYTES:
             self._flush(key)
+
+    def shed(self, claim: Shed) -> None:
+        """What a site below could not keep, told in its place among the rows."""
+        key = (claim.stream, claim.origin)
+        self._flush(key)
+        self._due.append((*key, wrap([claim], None)))
 
     def flush(self) -> None:
         """A tick: everything held becomes due, in the order in which it began to be held."""
