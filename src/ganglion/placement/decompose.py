@@ -27,6 +27,7 @@ from ganglion.placement.columns import (
     Stencil,
     enumerate_columns,
     merged_sums,
+    moved,
     stencil,
     weights_of,
 )
@@ -91,9 +92,12 @@ def solve_fleet(terrain: Terrain) -> FleetSolution:
     lowest = np.inf
     failed: Exception | None = None
     ways = list(itertools.islice(merged_choices(terrain), MERGED_MAX + 1))
+    faces = {n: stencil(terrain.ground, n, terrain.forbidden, ways[0]) for n in terrain.faces.paths if ways}
     for merged_ranks in ways[:MERGED_MAX]:
+        stencils = {name: moved(face, terrain.spec, merged_ranks) for name, face in faces.items()}
+        most = np.inf if best is None else _worth(best)
         try:
-            found, bound = _solve_with(terrain, merged_ranks, np.inf if best is None else _worth(best))
+            found, bound = _solve_with(terrain, merged_ranks, stencils, most)
         except _Worse:
             continue
         except (NoColumns, NoBlock) as error:
@@ -125,13 +129,12 @@ class _Worse(Exception):
     """Even without what devices share, this way to place the merged stages costs more than one that was found."""
 
 
-def _solve_with(terrain: Terrain, merged_ranks: dict[str, int], found: float) -> tuple[FleetSolution, float]:
+def _solve_with(
+    terrain: Terrain, merged_ranks: dict[str, int], stencils: dict[str, Stencil], found: float
+) -> tuple[FleetSolution, float]:
     fixed = merged_sums(terrain.ground, merged_ranks)
     if not np.isfinite(fixed).all():
         raise NoColumns(ALL)
-    stencils = {
-        name: stencil(terrain.ground, name, terrain.forbidden, merged_ranks) for name in terrain.faces.paths
-    }
     for name, face in stencils.items():
         if not all(face.allowed):
             raise NoColumns(name)

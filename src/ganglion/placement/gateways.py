@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ganglion.placement.columns import AT_GATEWAY, SHARED, WIDTH, Columns, Floats, pareto
+from ganglion.placement.columns import AT_GATEWAY, SHARED, WIDTH, Columns, Floats
+from ganglion.placement.dominance import pareto
 
 COMBINATIONS_MAX = 6_000
 """More are not tried one by one."""
