@@ -23,7 +23,14 @@ _CELLS_MAX = 4_000_000
 
 def pareto(keys: Floats) -> Places:
     """The rows of ``keys`` [row, key] that no other row beats (of equal ones the first), in their order."""
-    return pareto_in_sets(keys, np.zeros(len(keys), dtype=np.int64))
+    if len(keys) < 2:
+        return np.arange(len(keys))
+    keys = keys[:, np.ptp(keys, axis=0) > 0]
+    if keys.shape[1] < 2:
+        return np.array([keys[:, 0].argmin() if keys.shape[1] else 0], dtype=np.int64)
+    order = np.lexsort(keys.T[::-1])
+    ranked = keys[order]
+    return np.sort(order[_sweep(ranked, ranked - SLACK * np.abs(ranked))])
 
 
 def pareto_in_sets(keys: Floats, sets: Places) -> Places:
@@ -48,9 +55,7 @@ def pareto_in_sets(keys: Floats, sets: Places) -> Places:
     return np.sort(order[keep])
 
 
-def _pairwise(
-    ranked: Floats, low: Floats, starts: Places, sizes: Places, keep: NDArray[np.bool_]
-) -> None:
+def _pairwise(ranked: Floats, low: Floats, starts: Places, sizes: Places, keep: NDArray[np.bool_]) -> None:
     """All sets of about one size at once: a row is kept when none before it in its set beats it."""
     width, smaller = 2, 1
     while smaller < PAIRWISE_MAX:
@@ -69,10 +74,13 @@ def _pairwise(
 
 
 def _sweep(ranked: Floats, low: Floats) -> NDArray[np.bool_]:
-    """One large set, in the order of its keys."""
+    """One set, in the order of its keys."""
     if ranked.shape[1] == 2:
         before = np.r_[np.inf, np.minimum.accumulate(low[:, 1])[:-1]]
         return np.asarray(ranked[:, 1] < before)
+    if len(ranked) <= PAIRWISE_MAX:
+        beats = (low[:, None, :] <= ranked[None, :, :]).all(axis=2)
+        return np.asarray(~np.triu(beats, k=1).any(axis=0))
     if ranked.shape[1] == 3:
         return _staircase(ranked, low)
     keep = np.zeros(len(ranked), dtype=bool)
@@ -89,7 +97,9 @@ def _staircase(ranked: Floats, low: Floats) -> NDArray[np.bool_]:
     keep = np.zeros(len(ranked), dtype=bool)
     seconds: list[float] = []
     thirds: list[float] = []
-    rows = zip(ranked[:, 1].tolist(), ranked[:, 2].tolist(), low[:, 1].tolist(), low[:, 2].tolist(), strict=True)
+    rows = zip(
+        ranked[:, 1].tolist(), ranked[:, 2].tolist(), low[:, 1].tolist(), low[:, 2].tolist(), strict=True
+    )
     for row, (second, third, low_second, low_third) in enumerate(rows):
         at = bisect_right(seconds, second)
         if at and thirds[at - 1] <= third:
