@@ -1,7 +1,7 @@
 """Edge sites: prices on what their gateways share of them, and the choice of gateways mended to fit.
 
 The bound is the Lagrangian's: at any prices, the gateways' best choices less the prices of the capacities. Prices
-come from cutting planes (Kelley): HiGHS mixes the choices seen so far, its duals are the next prices. The plan takes
+come from cutting planes (`ganglion.placement.cuts`). The plan takes
 for every gateway one of the choices seen; gateways are moved between theirs until the capacities suffice, the
 cheapest first.
 """
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from ganglion.placement.closing import close
 from ganglion.placement.columns import Floats
+from ganglion.placement.cuts import next_prices
 from ganglion.placement.gateways import Batch, Choice, Picks, Table, choose
-from ganglion.placement.solver import OutOfBudget, mixture
+from ganglion.placement.solver import OutOfBudget
 
 ROUNDS_MAX = 30
 """Of new prices for one edge site."""
@@ -94,8 +95,7 @@ def solve_block(
         search.look(hint)
     prices = np.zeros(3)
     for _ in range(ROUNDS_MAX):
-        upper, found = mixture(search.values, search.excess, 1e5 * scale)
-        prices = np.array(found)
+        upper, prices = next_prices(search.values, search.excess, 1e5 * scale)
         if upper - search.bound <= _OF_GAP * gap_max * max(abs(upper), 1e-12):
             break
         if any(np.array_equal(prices, p) for p in search.seen):

@@ -31,11 +31,12 @@ from ganglion.placement.columns import (
     stencil,
     weights_of,
 )
+from ganglion.placement.cuts import next_prices
 from ganglion.placement.gateways import Batch, Table
 from ganglion.placement.objective import Objective
 from ganglion.placement.pricing import priced_columns, with_columns
 from ganglion.placement.pricing_rounds import price_out
-from ganglion.placement.solver import OutOfBudget, mixture
+from ganglion.placement.solver import OutOfBudget, missing
 from ganglion.placement.terrain import Terrain, merged_choices
 
 MERGED_MAX = 64
@@ -222,7 +223,7 @@ def _table(name: str, face: Stencil, weights: Floats, active: NDArray[np.bool_])
     if not columns.complete:
         columns = priced_columns(face, columns, weights, active)
     if not len(columns.ranks):
-        raise NoColumns(name)
+        raise NoColumns(name) if columns.complete or not missing() else OutOfBudget(missing())
     return Table.make(columns, weights)
 
 
@@ -247,10 +248,10 @@ def _all_blocks(
                 break
         values.append(cost)
         excess.append(used - cloud)
-        upper, found = mixture(values, excess, 1e4 * (1 + abs(values[0])))
+        upper, found = next_prices(values, excess, 1e4 * (1 + abs(values[0])))
         if upper - bound <= 1e-6 * abs(upper) or np.array_equal(found, prices):
             break
-        prices = np.array(found)
+        prices = found
     if fitting is None:
         raise OutOfBudget("the cloud is too small for every choice that was seen")
     return fitting[1], bound, fitting[2]

@@ -9,7 +9,7 @@ from ganglion.core.errors import FlowError, PlacementInfeasible
 from ganglion.core.topology import Topology
 from ganglion.flow.spec import FlowSpec
 from ganglion.flow.stages import TIERS, WhereStage
-from ganglion.placement import figures
+from ganglion.placement import figures, solver
 from ganglion.placement.blocks import GAP_MAX
 from ganglion.placement.clash import block_ground, face_ground, fits, infeasible
 from ganglion.placement.decompose import FleetSolution, NoBlock, NoColumns, solve_fleet
@@ -21,7 +21,7 @@ from ganglion.placement.measured import uplink_row_bytes
 from ganglion.placement.objective import QUANTITIES, Objective, parse_objective
 from ganglion.placement.plan import Plan, Summary
 from ganglion.placement.routes import RANKS, routes
-from ganglion.placement.solver import NAME, OutOfBudget, Row, Solution, as_row, solve
+from ganglion.placement.solver import NoSolver, OutOfBudget, Row, Solution, as_row, solve
 from ganglion.placement.standing import Standing
 from ganglion.placement.terrain import Terrain, survey
 
@@ -58,8 +58,12 @@ def plan(
     wanted = parse_objective(objective or spec.objective, topology.currency)
     _check_devices(topology)
     _check_objective(topology, wanted)
-    if exact_columns(spec, topology) <= EXACT_COLUMNS_MAX:
-        return _exact(spec, topology.expanded(), pins, selectivities, wanted)
+    if exact_columns(spec, topology) <= EXACT_COLUMNS_MAX and not solver.missing():
+        try:
+            return _exact(spec, topology.expanded(), pins, selectivities, wanted)
+        except PlacementInfeasible as error:
+            if error.code != "placement.budget":
+                raise
     terrain = survey(spec, topology, pins, selectivities, wanted)
     solution = solved(terrain, pins, gap_max)
     return fleet_plan(solution, pins, selectivities)
@@ -77,6 +81,8 @@ def solved(terrain: Terrain, pins: Mapping[str, str], gap_max: float = GAP_MAX) 
     try:
         return solve_fleet(terrain, gap_max)
     except (NoColumns, NoBlock) as error:
+        if solver.missing():
+            raise _unexplained(terrain, error) from error
         ground = obstacle(terrain, error)
         if fits(ground, pins):
             raise _without_a_set(terrain, error) from error
@@ -101,6 +107,23 @@ def standing(
     _check_objective(topology, wanted)
     terrain = survey(spec, topology, pins, selectivities, wanted)
     return Standing(solved(terrain, pins), selectivities, pins)
+
+
+def _unexplained(terrain: Terrain, error: NoColumns | NoBlock) -> PlacementInfeasible:
+    """Nothing fits; which rules clash only a program says."""
+    if isinstance(error, NoBlock) and not error.certain:
+        return _out_of_budget(OutOfBudget("of too many columns those that were listed let a gateway not fit"))
+    where = f"devices of {error.path}" if isinstance(error, NoColumns) else "all gateways at once"
+    if isinstance(error, NoBlock):
+        block = terrain.fleet.blocks[error.block]
+        site = block.edge or terrain.topology.cloud
+        where = f"all gateways under {site}" if error.kind is None else f"{block.kinds[error.kind].site}"
+    return PlacementInfeasible(
+        "placement.infeasible",
+        f"no placement of flow {terrain.spec.name} obeys every rule for {where}",
+        why=f"which rules clash is not known: {solver.missing()}",
+        next_step="install highspy, and ask again",
+    )
 
 
 def _without_a_set(terrain: Terrain, error: NoColumns | NoBlock) -> PlacementInfeasible:
@@ -137,7 +160,7 @@ def fleet_plan(solution: FleetSolution, pins: Mapping[str, str], selectivities: 
         terrain.topology.currency,
         expansion.money(),
         solution.gap,
-        NAME,
+        solver.name(),
         pins,
         selectivities,
         terrain.objective.text,
@@ -192,7 +215,7 @@ def exact_plan(
         topology.currency,
         figures.money(ground, ranks),
         solution.gap,
-        NAME,
+        solver.name(),
         pins,
         selectivities,
         objective.text,
@@ -297,7 +320,24 @@ def _at_most(held: Terms, found: Solution, slack: float) -> Row:
     return as_row({c: v / scale for c, v in held.items()}, high=limit / scale)
 
 
+def needs_solver(question: str) -> None:
+    """Raises ``placement.solver`` where HiGHS cannot be used."""
+    if reason := solver.missing():
+        raise _no_solver(question, reason)
+
+
+def _no_solver(question: str, reason: str) -> PlacementInfeasible:
+    return PlacementInfeasible(
+        "placement.solver",
+        f"{question} needs a mixed-integer program",
+        why=reason,
+        next_step="install highspy; plans themselves are made without it",
+    )
+
+
 def _out_of_budget(error: OutOfBudget) -> PlacementInfeasible:
+    if isinstance(error, NoSolver):
+        return _no_solver("this", str(error))
     return PlacementInfeasible(
         "placement.budget",
         "the solver found no placement within its budget",
