@@ -75,8 +75,8 @@ def _tables(rows: list[dict[str, Any]]) -> str:
     first = rows[0]
     head = (
         f"Measured {first['run'][:10]} on {first['cpus']} cores ({first['machine']}, Python {first['python']}), with a "
-        f"load average from {min(r['load'] for r in rows):.0f} to {max(r['load'] for r in rows):.0f} meanwhile: elapsed "
-        "times are a loaded machine's. A plan is one thread; `busy` is the processor time it took."
+        f"load average from {min(r['load'] for r in rows):.0f} to {max(r['load'] for r in rows):.0f} meanwhile: "
+        "elapsed times are a loaded machine's. A plan is one thread; `busy` is the processor time it took."
     )
     titles = ("devices", "stages", "pressure", "gateways", "busy", "elapsed", "peak memory", "certified gap")
     titles += ("greedy", "edge-ward", "cloud-only", "flat HiGHS, 10 s", "without HiGHS: cost, gap")
@@ -130,8 +130,8 @@ def _bars(rows: list[dict[str, Any]]) -> list[str]:
             )
     if repairs:
         parts.append(
-            f"A repair takes at most {max(repairs):.2f} ms in the median; the slowest kind, a link of another bandwidth "
-            f"for which columns are made anew, {statistics.median(halves):.1f} ms ({max(halves):.1f} ms at most)."
+            f"A repair takes at most {max(repairs):.2f} ms in the median; the slowest kind, a link of another "
+            f"bandwidth, for which columns are made anew, {statistics.median(halves):.1f} ms ({max(halves):.1f} ms at most)."
         )
     return [" ".join(parts)]
 
