@@ -131,7 +131,8 @@ def _bars(rows: list[dict[str, Any]]) -> list[str]:
     if repairs:
         parts.append(
             f"A repair takes at most {max(repairs):.2f} ms in the median; the slowest kind, a link of another "
-            f"bandwidth, for which columns are made anew, {statistics.median(halves):.1f} ms ({max(halves):.1f} ms at most)."
+            f"bandwidth, for which columns are made anew, {statistics.median(halves):.1f} ms "
+            f"({max(halves):.1f} ms at most)."
         )
     return [" ".join(parts)]
 
