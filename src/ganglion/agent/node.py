@@ -13,11 +13,14 @@ from typing import Any
 
 import orjson
 
+from ganglion.agent.backlog import SheddingOutbox
+from ganglion.agent.collecting import Collecting
 from ganglion.agent.config import NodeConfig
 from ganglion.agent.health import conditions
 from ganglion.agent.ingest import Ingest
 from ganglion.agent.inputs import Arrival, InputRecorder, Start
-from ganglion.agent.streams import BusJournal, BusOutbox, PassingJournal, answered
+from ganglion.agent.metering import meters
+from ganglion.agent.streams import BusJournal, BusOutbox, PassingJournal, answered, ticking
 from ganglion.agent.supervisor import Supervisor, supervised
 from ganglion.agent.watch import ServerWatch
 from ganglion.connectors.coap.exchange import Request
@@ -29,6 +32,7 @@ from ganglion.core.wire import End
 from ganglion.engine.durable import Durable
 from ganglion.engine.graph import Graph
 from ganglion.engine.meter import Meter
+from ganglion.engine.warming import warm
 from ganglion.flow.load import load_flow
 from ganglion.flow.spec import FlowSpec
 from ganglion.host.ports import Host
@@ -37,6 +41,7 @@ from ganglion.kernels.loading import load
 from ganglion.kernels.running import Libraries
 from ganglion.messaging import nats, subjects
 from ganglion.messaging.janitor import Janitor, Tail
+from ganglion.messaging.pacing import Pacer
 from ganglion.messaging.provision import Caps, SiteBus, provision
 from ganglion.messaging.security.identity import SiteIdentity
 from ganglion.messaging.server import ServerSettings, SiteServer
@@ -57,12 +62,13 @@ class Subsystems:
     server: SiteServer
     bus: SiteBus
     engine: Durable
-    outbox: BusOutbox | None
+    outbox: SheddingOutbox | None
     janitor: Janitor
     ingest: Ingest | None
     recorder: InputRecorder | None
     watch: ServerWatch
     supervisor: Supervisor | None
+    pacer: Pacer | None
     journal: BusJournal | PassingJournal
 
 
@@ -97,6 +103,7 @@ class Node:
         self._checkpoint_seq = 0
         self._libraries: Libraries = {}
         self._meter = Meter(host.clock.cpu_ns)
+        self._collecting: Collecting | None = None
         self._spec = self._load(flow)
 
     def _load(self, flow: FlowSpec | None) -> FlowSpec:
@@ -123,6 +130,8 @@ class Node:
         runs = self.config.assignment.runs
         kernels, folds = self._spec.kernels(runs), self._spec.folds(runs)
         self._libraries = await asyncio.to_thread(self._load_kernels, kernels, self.config.kernel_dir, folds)
+        if self._real:
+            warm(self._spec, self.config.assignment, self._libraries, self._host.disk)
         server = self._server()
         await server.start()
         try:
@@ -133,14 +142,17 @@ class Node:
                 engine = group.create_task(parts.engine.run())
                 watching = group.create_task(parts.watch.run())
                 tasks = [keeping, reporting, engine, watching, group.create_task(parts.janitor.run())]
-                if parts.supervisor is not None:
-                    tasks.append(group.create_task(parts.supervisor.run()))
+                beside = [p.run() for p in (parts.supervisor, parts.pacer) if p is not None]
+                tasks += [group.create_task(running) for running in beside]
                 await self._first(engine, parts.engine.caught_up)
                 if parts.ingest is not None:
                     await self._accept(parts.ingest, parts.engine)
                     tasks.append(group.create_task(self._tick()))
                     if parts.recorder is not None:
                         tasks.append(group.create_task(parts.recorder.run()))
+                if self._real:
+                    collecting = self._collecting = Collecting(self._host.clock, lambda: _taken(parts))
+                    tasks.append(group.create_task(collecting.run()))
                 self._phase = "ready"
                 await self._first(engine, self._stop)
                 self._phase = "stopping"
@@ -185,22 +197,25 @@ class Node:
         born_s = clock.wall_ns() // NS_PER_S if self._real else 0
 
         async def provisioned() -> int:
-            return await provision(bus, site, caps, children=config.children, born_s=born_s)
+            return await provision(
+                bus, site, caps, children=config.children, born_s=born_s, urgent=bool(self._spec.urgent)
+            )
 
         offset = await answered(provisioned, clock)
         source = subjects.journal(site) if config.coap_port else subjects.inbox(site)
         tail = Tail(limits.outbox_tail_bytes if self._real else 0, limits.outbox_bytes_max)
         janitor = Janitor(bus, clock, source=source, outbox=subjects.outbox(site), tail=tail)
         watch = ServerWatch(server, bus, source, self._host.disk, clock)
-        name = subjects.outbox(site)
-        outbox = BusOutbox(bus, name, clock, watch.wrote, offset) if config.parent_url else None
+        outbox = self._outbox(bus, watch, offset) if config.parent_url else None
 
         def checkpointed(seq: int) -> None:
             self._checkpoint_seq = seq
             janitor.processed(seq)
 
-        journal = BusJournal(bus, source, clock, watch.wrote) if limits.durable else PassingJournal(clock)
+        kept = limits.durable or not config.coap_port
+        journal = BusJournal(bus, source, clock, watch.wrote) if kept else PassingJournal(clock)
         recorder = await self._recorder()
+        journal.encodes |= recorder is not None
         engine = Durable(
             self._spec,
             config.assignment,
@@ -217,7 +232,21 @@ class Node:
         supervisor: Supervisor | None = None
         if isinstance(bus, nats.NatsBus):
             supervisor = supervised(config, server, bus, self._host, janitor, provisioned)
-        return Subsystems(server, bus, engine, outbox, janitor, ingest, recorder, watch, supervisor, journal)
+            if outbox is not None:
+                supervisor.shed = lambda: {s: c.rows for s, c in outbox.shed.items()}
+        paced = outbox is not None and self._spec.urgent
+        pacer = Pacer(bus, site, clock, outbox.mean_bytes) if outbox is not None and paced else None
+        return Subsystems(
+            server, bus, engine, outbox, janitor, ingest, recorder, watch, supervisor, pacer, journal
+        )
+
+    def _outbox(self, bus: SiteBus, watch: ServerWatch, offset: int) -> SheddingOutbox:
+        """What goes to the parent, each stream as the flow declared it."""
+        host, name = self._host, subjects.outbox(self.config.site)
+        box = BusOutbox(bus, name, host.clock, watch.wrote, offset, self._spec.urgent)
+        declared = {stream: self._spec[stream].backlog for stream in self.config.assignment.exports}
+        cap_bytes = self.config.limits.outbox_bytes_max
+        return SheddingOutbox(box, bus, name, declared, cap_bytes, clock=host.clock, disk=host.disk)
 
     async def _recorder(self) -> InputRecorder | None:
         """Gateways that are told to record their inputs do."""
@@ -289,19 +318,11 @@ class Node:
         ingest.on_request = arrived
 
     async def _tick(self) -> None:
-        """Time enters the engine as journal messages, so that a replay sees it pass in the same place."""
-        parts = self._parts
+        parts, host = self._parts, self._host
         assert parts is not None
-        tick_ns = self.config.limits.tick_ns
-        # Gateways that were started together must not all flush at once, for ever.
-        await self._host.clock.sleep_ns(int(tick_ns * self._host.chances.stream("tick").random()))
-        while True:
-            await self._host.clock.sleep_ns(tick_ns)
-            if parts.engine.holds:
-                try:
-                    await parts.journal.tick(self.config.site)
-                except MessagingError:
-                    continue  # the server is restarting or full: the next tick will do
+        first = host.chances.stream("tick").random()
+        tick_ns, site = self.config.limits.tick_ns, self.config.site
+        await ticking(parts.journal, lambda: parts.engine.holds, site, host.clock, tick_ns, first)
 
     async def _close(self, parts: Subsystems) -> None:
         await parts.engine.checkpoint()
@@ -337,7 +358,7 @@ class Node:
         """What the node runs and how far it is; ``settled`` when it owes nobody anything."""
         config, engine, progress = self.config, parts.engine, parts.engine.progress
         source = subjects.journal(config.site) if config.coap_port else subjects.inbox(config.site)
-        input_last = (await parts.bus.state(source)).last_seq if config.limits.durable else progress.input_seq
+        input_last = (await parts.bus.state(source)).last_seq if parts.journal.keeps else progress.input_seq
         delivered = await parts.outbox.delivered() if parts.outbox else engine.progress.ordinal
         settled = (
             progress.input_seq == input_last == self._checkpoint_seq
@@ -366,7 +387,16 @@ class Node:
             "trouble": [t for t in self._trouble(parts) if t],
             "stages": {s: c.to_json() for s, c in engine.counts().items()},
             "ingest": asdict(parts.ingest.counts) if parts.ingest else None,
+            "shed": parts.outbox.counts() if parts.outbox else {},
+            "shed_below": progress.missing.to_json(),
             "exported": {s: asdict(e) for s, e in progress.exported.items()},
             "works": self._meter.to_json(),
             "process_cpu_ns": self._host.clock.process_cpu_ns(),
+            **meters(self._spec, engine, parts.journal, self._host.clock),
+            "collected": asdict(self._collecting.collected) if self._collecting else None,
         }
+
+
+def _taken(parts: Subsystems) -> int:
+    """Grows whenever something comes in."""
+    return parts.engine.progress.input_seq + (parts.ingest.counts.messages if parts.ingest else 0)

@@ -13,6 +13,7 @@ from ganglion.core.block import MANY, Block
 from ganglion.core.errors import MessagingError
 from ganglion.core.wire import End, Item, encode_several
 from ganglion.engine.durable import Entry
+from ganglion.engine.exporter import MESSAGE_TARGET_BYTES
 from ganglion.host.ports import Clock
 from ganglion.messaging import subjects
 from ganglion.messaging.bus import Bus
@@ -62,6 +63,8 @@ class _Putting:
 
     encodes = True
     """Somebody may want an entry's bytes."""
+    keeps = True
+    """An entry that was appended outlives this process."""
 
     async def append(self, subject: str, payload: bytes, items: tuple[Item, ...] | None) -> None:
         """Returns when the entry is safe; ``items``: what it holds, None is a tick. Raises as `Bus.append`."""
@@ -199,7 +202,7 @@ class PassingJournal(_Putting):
     def __init__(self, clock: Clock) -> None:
         self.on_read: Callable[[], None] = lambda: None
         self.counts = JournalCounts()
-        self.encodes = False
+        self.encodes = self.keeps = False
         self._clock = clock
         self._waiting: deque[_Recent] = deque()
         self._unread_rows = 0
@@ -243,10 +246,34 @@ class PassingJournal(_Putting):
         return self._seq
 
 
+async def ticking(
+    journal: BusJournal | PassingJournal,
+    holds: Callable[[], bool],
+    site: str,
+    clock: Clock,
+    every_ns: int,
+    first: float,
+) -> None:
+    """Time enters the engine as journal messages, so that a replay sees it pass in the same place.
+
+    ``holds``: whether anything waits for a tick. ``first``: the share of ``every_ns`` to begin with: gateways that were
+    started together must not all flush at once, for ever.
+    """
+    await clock.sleep_ns(int(every_ns * first))
+    while True:
+        await clock.sleep_ns(every_ns)
+        if holds():
+            try:
+                await journal.tick(site)
+            except MessagingError:
+                continue  # the server is restarting or full: the next tick will do
+
+
 class BusOutbox:
     """Output of the engine: appends the n-th message exactly as number n, however often a server restarts.
 
-    ``offset``: what the stream's own numbers have beyond that, see `messaging.provision`.
+    ``offset``: what the stream's own numbers have beyond that, see `messaging.provision`. ``urgent``: the streams
+    that go before others.
     """
 
     def __init__(
@@ -256,13 +283,27 @@ class BusOutbox:
         clock: Clock,
         watch: Callable[[str, bool], None] = lambda _stream, _ok: None,
         offset: int = 0,
+        urgent: frozenset[str] = frozenset(),
     ) -> None:
         self.trouble = ""
+        self._urgent = urgent
+        self._mean_bytes: dict[subjects.Lane, float] = {}
         self._watch = watch
         self._offset = offset
         self._bus = bus
         self._stream = stream
         self._clock = clock
+
+    def _lane(self, stream: str) -> subjects.Lane:
+        return subjects.URGENT if stream in self._urgent else subjects.BULK
+
+    def mean_bytes(self, lane: subjects.Lane) -> float:
+        """About how large a lane's newest messages are; as large as messages get while none is known."""
+        return self._mean_bytes.get(lane, MESSAGE_TARGET_BYTES)
+
+    def seq(self, ordinal: int) -> int:
+        """The number that the server gives to the n-th message."""
+        return self._offset + ordinal
 
     async def last_ordinal(self) -> int:
         state = await answered(lambda: self._bus.state(self._stream), self._clock)
@@ -277,12 +318,14 @@ class BusOutbox:
             try:
                 await self._bus.append(
                     self._stream,
-                    subjects.outbox_subject(stream, origin),
+                    subjects.outbox_subject(stream, origin, self._lane(stream)),
                     payload,
                     expect_last=self._offset + ordinal - 1,
                 )
                 self.trouble = ""
                 self._watch(self._stream, True)
+                lane = self._lane(stream)
+                self._mean_bytes[lane] = self.mean_bytes(lane) * 0.9 + len(payload) * 0.1
                 return
             except MessagingError as error:
                 self.trouble = str(error)
