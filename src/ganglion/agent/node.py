@@ -151,7 +151,9 @@ class Node:
                     if parts.recorder is not None:
                         tasks.append(group.create_task(parts.recorder.run()))
                 if self._real:
-                    collecting = self._collecting = Collecting(self._host.clock, lambda: _taken(parts))
+                    collecting = self._collecting = Collecting(
+                        self._host.clock, lambda: parts.engine.progress.input_seq
+                    )
                     tasks.append(group.create_task(collecting.run()))
                 self._phase = "ready"
                 await self._first(engine, self._stop)
@@ -395,8 +397,3 @@ class Node:
             **meters(self._spec, engine, parts.journal, self._host.clock),
             "collected": asdict(self._collecting.collected) if self._collecting else None,
         }
-
-
-def _taken(parts: Subsystems) -> int:
-    """Grows whenever something comes in."""
-    return parts.engine.progress.input_seq + (parts.ingest.counts.messages if parts.ingest else 0)
