@@ -137,9 +137,15 @@ class Round:
             on_act=self.act,
             elsewhere=lambda: self.journal.unread_rows,
         )
-        self.journal.on_read = self.intake.made_room
+        self.caught_up = asyncio.Event()
+        self.journal.on_read = self.read
         self.readings = Readings()
         self.tasks = [asyncio.ensure_future(t) for t in (self.engine.run(), self.intake.run(), janitor.run())]
+
+    def read(self) -> None:
+        self.intake.made_room()
+        if not self.journal.unread_rows:
+            self.caught_up.set()
 
     def act(self, _stage: str, rows: Any, received_ns: int) -> None:
         self.alarms.extend([time.monotonic_ns() - received_ns] * len(rows))
@@ -160,8 +166,9 @@ class Round:
 
     async def settled(self) -> None:
         await self.intake.drained()
-        while self.journal.unread_rows:
-            await asyncio.sleep(0.001)
+        self.caught_up.clear()
+        if self.journal.unread_rows:
+            await self.caught_up.wait()
 
     async def close(self) -> None:
         for task in self.tasks:

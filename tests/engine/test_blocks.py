@@ -16,7 +16,7 @@ from ganglion.core.batch import Batch
 from ganglion.core.block import MANY, Block
 from ganglion.core.packing import pack
 from ganglion.core.wire import End, Item, decode, encode, encode_several
-from ganglion.engine import durable, operators, windows
+from ganglion.engine import arrivals, operators, windows
 from ganglion.engine.exporter import Exporter
 from ganglion.engine.graph import Emission, Graph
 from ganglion.engine.operators import MapOperator
@@ -389,7 +389,7 @@ def test_a_block_of_another_schema_or_with_wrong_numbers_is_a_bad_message():
 
 
 def test_origins_of_a_block_beyond_the_limit_are_counted_and_the_others_pass(monkeypatch):
-    monkeypatch.setattr(durable, "LINES_MAX", 1)
+    monkeypatch.setattr(arrivals, "LINES_MAX", 1)
     items = items_of([("gw1-relay-00", 0, [0, 5]), ("gw1-relay-01", 0, [1, 2])])
     site = Site([encode(Block.joined(batches_of(items)))], GATEWAY)
     asyncio.run(site.run())

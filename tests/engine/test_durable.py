@@ -14,7 +14,7 @@ from ganglion.core.batch import Batch
 from ganglion.core.errors import DataError, MessagingError
 from ganglion.core.packing import pack, unpack
 from ganglion.core.wire import End, decode, encode
-from ganglion.engine import durable
+from ganglion.engine import arrivals, durable
 from ganglion.engine.durable import CHECKPOINT
 from ganglion.engine.graph import Graph
 from ganglion.flow.assignment import Assignment
@@ -306,7 +306,7 @@ def test_bad_messages_are_counted_and_the_others_pass():
 
 
 def test_origins_beyond_the_limit_are_bad_messages(monkeypatch):
-    monkeypatch.setattr(durable, "LINES_MAX", 1)
+    monkeypatch.setattr(arrivals, "LINES_MAX", 1)
     items = items_of([("gw1-relay-00", 0, [0, 5]), ("gw1-relay-01", 0, [1, 2]), ("gw1-relay-00", 2, [3])])
     site = Site([*(encode(item) for item in items), TICK], GATEWAY, gather=True)
     asyncio.run(site.run())

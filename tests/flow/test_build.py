@@ -12,7 +12,8 @@ import ganglion as gg
 from ganglion import flow as flow_package
 from ganglion.core.errors import FlowError, GanglionError
 from ganglion.flow import build
-from ganglion.flow.stages import ANYWHERE, Aggregate, Constraint, WindowStage
+from ganglion.flow.spec import FlowSpec
+from ganglion.flow.stages import ANYWHERE, Aggregate, Backlog, Constraint, WindowStage
 
 LOOSE: Any = gg
 NUMBER: Any = 20
@@ -133,6 +134,9 @@ WRONG = [
     ("flow.act", lambda: seen().act("breaker", "open", within="0ms")),
     ("flow.act", lambda: minutes().rollup().act("breaker", "open", within="20ms")),
     ("flow.act", lambda: minutes("all").where(lambda t: t.rms > 1).act("breaker", "open", within="1s")),
+    ("flow.backlog", lambda: seen().backlog(when_full="drop")),
+    ("flow.backlog", lambda: seen().backlog(budget="1KB")),
+    ("unit.size", lambda: seen().backlog(budget="much")),
     ("flow.sink", lambda: seen().sink("kept", at="device")),
     ("flow.sink", lambda: seen().sink("kept", at="moon")),
     (
@@ -341,3 +345,15 @@ def test_a_long_flow_is_built_in_order():
 @gg.kernel(x=gg.f32[4])
 def copied(x):
     return {"frame": x}
+
+
+def test_a_stream_says_how_its_rows_wait():
+    flow, frames = start()
+    patient = FlowSpec("t", flow.stages).digest
+    stream = frames.backlog(urgent=True, budget="64MB", when_full="keep-newest")
+    assert stream.stage.backlog == Backlog(True, 64_000_000, "keep-newest")
+    spec = FlowSpec("t", flow.stages)
+    assert spec.urgent == {frames.id}
+    assert spec.digest != patient
+    assert '"when_full": "keep-newest"' in spec.dumps()
+    assert stream.map(features).stage.backlog == Backlog(), "what is made of it waits as it says itself"

@@ -50,7 +50,7 @@ class Observed:
 
     ``answers``: the message server does. ``drawn``: the parent draws from the outbox. ``uplink_answers``: the
     parent's port greets, whether or not the link is up. ``missing``: streams and consumers that are not there.
-    ``refused``: what the server last said when it would not write, though there is room.
+    ``refused``: what the server last said when it would not write, though there is room. ``shed``: rows per stream.
     """
 
     site: str
@@ -65,11 +65,12 @@ class Observed:
     disk_free_bytes: int = 1 << 62
     server_restarts: int = 0
     last_cause: str = ""
+    shed: Mapping[str, int] | None = None
 
 
 def conditions(seen: Observed) -> list[Condition]:
     """Everything worth telling, the gravest first; empty when all is well."""
-    found = [*_server(seen), *_uplink(seen), *_streams(seen), *_disk(seen)]
+    found = [*_server(seen), *_uplink(seen), *_streams(seen), *_shed(seen), *_disk(seen)]
     return sorted(found, key=lambda c: SEVERITIES.index(c.severity))
 
 
@@ -149,6 +150,18 @@ def _streams(seen: Observed) -> list[Condition]:
                 )
             )
     return found
+
+
+def _shed(seen: Observed) -> list[Condition]:
+    return [
+        Condition(
+            "health.backlog-shed",
+            "warning",
+            f"{rows} rows of {stream} were shed by {seen.site} since it started, as the flow declares",
+            "heal the uplink, or raise the stream's budget in the flow or the site's caps",
+        )
+        for stream, rows in sorted((seen.shed or {}).items())
+    ]
 
 
 def _disk(seen: Observed) -> list[Condition]:

@@ -13,23 +13,26 @@ from typing import Any
 
 import orjson
 
+from ganglion.agent.backlog import SheddingOutbox
+from ganglion.agent.collecting import Collecting
 from ganglion.agent.config import NodeConfig
 from ganglion.agent.health import conditions
 from ganglion.agent.ingest import Ingest
-from ganglion.agent.inputs import Arrival, InputRecorder, Start
-from ganglion.agent.mqtt import MqttDoor, mqtt_door, mqtt_listener
-from ganglion.agent.streams import BusJournal, BusOutbox, PassingJournal, answered
+from ganglion.agent.inputs import InputRecorder
+from ganglion.agent.metering import meters
+from ganglion.agent.mqtt import mqtt_door, mqtt_listener
+from ganglion.agent.recorded import record
+from ganglion.agent.streams import BusJournal, BusOutbox, PassingJournal, answered, ticking
 from ganglion.agent.supervisor import Supervisor, supervised
 from ganglion.agent.watch import ServerWatch
-from ganglion.connectors.coap.exchange import Request
 from ganglion.core.batch import Batch
 from ganglion.core.errors import FlowError, HostError, MessagingError
-from ganglion.core.packing import pack, unpack
 from ganglion.core.units import NS_PER_S
 from ganglion.core.wire import End
 from ganglion.engine.durable import Durable
 from ganglion.engine.graph import Graph
 from ganglion.engine.meter import Meter
+from ganglion.engine.warming import warm
 from ganglion.flow.load import load_flow
 from ganglion.flow.spec import FlowSpec
 from ganglion.host.ports import Host
@@ -38,6 +41,7 @@ from ganglion.kernels.loading import load
 from ganglion.kernels.running import Libraries
 from ganglion.messaging import nats, subjects
 from ganglion.messaging.janitor import Janitor, Tail
+from ganglion.messaging.pacing import Pacer
 from ganglion.messaging.provision import Caps, SiteBus, provision
 from ganglion.messaging.security.identity import SiteIdentity
 from ganglion.messaging.server import ServerSettings, SiteServer
@@ -58,14 +62,14 @@ class Subsystems:
     server: SiteServer
     bus: SiteBus
     engine: Durable
-    outbox: BusOutbox | None
+    outbox: SheddingOutbox | None
     janitor: Janitor
     ingest: Ingest | None
     recorder: InputRecorder | None
     watch: ServerWatch
     supervisor: Supervisor | None
+    pacer: Pacer | None
     journal: BusJournal | PassingJournal
-    door: MqttDoor | None
 
 
 class Node:
@@ -99,6 +103,7 @@ class Node:
         self._checkpoint_seq = 0
         self._libraries: Libraries = {}
         self._meter = Meter(host.clock.cpu_ns)
+        self._collecting: Collecting | None = None
         self._spec = self._load(flow)
         self._door = mqtt_door(config, self._spec, host, self._identity)
 
@@ -126,6 +131,8 @@ class Node:
         runs = self.config.assignment.runs
         kernels, folds = self._spec.kernels(runs), self._spec.folds(runs)
         self._libraries = await asyncio.to_thread(self._load_kernels, kernels, self.config.kernel_dir, folds)
+        if self._real:
+            warm(self._spec, self.config.assignment, self._libraries, self._host.disk)
         server = self._server()
         await server.start()
         try:
@@ -136,8 +143,8 @@ class Node:
                 engine = group.create_task(parts.engine.run())
                 watching = group.create_task(parts.watch.run())
                 tasks = [keeping, reporting, engine, watching, group.create_task(parts.janitor.run())]
-                if parts.supervisor is not None:
-                    tasks.append(group.create_task(parts.supervisor.run()))
+                beside = [p.run() for p in (parts.supervisor, parts.pacer) if p is not None]
+                tasks += [group.create_task(running) for running in beside]
                 await self._first(engine, parts.engine.caught_up)
                 if parts.ingest is not None:
                     await self._accept(parts.ingest, parts.engine)
@@ -145,8 +152,14 @@ class Node:
                         tasks.append(group.create_task(parts.recorder.run()))
                 if self.config.is_gateway:
                     tasks.append(group.create_task(self._tick()))
-                if parts.door is not None:
-                    tasks.append(group.create_task(self._open_door(parts, parts.door)))
+                if self._door is not None:
+                    taking = self._door.run(self._reflex(), parts.journal, parts.engine, self.config)
+                    tasks.append(group.create_task(taking))
+                if self._real:
+                    collecting = self._collecting = Collecting(
+                        self._host.clock, lambda: parts.engine.progress.input_seq
+                    )
+                    tasks.append(group.create_task(collecting.run()))
                 self._phase = "ready"
                 await self._first(engine, self._stop)
                 self._phase = "stopping"
@@ -192,23 +205,25 @@ class Node:
         born_s = clock.wall_ns() // NS_PER_S if self._real else 0
 
         async def provisioned() -> int:
-            return await provision(bus, site, caps, children=config.children, born_s=born_s)
+            return await provision(
+                bus, site, caps, children=config.children, born_s=born_s, urgent=bool(self._spec.urgent)
+            )
 
         offset = await answered(provisioned, clock)
         source = subjects.journal(site) if config.is_gateway else subjects.inbox(site)
         tail = Tail(limits.outbox_tail_bytes if self._real else 0, limits.outbox_bytes_max)
         janitor = Janitor(bus, clock, source=source, outbox=subjects.outbox(site), tail=tail)
         watch = ServerWatch(server, bus, source, self._host.disk, clock)
-        name = subjects.outbox(site)
-        outbox = BusOutbox(bus, name, clock, watch.wrote, offset) if config.parent_url else None
+        outbox = self._outbox(bus, watch, offset) if config.parent_url else None
 
         def checkpointed(seq: int) -> None:
             self._checkpoint_seq = seq
             janitor.processed(seq)
 
-        journal = BusJournal(bus, source, clock, watch.wrote) if limits.durable else PassingJournal(clock)
+        kept = limits.durable or not config.is_gateway
+        journal = BusJournal(bus, source, clock, watch.wrote) if kept else PassingJournal(clock)
         recorder = await self._recorder()
-        door = self._door
+        journal.encodes |= recorder is not None
         engine = Durable(
             self._spec,
             config.assignment,
@@ -220,15 +235,27 @@ class Node:
             on_checkpoint=checkpointed,
             libraries=self._libraries,
             meter=self._meter,
-            on_sink=door.gave if door is not None else None,
+            on_sink=self._door.gave if self._door else None,
         )
         ingest = self._ingest(journal, engine)
         supervisor: Supervisor | None = None
         if isinstance(bus, nats.NatsBus):
             supervisor = supervised(config, server, bus, self._host, janitor, provisioned)
+            if outbox is not None:
+                supervisor.shed = lambda: {s: c.rows for s, c in outbox.shed.items()}
+        paced = outbox is not None and self._spec.urgent
+        pacer = Pacer(bus, site, clock, outbox.mean_bytes) if outbox is not None and paced else None
         return Subsystems(
-            server, bus, engine, outbox, janitor, ingest, recorder, watch, supervisor, journal, door
+            server, bus, engine, outbox, janitor, ingest, recorder, watch, supervisor, pacer, journal
         )
+
+    def _outbox(self, bus: SiteBus, watch: ServerWatch, offset: int) -> SheddingOutbox:
+        """What goes to the parent, each stream as the flow declared it."""
+        host, name = self._host, subjects.outbox(self.config.site)
+        box = BusOutbox(bus, name, host.clock, watch.wrote, offset, self._spec.urgent)
+        declared = {stream: self._spec[stream].backlog for stream in self.config.assignment.exports}
+        cap_bytes = self.config.limits.outbox_bytes_max
+        return SheddingOutbox(box, bus, name, declared, cap_bytes, clock=host.clock, disk=host.disk)
 
     async def _recorder(self) -> InputRecorder | None:
         """Gateways that are told to record their inputs do."""
@@ -262,61 +289,19 @@ class Node:
     def _reflex(self) -> Graph:
         return Graph(self._spec, self.config.assignment, "reflex", self._libraries, self._meter)
 
-    async def _open_door(self, parts: Subsystems, door: MqttDoor) -> None:
-        await door.run(self._reflex(), parts.journal, parts.engine, self.config)
-
     async def _accept(self, ingest: Ingest, engine: Durable) -> None:
         """Opens the door to devices, with the reflex in the state the journal left it in."""
         ingest.take_over(engine.graph.snapshot())
         if self._parts is not None and self._parts.recorder is not None:
-            self._record(self._parts.recorder, ingest, engine)
+            record(self._parts.recorder, ingest, engine, self.config, self._host.clock)
         await ingest.open(self.config.coap_port, self._host.chances.stream("coap"))
 
-    def _record(self, recorder: InputRecorder, ingest: Ingest, engine: Durable) -> None:
-        """From now on what comes in is recorded, with the states it met."""
-        config, clock = self.config, self._host.clock
-
-        def start(number: int) -> Start:
-            return Start(
-                number,
-                config.site,
-                str(config.flow_dir),
-                config.assignment.to_json(),
-                config.is_gateway,
-                tuple(sorted(ingest.streams)),
-                config.paths,
-                clock.wall_ns(),
-                clock.monotonic_ns(),
-                engine.progress.ordinal,
-                unpack(pack(ingest.snapshot())),
-                engine.snapshot(),
-            )
-
-        def arrived(request: Request, commands: tuple[str, ...]) -> None:
-            peer = (request.peer[0], request.peer[1])
-            recorder.arrival(
-                Arrival(
-                    clock.monotonic_ns(), peer, request.method, tuple(request.path), request.payload, commands
-                )
-            )
-
-        recorder.start = start
-        ingest.on_request = arrived
-
     async def _tick(self) -> None:
-        """Time enters the engine as journal messages, so that a replay sees it pass in the same place."""
-        parts = self._parts
+        parts, host = self._parts, self._host
         assert parts is not None
-        tick_ns = self.config.limits.tick_ns
-        # Gateways that were started together must not all flush at once, for ever.
-        await self._host.clock.sleep_ns(int(tick_ns * self._host.chances.stream("tick").random()))
-        while True:
-            await self._host.clock.sleep_ns(tick_ns)
-            if parts.engine.holds:
-                try:
-                    await parts.journal.tick(self.config.site)
-                except MessagingError:
-                    continue  # the server is restarting or full: the next tick will do
+        first = host.chances.stream("tick").random()
+        tick_ns, site = self.config.limits.tick_ns, self.config.site
+        await ticking(parts.journal, lambda: parts.engine.holds, site, host.clock, tick_ns, first)
 
     async def _close(self, parts: Subsystems) -> None:
         await parts.engine.checkpoint()
@@ -346,14 +331,14 @@ class Node:
     def _trouble(self, parts: Subsystems) -> tuple[str, ...]:
         outbox = parts.outbox.trouble if parts.outbox else ""
         recorder = parts.recorder.trouble if parts.recorder else ""
-        door = parts.door.troubles if parts.door else ()
+        door = self._door.troubles if self._door else ()
         return parts.engine.progress.disk_trouble, outbox, parts.janitor.trouble, recorder, *door
 
     async def _state(self, parts: Subsystems) -> dict[str, Any]:
         """What the node runs and how far it is; ``settled`` when it owes nobody anything."""
         config, engine, progress = self.config, parts.engine, parts.engine.progress
         source = subjects.journal(config.site) if config.is_gateway else subjects.inbox(config.site)
-        input_last = (await parts.bus.state(source)).last_seq if config.limits.durable else progress.input_seq
+        input_last = (await parts.bus.state(source)).last_seq if parts.journal.keeps else progress.input_seq
         delivered = await parts.outbox.delivered() if parts.outbox else engine.progress.ordinal
         settled = (
             progress.input_seq == input_last == self._checkpoint_seq
@@ -382,8 +367,12 @@ class Node:
             "trouble": [t for t in self._trouble(parts) if t],
             "stages": {s: c.to_json() for s, c in engine.counts().items()},
             "ingest": asdict(parts.ingest.counts) if parts.ingest else None,
-            "mqtt": parts.door.to_json() if parts.door else None,
+            "mqtt": self._door.to_json() if self._door else None,
+            "shed": parts.outbox.counts() if parts.outbox else {},
+            "shed_below": progress.missing.to_json(),
             "exported": {s: asdict(e) for s, e in progress.exported.items()},
             "works": self._meter.to_json(),
             "process_cpu_ns": self._host.clock.process_cpu_ns(),
+            **meters(self._spec, engine, parts.journal, self._host.clock),
+            "collected": asdict(self._collecting.collected) if self._collecting else None,
         }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -13,15 +12,17 @@ from ganglion.core.block import MANY, Block
 from ganglion.core.errors import MessagingError
 from ganglion.core.wire import End, Item, encode_several
 from ganglion.engine.durable import Entry
+from ganglion.engine.exporter import MESSAGE_TARGET_BYTES
 from ganglion.host.ports import Clock
 from ganglion.messaging import subjects
-from ganglion.messaging.bus import Bus
+from ganglion.messaging.bus import Bus, Stored
 
 T = TypeVar("T")
 RETRY_NS = 200_000_000
 TICK_STREAM = "tick"
 RECENT_BYTES_MAX = 16 << 20
 """What is remembered of appended entries that were not read yet."""
+FETCHED_AHEAD_MAX = 64
 LOOK_AFTER_NS = 5_000_000_000
 _ROW_BYTES = 20  # number, time and origin
 
@@ -62,6 +63,8 @@ class _Putting:
 
     encodes = True
     """Somebody may want an entry's bytes."""
+    keeps = True
+    """An entry that was appended outlives this process."""
 
     async def append(self, subject: str, payload: bytes, items: tuple[Item, ...] | None) -> None:
         """Returns when the entry is safe; ``items``: what it holds, None is a tick. Raises as `Bus.append`."""
@@ -102,9 +105,11 @@ class BusJournal(_Putting):
         self._recent: dict[int, _Recent] = {}
         self._recent_bytes = 0
         self._unread_rows = 0
+        self._read_seq = 0
         self._end_seq: int | None = None
         """The number of the newest entry, if nobody but us can have appended since we know; else None."""
         self._news = asyncio.Event()
+        self._fetching: asyncio.Queue[Stored | Exception | None] | None = None
 
     async def append(self, subject: str, payload: bytes, items: tuple[Item, ...] | None) -> None:
         try:
@@ -112,14 +117,16 @@ class BusJournal(_Putting):
         except MessagingError as error:
             self._watch(self._stream, error.code != "messaging.unavailable")
             self._end_seq = None  # it may be there, or not
-            self._news.set()
+            self._tell()
             raise
         self._watch(self._stream, True)
         self._end_seq = max(seq, self._end_seq or 0)
         self._remember(Entry(seq, payload if items is not None else None, items), len(payload))
-        self._news.set()
+        self._tell()
 
     def _remember(self, entry: Entry, payload_bytes: int) -> None:
+        if entry.seq <= self._read_seq:
+            return  # the server was faster with the entry than with its answer
         rows = [i for i in entry.items or () if not isinstance(i, End)]
         size_bytes = payload_bytes + sum(r.size_bytes + _ROW_BYTES * len(r) for r in rows)
         if self._recent_bytes + size_bytes > RECENT_BYTES_MAX:
@@ -140,32 +147,56 @@ class BusJournal(_Putting):
         return max(0, now_ns - next(iter(self._recent.values())).at_ns) if self._recent else 0
 
     async def read(self, after_seq: int) -> AsyncIterator[Entry]:
-        seq = after_seq
+        seq = self._read_seq = after_seq
         while True:
             while (entry := self._take(seq + 1)) is not None:
-                seq = entry.seq
+                seq = self._read_seq = entry.seq
                 self.counts.remembered += 1
                 yield entry
             if self._end_seq == seq:
                 await self._wait(seq)
                 continue
-            async with aclosing(self._fetched(seq)) as fetched:
-                async for entry in fetched:
-                    seq = entry.seq
-                    self.counts.fetched += 1
-                    yield entry
-                    if self._end_seq == seq or seq + 1 in self._recent:
-                        break
+            queue = self._fetching = asyncio.Queue(FETCHED_AHEAD_MAX)
+            pump = asyncio.ensure_future(self._pump(seq, queue))
+            try:
+                while self._end_seq != seq and seq + 1 not in self._recent:
+                    found = await queue.get()
+                    if isinstance(found, Exception):
+                        raise found
+                    if found is not None:
+                        seq = self._read_seq = found.seq
+                        self.counts.fetched += 1
+                        yield self._entry(found)
+            finally:
+                self._fetching = None
+                pump.cancel()
+                await asyncio.wait({pump})
 
-    async def _fetched(self, after_seq: int) -> AsyncGenerator[Entry]:
-        async for stored in self._bus.read(self._stream, after_seq):
-            for passed in [s for s in self._recent if s < stored.seq]:
-                self._take(passed)
-            if (known := self._take(stored.seq)) is not None:
-                yield known
-                continue
-            tick = stored.subject.startswith(f"j.{TICK_STREAM}.")
-            yield Entry(stored.seq, None if tick else stored.payload)
+    async def _pump(self, after_seq: int, queue: asyncio.Queue[Stored | Exception | None]) -> None:
+        """Fetches into ``queue``, whose reader must be able to wait for other things too."""
+        messages = self._bus.read(self._stream, after_seq)
+        try:
+            async for stored in messages:
+                await queue.put(stored)
+        except Exception as error:  # noqa: BLE001  # it is the reader's
+            await queue.put(error)
+        finally:
+            if isinstance(messages, AsyncGenerator):
+                await messages.aclose()
+
+    def _entry(self, stored: Stored) -> Entry:
+        for passed in [s for s in self._recent if s < stored.seq]:
+            self._take(passed)
+        if (known := self._take(stored.seq)) is not None:
+            return known
+        tick = stored.subject.startswith(f"j.{TICK_STREAM}.")
+        return Entry(stored.seq, None if tick else stored.payload)
+
+    def _tell(self) -> None:
+        """What is known of the stream's end has changed: a waiting reader looks again."""
+        self._news.set()
+        if self._fetching is not None and self._fetching.empty():
+            self._fetching.put_nowait(None)
 
     def _take(self, seq: int) -> Entry | None:
         found = self._recent.pop(seq, None)
@@ -199,7 +230,7 @@ class PassingJournal(_Putting):
     def __init__(self, clock: Clock) -> None:
         self.on_read: Callable[[], None] = lambda: None
         self.counts = JournalCounts()
-        self.encodes = False
+        self.encodes = self.keeps = False
         self._clock = clock
         self._waiting: deque[_Recent] = deque()
         self._unread_rows = 0
@@ -243,10 +274,34 @@ class PassingJournal(_Putting):
         return self._seq
 
 
+async def ticking(
+    journal: BusJournal | PassingJournal,
+    holds: Callable[[], bool],
+    site: str,
+    clock: Clock,
+    every_ns: int,
+    first: float,
+) -> None:
+    """Time enters the engine as journal messages, so that a replay sees it pass in the same place.
+
+    ``holds``: whether anything waits for a tick. ``first``: the share of ``every_ns`` to begin with: gateways that were
+    started together must not all flush at once, for ever.
+    """
+    await clock.sleep_ns(int(every_ns * first))
+    while True:
+        await clock.sleep_ns(every_ns)
+        if holds():
+            try:
+                await journal.tick(site)
+            except MessagingError:
+                continue  # the server is restarting or full: the next tick will do
+
+
 class BusOutbox:
     """Output of the engine: appends the n-th message exactly as number n, however often a server restarts.
 
-    ``offset``: what the stream's own numbers have beyond that, see `messaging.provision`.
+    ``offset``: what the stream's own numbers have beyond that, see `messaging.provision`. ``urgent``: the streams
+    that go before others.
     """
 
     def __init__(
@@ -256,13 +311,27 @@ class BusOutbox:
         clock: Clock,
         watch: Callable[[str, bool], None] = lambda _stream, _ok: None,
         offset: int = 0,
+        urgent: frozenset[str] = frozenset(),
     ) -> None:
         self.trouble = ""
+        self._urgent = urgent
+        self._mean_bytes: dict[subjects.Lane, float] = {}
         self._watch = watch
         self._offset = offset
         self._bus = bus
         self._stream = stream
         self._clock = clock
+
+    def _lane(self, stream: str) -> subjects.Lane:
+        return subjects.URGENT if stream in self._urgent else subjects.BULK
+
+    def mean_bytes(self, lane: subjects.Lane) -> float:
+        """About how large a lane's newest messages are; as large as messages get while none is known."""
+        return self._mean_bytes.get(lane, MESSAGE_TARGET_BYTES)
+
+    def seq(self, ordinal: int) -> int:
+        """The number that the server gives to the n-th message."""
+        return self._offset + ordinal
 
     async def last_ordinal(self) -> int:
         state = await answered(lambda: self._bus.state(self._stream), self._clock)
@@ -277,12 +346,14 @@ class BusOutbox:
             try:
                 await self._bus.append(
                     self._stream,
-                    subjects.outbox_subject(stream, origin),
+                    subjects.outbox_subject(stream, origin, self._lane(stream)),
                     payload,
                     expect_last=self._offset + ordinal - 1,
                 )
                 self.trouble = ""
                 self._watch(self._stream, True)
+                lane = self._lane(stream)
+                self._mean_bytes[lane] = self.mean_bytes(lane) * 0.9 + len(payload) * 0.1
                 return
             except MessagingError as error:
                 self.trouble = str(error)

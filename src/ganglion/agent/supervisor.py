@@ -145,6 +145,8 @@ class Supervisor:
     ) -> None:
         self.seen = Observed(site, server.log)
         self.cause = ""
+        self.shed: Callable[[], Mapping[str, int]] = dict
+        """Rows per stream that were shed here since the process started."""
         self._site = site
         self._server = server
         self._bus = bus
@@ -209,6 +211,7 @@ class Supervisor:
             disk_free_bytes=free,
             server_restarts=self._server.restarts,
             last_cause=self.cause,
+            shed=self.shed(),
         )
 
 

@@ -31,6 +31,7 @@ from ganglion.device.firmware.choice import RunsAs
 from ganglion.flow.load import load_flow
 from ganglion.flow.spec import FlowSpec
 from ganglion.host.system import system_host
+from ganglion.placement import GAP_MAX
 from ganglion.sim.run import Job, load_topology, prepare
 from ganglion.sim.run import run as run_world
 from ganglion.sim.rundir import make_run_dir
@@ -100,6 +101,10 @@ def plan(
             "--objective", metavar="WORDS", help='Such as "money, then latency" or "money + 50 EUR/t carbon".'
         ),
     ] = None,
+    gap: Annotated[
+        float,
+        typer.Option("--gap", metavar="SHARE", help="A certified gap that is small enough for a fleet."),
+    ] = GAP_MAX,
     svg: Annotated[
         Path | None, typer.Option("--svg", metavar="FILE", help="Draw the plan on its topology.")
     ] = None,
@@ -109,7 +114,8 @@ def plan(
 ) -> None:
     """Print where each stage runs, the predicted loop latency, bytes per day and money per month."""
     spec, topology = _given(flow_dir, devices)
-    text, value = answer(spec, topology, _pins(pin), objective, Question(why_stage, what_if, against, svg))
+    question = Question(why_stage, what_if, against, svg)
+    text, value = answer(spec, topology, _pins(pin), objective, question, gap_max=gap)
     sys.stdout.write(_json(value) if as_json else text)
 
 

@@ -12,6 +12,7 @@ from ganglion.core.topology import Topology
 from ganglion.core.units import format_duration
 from ganglion.flow.spec import FlowSpec
 from ganglion.placement import (
+    GAP_MAX,
     Cut,
     Plan,
     Repair,
@@ -47,7 +48,13 @@ class Question:
 
 
 def answer(
-    spec: FlowSpec, topology: Topology, pins: Mapping[str, str], objective: str | None, question: Question
+    spec: FlowSpec,
+    topology: Topology,
+    pins: Mapping[str, str],
+    objective: str | None,
+    question: Question,
+    *,
+    gap_max: float = GAP_MAX,
 ) -> tuple[str, Any]:
     """The answer as text and as JSON; with ``svg`` the picture is written too. Raises ``cli.plan-question``."""
     asked = [q for q in (question.why, question.what_if, question.compare) if q is not None]
@@ -58,7 +65,8 @@ def answer(
             why="--why, --what-if and --compare have answers of their own",
             next_step="give one of them",
         )
-    chosen = plan(spec, topology, pins=pins, selectivities=shares(spec, topology), objective=objective)
+    known = shares(spec, topology)
+    chosen = plan(spec, topology, pins=pins, selectivities=known, objective=objective, gap_max=gap_max)
     if question.svg is not None:
         _write(question.svg, picture(chosen, spec, topology))
     if question.why is not None:
@@ -69,8 +77,8 @@ def answer(
         return _compare(spec, topology, chosen, question.compare)
     if chosen.summary.gateways > SMALL_GATEWAYS_MAX:
         return report(chosen, spec), chosen.summary_json()
-    known = origins(spec, topology.expanded())
-    return report(chosen, spec) + "\n" + known.text(), chosen.to_json() | {"figures": known.to_json()}
+    made = origins(spec, topology.expanded())
+    return report(chosen, spec) + "\n" + made.text(), chosen.to_json() | {"figures": made.to_json()}
 
 
 def _write(path: Path, text: str) -> None:

@@ -11,19 +11,21 @@ import asyncio
 import hashlib
 import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from ganglion.core.block import Block, Rows
-from ganglion.core.errors import DataError, HostError, MessagingError
+from ganglion.core.block import Rows
+from ganglion.core.errors import HostError, MessagingError
 from ganglion.core.packing import pack, unpack
-from ganglion.core.wire import End, Item, decode_several
+from ganglion.core.shed import Shed
+from ganglion.core.wire import End, Item
+from ganglion.engine.arrivals import Arrivals, Exported, Progress
 from ganglion.engine.exporter import Exporter
 from ganglion.engine.graph import Emission, Graph
 from ganglion.engine.meter import Meter
 from ganglion.engine.operators import Counts
-from ganglion.engine.seen import Seen, take_block
+from ganglion.engine.seen import Seen
 from ganglion.engine.sinks import SinkFile
 from ganglion.flow.assignment import Assignment
 from ganglion.flow.spec import FlowSpec
@@ -33,11 +35,9 @@ from ganglion.host.threads import to_its_end
 from ganglion.kernels.running import Libraries
 
 CHECKPOINT = "checkpoint.cbor"
-CHECKPOINT_FORMAT = 4
+CHECKPOINT_FORMAT = 5
 CHECKPOINT_EVERY_NS = 1_000_000_000
 CHECKPOINT_ENTRIES_MAX = 5_000
-LINES_MAX = 500_000
-"""Streams of origins a node keeps sequence numbers of; messages of further ones are counted bad."""
 SINK_WAITING_BYTES_MAX = 16 << 20
 DISK_RETRY_NS = 1_000_000_000
 
@@ -76,35 +76,6 @@ class Outbox(Protocol):
         """Returns when the message is safe on disk as number ``ordinal``; waits out a full or restarting server."""
 
 
-@dataclass(slots=True)
-class Exported:
-    """What left a node of one stream since its process started: rows, the messages they went in, payload bytes."""
-
-    rows: int = 0
-    messages: int = 0
-    payload_bytes: int = 0
-
-
-@dataclass(slots=True)
-class Progress:
-    """What `Durable` has done, for reports."""
-
-    input_seq: int = 0
-    ordinal: int = 0
-    checkpoints: int = 0
-    bad_messages: int = 0
-    duplicated_rows: int = 0
-    out_of_order_rows: int = 0
-    disk_trouble: str = ""
-    exported: dict[str, Exported] = field(default_factory=dict)
-    seen: dict[tuple[str, str], Seen] = field(default_factory=dict)
-
-    def last_seq(self, stream: str, origin: str) -> int:
-        """The highest row number taken of a stream and origin; -1 when there was none."""
-        seen = self.seen.get((stream, origin))
-        return seen.last_seq if seen else -1
-
-
 class Durable:
     """One node's durable engine. ``outbox`` is None at the top. ``gather``: hold small exports until a tick."""
 
@@ -127,14 +98,17 @@ class Durable:
         self.graph = Graph(spec, assignment, "durable", libraries, meter)
         self._meter = meter
         self.progress = Progress()
+        self._arrivals = Arrivals(spec, self.progress, self._miss)
         self.caught_up = asyncio.Event()
         self._spec = spec
+        self._assignment = assignment
         self._journal = journal
         self._outbox = outbox
         self._disk = disk
         self._clock = clock
         self._on_checkpoint = on_checkpoint
-        self._exporter = Exporter(gather=gather)
+        shedding = {s.id for s in spec.stages if s.backlog.when_full != "wait"}
+        self._exporter = Exporter(gather=gather, split=frozenset(shedding))
         self._sinks = {
             s.id: SinkFile(disk, s.id, s.schema)
             for s in spec.stages
@@ -199,8 +173,8 @@ class Durable:
         if entry.payload is None:
             self._exporter.flush()
         else:
-            for item in self._items(entry.payload) if entry.items is None else entry.items:
-                fresh = self._fresh(item)
+            for item in self._arrivals.opened(entry.payload) if entry.items is None else entry.items:
+                fresh = self._arrivals.fresh(item)
                 if fresh is not None:
                     for emission in self.graph.push(fresh):
                         self._leave(emission)
@@ -233,68 +207,19 @@ class Durable:
         """The flow has a bounded number of streams."""
         return self.progress.exported.setdefault(stream, Exported())
 
-    def _items(self, payload: bytes) -> list[Item]:
-        """What a message holds that is of known streams and as they were promised; the rest is counted bad."""
-        try:
-            found = decode_several(payload)
-        except DataError:
+    def _miss(self, claim: Shed) -> None:
+        if claim.stream not in self._spec:
             self.progress.bad_messages += 1
-            return []
-        items: list[Item] = []
-        for item in found:
-            try:
-                items.append(self._checked(item))
-            except DataError:
-                self.progress.bad_messages += 1
-        return items
-
-    def _checked(self, item: Item) -> Item:
-        if item.stream not in self._spec:
-            raise DataError(
-                "engine.stream",
-                f"unknown stream {item.stream!r}",
-                why="the flow has none such",
-                next_step="run every node from the same plan",
-            )
-        return item if isinstance(item, End) else item.check(self._spec[item.stream].schema)
-
-    def _fresh(self, item: Item) -> Item | None:
-        """The rows not seen yet; a repeated or reordered row is counted, and never used twice."""
-        if isinstance(item, End):
-            return item
-        if isinstance(item, Block):
-            return self._fresh_block(item)
-        seen = self._seen(item.stream, item.origin)
-        if seen is None:
-            self.progress.bad_messages += 1
-            return None
-        fresh, repeated, late = seen.take(item)
-        self.progress.duplicated_rows += repeated
-        self.progress.out_of_order_rows += late
-        return fresh
-
-    def _fresh_block(self, block: Block) -> Block | None:
-        refused = 0
-
-        def seen_of(origin: str) -> Seen | None:
-            nonlocal refused
-            seen = self._seen(block.stream, origin)
-            refused += seen is None
-            return seen
-
-        fresh, repeated, late, _ = take_block(block, seen_of)
-        self.progress.duplicated_rows += repeated
-        self.progress.out_of_order_rows += late
-        self.progress.bad_messages += refused
-        return fresh
-
-    def _seen(self, stream: str, origin: str) -> Seen | None:
-        """None for a line too many: its rows are counted bad, and the devices are to be spread over more gateways."""
-        lines = self.progress.seen
-        seen = lines.get((stream, origin))
-        if seen is None and len(lines) < LINES_MAX:
-            seen = lines[stream, origin] = Seen()
-        return seen
+            return
+        # Rows that came before they could be removed are here: a claim comes after all of its range that was sent.
+        seen = self.progress.seen.get((claim.stream, claim.origin))
+        rows = claim.rows - (seen.count(claim.first_seq, claim.last_seq) if seen else 0)
+        if rows <= 0:
+            return
+        claim = replace(claim, rows=rows)
+        self.progress.missing.take(claim)
+        if self._assignment.exported(claim.stream, claim.origin):
+            self._exporter.shed(claim)
 
     async def checkpoint(self) -> None:
         """Makes everything up to ``progress.input_seq`` survive a crash. A full disk delays it, and is said.
@@ -316,6 +241,7 @@ class Durable:
                 await self._clock.sleep_ns(DISK_RETRY_NS)
         self.progress.disk_trouble = ""
         self.progress.checkpoints += 1
+        self.progress.state_bytes = self.graph.state_bytes()
         self._on_checkpoint(self.progress.input_seq)
 
     def snapshot(self) -> bytes:
@@ -337,6 +263,7 @@ class Durable:
             "exporter": self._exporter.snapshot(),
             "sinks": lengths,
             "seen": [[stream, origin, seen.snapshot()] for (stream, origin), seen in p.seen.items()],
+            "missing": p.missing.snapshot(),
             "counters": [p.bad_messages, p.duplicated_rows, p.out_of_order_rows],
         }
 
@@ -355,6 +282,7 @@ class Durable:
         p = self.progress
         p.input_seq, p.ordinal = state["input_seq"], max(p.ordinal, state["ordinal"])
         p.seen = {(stream, origin): Seen.restored(held) for stream, origin, held in state["seen"]}
+        p.missing.restore(state["missing"])
         p.bad_messages, p.duplicated_rows, p.out_of_order_rows = state["counters"]
         self.graph.restore(state["graph"])
         self._exporter.restore(state["exporter"])

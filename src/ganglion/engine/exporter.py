@@ -10,6 +10,7 @@ from typing import Any
 
 from ganglion.core.batch import Batch
 from ganglion.core.block import MANY, Block, Rows
+from ganglion.core.shed import Shed, wrap
 from ganglion.core.wire import End, Item, encode
 
 MESSAGE_TARGET_BYTES = 64_000
@@ -25,11 +26,13 @@ class Exporter:
     """Gathers items; `take` gives the messages that are due as (stream, origin, bytes), in order.
 
     Blocks of a stream gather apart from its batches (under the origin `MANY`): what is held of one is sent before the
-    other is held, so that an origin's rows stay in order.
+    other is held, so that an origin's rows stay in order. ``split``: streams whose messages are to be of one origin
+    each, for what is shed of them is told by origin.
     """
 
-    def __init__(self, *, gather: bool) -> None:
+    def __init__(self, *, gather: bool, split: frozenset[str] = frozenset()) -> None:
         self._gather = gather
+        self._split = split
         self._held: dict[Key, list[Rows]] = {}
         self._held_bytes: dict[Key, int] = {}
         self._held_lasts: dict[Key, dict[str, int]] = {}
@@ -47,6 +50,13 @@ class Exporter:
             self._flush((item.stream, item.origin))
             self._due.append((item.stream, item.origin, encode(item)))
             return
+        if isinstance(item, Block) and item.stream in self._split:
+            for batch in item.split():
+                self._hold(batch)
+            return
+        self._hold(item)
+
+    def _hold(self, item: Rows) -> None:
         many = isinstance(item, Block)
         key: Key = (item.stream, None if isinstance(item, Block) else item.origin)
         for other in [k for k in self._held if k[0] == item.stream and (k[1] is None) is not many]:
@@ -62,6 +72,12 @@ class Exporter:
         self._held_bytes[key] = self._held_bytes.get(key, 0) + item.size_bytes
         if not self._gather or self._held_bytes[key] >= MESSAGE_TARGET_BYTES:
             self._flush(key)
+
+    def shed(self, claim: Shed) -> None:
+        """What a site below could not keep, told in its place among the rows."""
+        self._flush((claim.stream, None))
+        self._flush((claim.stream, claim.origin))
+        self._due.append((claim.stream, claim.origin, wrap([claim], None)))
 
     def flush(self) -> None:
         """A tick: everything held becomes due, in the order in which it began to be held."""

@@ -86,6 +86,10 @@ class Graph:
             f"in:{s}": c for s, c in self.seen.items()
         }
 
+    def state_bytes(self) -> dict[str, int]:
+        """About what each stage's state takes of memory."""
+        return {s: o.state_bytes() for s, o in self._operators.items()}
+
     def push(self, item: Item) -> list[Emission]:
         """One item of a stream the node receives or measures; returns what leaves, in order.
 

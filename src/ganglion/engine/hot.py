@@ -149,6 +149,12 @@ class HotWindows:
             int(self.watermark[place]),
         )
 
+    @property
+    def size_bytes(self) -> int:
+        """What the arrays take."""
+        arrays = (self._table, self._rows, self._start, self.watermark, self.live)
+        return sum(a.nbytes for a in arrays)
+
     def origins(self) -> list[str]:
         """Those that have a hot window."""
         return [o for o, place in self._places.items() if self.live[place]]

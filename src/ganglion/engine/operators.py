@@ -19,6 +19,8 @@ from ganglion.kernels.tracing.trace import WHOLE
 
 KEYS_MAX = 100_000
 """Origins one operator keeps state for; more are refused as bad rows."""
+HELD_BYTES = 500
+"""What a small object of Python's with its containers takes, about."""
 AROUND_SLACK_ROWS = 64
 AROUND_ROWS_MAX = 100_000
 """Rows held per origin for a trigger that may come; older ones beyond are let go, and counted as dropped."""
@@ -50,6 +52,9 @@ class Operator(Protocol):
 
     def end(self, stream: str, origin: str) -> tuple[Sequence[Rows], bool]:
         """The origin's stream has ended: the last rows, and whether the stage's own stream ends with it."""
+
+    def state_bytes(self) -> int:
+        """About what its state takes of memory: its arrays, and `HELD_BYTES` for each thing it keeps beside them."""
 
     def snapshot(self) -> Any:
         """Everything the operator knows, for `core.packing`."""
@@ -132,6 +137,9 @@ class MapOperator:
     def end(self, stream: str, origin: str) -> tuple[Sequence[Rows], bool]:
         return [], True
 
+    def state_bytes(self) -> int:
+        return len(self._state) * (HELD_BYTES + self._runner.state_bytes)
+
     def snapshot(self) -> Any:
         # Copies in arrays: `core.packing` keeps the dtype of those only.
         state = {o: self._runner.save(s) for o, s in self._state.items()}
@@ -170,6 +178,9 @@ class WhereOperator:
 
     def end(self, stream: str, origin: str) -> tuple[Sequence[Rows], bool]:
         return [], True
+
+    def state_bytes(self) -> int:
+        return 0
 
     def snapshot(self) -> Any:
         return {"counts": self.counts.to_json()}
@@ -270,6 +281,11 @@ class AroundOperator:
         ended = self._rings.setdefault(origin, _Ring()).ended
         ended.add(stream)
         return [], ended.issuperset(self._stage.inputs)
+
+    def state_bytes(self) -> int:
+        rows = sum(len(ring.rows) for ring in self._rings.values())
+        row_bytes = next((r.rows[0].row.size_bytes for r in self._rings.values() if r.rows), 0)
+        return len(self._rings) * HELD_BYTES + rows * (HELD_BYTES + row_bytes)
 
     def snapshot(self) -> Any:
         rings = {}

@@ -34,6 +34,15 @@ class Seen:
         """The highest number taken; -1 at first."""
         return self._lasts[-1] if self._lasts else self._floor
 
+    def count(self, first_seq: int, last_seq: int) -> int:
+        """How many numbers from ``first_seq`` to ``last_seq`` were taken; all of them up to the floor."""
+        taken = max(0, min(last_seq, self._floor) - first_seq + 1)
+        for at in range(bisect(self._lasts, first_seq - 1), len(self._firsts)):
+            if self._firsts[at] > last_seq:
+                break
+            taken += min(last_seq, self._lasts[at]) - max(first_seq, self._firsts[at]) + 1
+        return taken
+
     def take(self, batch: Batch) -> tuple[Batch | None, int, int]:
         """(rows not taken before, how many were repeated, how many came after a later one)."""
         fresh, repeated, late = self.take_numbers(batch.seq)

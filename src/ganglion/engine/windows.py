@@ -21,7 +21,7 @@ import numpy.typing as npt
 from ganglion.core.batch import Batch
 from ganglion.core.block import Block, Rows
 from ganglion.engine.hot import HotWindows
-from ganglion.engine.operators import KEYS_MAX, Counts
+from ganglion.engine.operators import HELD_BYTES, KEYS_MAX, Counts
 from ganglion.engine.partials import Parts, finish, finish_all, merge, parts_in
 from ganglion.engine.slots import NEVER_NS, Closed, Key, Slot
 from ganglion.flow.folds import folded_fields
@@ -359,6 +359,13 @@ class WindowOperator:
 
     def _forget(self, key: Key, oldest_ns: int) -> None:
         key.forget(self._stage.width_ns, oldest_ns, WINDOWS_MAX)
+
+    def state_bytes(self) -> int:
+        keys = self._keys.values()
+        closed = sum(key.closed.size_bytes for key in keys if key.closed is not None)
+        held = sum(1 + len(slot.parts) for key in keys for slot in key.slots.values())
+        hot = self._hot.size_bytes if self._hot is not None else 0
+        return closed + hot + HELD_BYTES * (held + len(self._keys))
 
     def snapshot(self) -> Any:
         # Copies: what is hot stays so, and a snapshot does not alter what comes after it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from ganglion.core.errors import FlowError
@@ -12,7 +13,14 @@ from ganglion.core.schema import Field, Schema
 from ganglion.core.units import parse_duration_ns
 from ganglion.flow.expression import record
 from ganglion.flow.forms import Frame, Row
-from ganglion.flow.rules import check_input, check_reflex, constraint_after, named_aggregate, sees
+from ganglion.flow.rules import (
+    check_input,
+    check_reflex,
+    constraint_after,
+    declared_backlog,
+    named_aggregate,
+    sees,
+)
 from ganglion.flow.spec import STAGES_MAX, FlowSpec
 from ganglion.flow.stages import (
     TIERS,
@@ -26,6 +34,7 @@ from ganglion.flow.stages import (
     SourceStage,
     Stage,
     Tier,
+    WhenFull,
     WhereStage,
     WindowStage,
     window_schema,
@@ -153,6 +162,19 @@ class Stream:
     @property
     def schema(self) -> Schema:
         return self.stage.schema
+
+    def backlog(
+        self, *, urgent: bool = False, budget: str | None = None, when_full: WhenFull = "wait"
+    ) -> Stream:
+        """The same stream, with what is done where its rows wait for a parent that cannot be reached.
+
+        ``urgent`` rows go before others once it can. ``budget`` (>= 64 KB): what they may take of a site's outbox.
+        ``when_full``, the budget or the outbox: ``wait``, ``keep-newest`` or ``keep-oldest``; what is shed is counted
+        and told to the parent. Raises ``flow.backlog``.
+        """
+        wanted = declared_backlog(self.id, urgent=urgent, budget=budget, when_full=when_full)
+        self.stage = self.flow._stages[self.id] = replace(self.stage, backlog=wanted)
+        return self
 
     def map(
         self, kernel: Kernel, *, id: str | None = None, on: Sequence[Tier] = (), keep_in: Sequence[str] = ()

@@ -9,19 +9,24 @@ from typing import Any
 from ganglion.core.errors import FlowError
 from ganglion.core.labels import jurisdictions
 from ganglion.core.schema import Schema, TensorType
+from ganglion.core.units import parse_size_bytes
 from ganglion.flow.spec import FlowSpec
 from ganglion.flow.stages import (
     ANYWHERE,
     PARTIALS,
     TIERS,
+    WHEN_FULL,
     Aggregate,
+    Backlog,
     Constraint,
     Stage,
     Tier,
+    WhenFull,
     WindowStage,
 )
 from ganglion.kernels import Kernel
 
+BUDGET_BYTES_MIN = 64_000
 ACTUATOR = re.compile(r"[a-z][a-z0-9-]{0,40}")
 
 
@@ -111,6 +116,19 @@ def check_input(kernel: Kernel, upstream: Stage) -> None:
 
 def _listed(schema: Schema) -> str:
     return ", ".join(f"{f.name}: {f.type}" for f in schema.fields)
+
+
+def declared_backlog(stream_id: str, *, urgent: bool, budget: str | None, when_full: WhenFull) -> Backlog:
+    """What a flow says of a stream's rows that wait for a parent; raises ``flow.backlog``."""
+    budget_bytes = 0 if budget is None else parse_size_bytes(budget)
+    if when_full not in WHEN_FULL or (budget is not None and budget_bytes < BUDGET_BYTES_MIN):
+        raise FlowError(
+            "flow.backlog",
+            f"{stream_id} with a budget of {budget} and when_full={when_full!r}",
+            why=f"a budget is at least {BUDGET_BYTES_MIN} bytes, and when_full one of {', '.join(WHEN_FULL)}",
+            next_step='write e.g. .backlog(budget="64MB", when_full="keep-newest")',
+        )
+    return Backlog(urgent, budget_bytes, when_full)
 
 
 def named_aggregate(name: str, wanted: Any, schema: Schema) -> Aggregate:

@@ -79,6 +79,11 @@ class FlowSpec:
         return tuple(s for s in self.stages if isinstance(s, ActStage))
 
     @property
+    def urgent(self) -> frozenset[str]:
+        """The streams whose rows go before others."""
+        return frozenset(s.id for s in self.stages if s.backlog.urgent)
+
+    @property
     def sources(self) -> tuple[SourceStage, ...]:
         return tuple(s for s in self.stages if isinstance(s, SourceStage))
 

@@ -32,16 +32,39 @@ class Constraint:
 
 ANYWHERE = Constraint()
 
+WhenFull = Literal["wait", "keep-newest", "keep-oldest"]
+WHEN_FULL: tuple[WhenFull, ...] = ("wait", "keep-newest", "keep-oldest")
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What is done with a stream's rows while they wait at a site for its parent.
+
+    ``urgent``: they go before those that are not. ``budget_bytes``: what they may take of the site's outbox, 0 for all
+    of it. ``when_full``: which rows are kept when that is used up; ``wait`` keeps all and holds up what makes them.
+    """
+
+    urgent: bool = False
+    budget_bytes: int = 0
+    when_full: WhenFull = "wait"
+
+    def to_json(self) -> dict[str, Any]:
+        return {"urgent": self.urgent, "budget_bytes": self.budget_bytes, "when_full": self.when_full}
+
+
+PATIENT = Backlog()
+
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What all stages have: an id, the stages they read, what they give, what rides on them."""
+    """What all stages have: an id, the stages they read, what they give, what rides on them, how it waits."""
 
     id: str
     inputs: tuple[str, ...]
     schema: Schema
     labels: Labels
     constraint: Constraint = ANYWHERE
+    backlog: Backlog = field(default=PATIENT, kw_only=True)
 
     kind = "stage"
 
@@ -58,6 +81,7 @@ class Stage:
             "schema": self.schema.to_json(),
             "labels": {"origins": sorted(self.labels.origins), "categories": sorted(self.labels.categories)},
             "constraint": self.constraint.to_json(),
+            **({} if self.backlog == PATIENT else {"backlog": self.backlog.to_json()}),
             **self.details(),
         }
 

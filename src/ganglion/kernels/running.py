@@ -36,6 +36,10 @@ class Runner(Protocol):
 
     same_bits: bool
 
+    @property
+    def state_bytes(self) -> int:
+        """The numbers of one key's state."""
+
     def fresh(self) -> Any:
         """A new key's state."""
 
@@ -60,6 +64,10 @@ class CompiledRunner:
     def __init__(self, library: Library) -> None:
         self._library = library
         self._emits = library.program.emit is not None
+
+    @property
+    def state_bytes(self) -> int:
+        return self._library.state.itemsize
 
     def fresh(self) -> Any:
         return self._library.fresh()
@@ -100,6 +108,10 @@ class NumpyRunner:
         self._columns = tuple((f.name, f.type.numpy) for f in kernel.output.fields)
         self._whole = isinstance(kernel.input, TensorType)
         self._types = {n: kernel.program.nodes[number].type.numpy for n, number in kernel.program.inputs}
+
+    @property
+    def state_bytes(self) -> int:
+        return sum(np.asarray(value).nbytes for value in self.fresh().values())
 
     def fresh(self) -> Any:
         return _fixed(self._kernel.fresh_state())

@@ -16,7 +16,17 @@ from ganglion.core.units import NS_PER_MS, NS_PER_S
 from ganglion.host.ports import Clock
 from ganglion.messaging.answers import NO_CONSUMER, ApiRefused
 from ganglion.messaging.bus import Bus
-from ganglion.messaging.subjects import OUTBOX_PREFIX, UPLINK_CONSUMER, deliver, inbox, journal, outbox
+from ganglion.messaging.subjects import (
+    BULK,
+    LANES,
+    OUTBOX_PREFIX,
+    URGENT,
+    Lane,
+    deliver,
+    inbox,
+    journal,
+    outbox,
+)
 
 ADOPT_RETRY_NS = 100 * NS_PER_MS
 INCARNATION_BITS = 20
@@ -65,6 +75,7 @@ async def provision(
     children: Sequence[str] = (),
     adopt_later: bool = False,
     born_s: int = 0,
+    urgent: bool = False,
 ) -> int:
     """Makes the streams of ``site`` be as described, whatever was there; data in them stays.
 
@@ -74,20 +85,23 @@ async def provision(
     many messages as it has had before.
 
     The inbox draws from exactly these children, who may be unreachable: what they owe flows once they are back. With
-    ``adopt_later`` children that were never drawn from are left to `adopt_children`. Raises ``messaging.refused``, for
+    ``adopt_later`` children that were never drawn from are left to `adopt_children`. ``urgent``: some of the flow's
+    streams are drawn before others; a lane for them that is there already stays. Raises ``messaging.refused``, for
     example when the caps exceed what the server may store, and ``messaging.unavailable``.
     """
     await _stream(api, _plain(journal(site), ["j.>"], caps.journal_max_bytes))
     offset = await _outbox(api, site, caps.outbox_max_bytes, born_s)
-    await _consumer(api, site)
+    if urgent:
+        await _consumer(api, site, URGENT)
+    await _consumer(api, site, BULK)
     if adopt_later:
-        children = sorted(await _adopted(api, site) & set(children))
-    await _inbox(api, site, caps.inbox_max_bytes, children)
+        children = sorted({child for child, _ in await _adopted(api, site)} & set(children))
+    await _inbox(api, site, caps.inbox_max_bytes, children, urgent=urgent)
     return offset
 
 
 async def adopt_children(
-    api: StreamApi, site: str, caps: Caps, children: Sequence[str], clock: Clock
+    api: StreamApi, site: str, caps: Caps, children: Sequence[str], clock: Clock, *, urgent: bool = False
 ) -> None:
     """Adds each child as soon as it answers; returns when the inbox draws from all of them.
 
@@ -97,10 +111,10 @@ async def adopt_children(
     """
     while True:
         try:
-            adopted = await _adopted(api, site)
+            adopted = {child for child, _ in await _adopted(api, site)}
             ready = [c for c in children if c not in adopted and await reaches(api, c)]
             if ready:
-                await _inbox(api, site, caps.inbox_max_bytes, sorted(adopted | set(ready)))
+                await _inbox(api, site, caps.inbox_max_bytes, sorted(adopted | set(ready)), urgent=urgent)
             if adopted.issuperset(children):
                 return
         except MessagingError as error:
@@ -117,38 +131,62 @@ async def refill(api: StreamApi, child: str) -> None:
     the child cannot be reached, ``messaging.refused`` by servers older than 2.14.
     """
     state = (await api.ask(f"STREAM.INFO.{outbox(child)}", {}, domain=child))["state"]
-    reset = f"CONSUMER.RESET.{outbox(child)}.{UPLINK_CONSUMER}"
-    await api.ask(reset, {"seq": max(1, int(state["first_seq"]))}, domain=child)
+    for lane in LANES:
+        try:
+            await api.ask(f"CONSUMER.INFO.{outbox(child)}.{lane.consumer}", {}, domain=child)
+        except ApiRefused as refusal:
+            if lane == BULK or refusal.number != NO_CONSUMER:
+                raise
+            continue
+        reset = f"CONSUMER.RESET.{outbox(child)}.{lane.consumer}"
+        await api.ask(reset, {"seq": max(1, int(state["first_seq"]))}, domain=child)
+
+
+async def set_window(api: StreamApi, site: str, lane: Lane, messages: int) -> None:
+    """How many of a lane's messages may be on their way before the parent must have stored some (at least 1)."""
+    assert messages >= 1
+    wanted = _uplink(site, lane)
+    wanted["config"]["max_ack_pending"] = messages
+    await api.ask(f"CONSUMER.CREATE.{outbox(site)}.{lane.consumer}.{lane.filter}", wanted)
 
 
 async def reaches(api: StreamApi, child: str) -> bool:
     """True when the child's server answers across the link and is provisioned."""
     try:
-        await api.ask(f"CONSUMER.INFO.{outbox(child)}.{UPLINK_CONSUMER}", {}, domain=child)
+        await api.ask(f"CONSUMER.INFO.{outbox(child)}.{BULK.consumer}", {}, domain=child)
     except MessagingError:
         return False
     return True
 
 
-async def _adopted(api: StreamApi, site: str) -> set[str]:
-    """The children the inbox draws from now."""
+async def _adopted(api: StreamApi, site: str) -> set[tuple[str, str]]:
+    """The children the inbox draws from now, and by which of their consumers."""
     try:
         info = await api.ask(f"STREAM.INFO.{inbox(site)}", {})
     except MessagingError as error:
         if error.code == "messaging.no-stream":
             return set()
         raise
-    return {source["name"].removeprefix(OUTBOX_PREFIX) for source in info["config"].get("sources") or ()}
+    sources = info["config"].get("sources") or ()
+    return {(source["name"].removeprefix(OUTBOX_PREFIX), source["consumer"]["name"]) for source in sources}
 
 
-async def _inbox(api: StreamApi, site: str, size_max_bytes: int, children: Sequence[str]) -> None:
+async def _inbox(
+    api: StreamApi, site: str, size_max_bytes: int, children: Sequence[str], *, urgent: bool
+) -> None:
     config = _plain(inbox(site), [], size_max_bytes)
-    config["sources"] = [_source(child) for child in sorted(children)]
+    kept = await _adopted(api, site)
+    config["sources"] = [
+        _source(child, lane)
+        for child in sorted(children)
+        for lane in LANES
+        if lane == BULK or urgent or (child, lane.consumer) in kept
+    ]
     await _stream(api, config)
 
 
 async def _outbox(api: StreamApi, site: str, size_max_bytes: int, born_s: int) -> int:
-    config = _plain(outbox(site), ["out.>"], size_max_bytes)
+    config = _plain(outbox(site), sorted(lane.filter for lane in LANES), size_max_bytes)
     try:
         info = await api.ask(f"STREAM.INFO.{outbox(site)}", {})
     except MessagingError as error:
@@ -178,13 +216,14 @@ def _plain(name: str, subjects: list[str], size_max_bytes: int) -> dict[str, Any
     }
 
 
-def _uplink(site: str) -> dict[str, Any]:
+def _uplink(site: str, lane: Lane) -> dict[str, Any]:
     return {
         "stream_name": outbox(site),
         "config": {
-            "name": UPLINK_CONSUMER,
-            "durable_name": UPLINK_CONSUMER,
-            "deliver_subject": deliver(site),
+            "name": lane.consumer,
+            "durable_name": lane.consumer,
+            "filter_subject": lane.filter,
+            "deliver_subject": deliver(site, lane),
             "ack_policy": "flow_control",
             "flow_control": True,
             "idle_heartbeat": NS_PER_S,
@@ -193,11 +232,11 @@ def _uplink(site: str) -> dict[str, Any]:
     }
 
 
-def _source(child: str) -> dict[str, Any]:
+def _source(child: str, lane: Lane) -> dict[str, Any]:
     return {
         "name": outbox(child),
         "external": {"api": f"$JS.{child}.API", "deliver": ""},
-        "consumer": {"name": UPLINK_CONSUMER, "deliver_subject": deliver(child)},
+        "consumer": {"name": lane.consumer, "deliver_subject": deliver(child, lane)},
         # The sender is stamped here, from the link: a child cannot write in another's name.
         "subject_transforms": [{"src": ">", "dest": f"in.{child}.>"}],
     }
@@ -216,17 +255,17 @@ async def _stream(api: StreamApi, config: dict[str, Any]) -> None:
         await api.ask(f"STREAM.UPDATE.{config['name']}", config)
 
 
-async def _consumer(api: StreamApi, site: str) -> None:
-    wanted = _uplink(site)
+async def _consumer(api: StreamApi, site: str, lane: Lane) -> None:
+    wanted = _uplink(site, lane)
     try:
-        info = await api.ask(f"CONSUMER.INFO.{outbox(site)}.{UPLINK_CONSUMER}", {})
+        info = await api.ask(f"CONSUMER.INFO.{outbox(site)}.{lane.consumer}", {})
     except ApiRefused as refusal:
         if refusal.number != NO_CONSUMER:
             raise
     else:
         if _holds(info["config"], wanted["config"]):
             return
-    await api.ask(f"CONSUMER.CREATE.{outbox(site)}.{UPLINK_CONSUMER}", wanted)
+    await api.ask(f"CONSUMER.CREATE.{outbox(site)}.{lane.consumer}.{lane.filter}", wanted)
 
 
 def _holds(found: Any, wanted: Any) -> bool:

@@ -6,9 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
-from ganglion.messaging.answers import NO_CONSUMER, ApiRefused
+from ganglion.messaging.answers import NO_CONSUMER, NO_MESSAGE, ApiRefused
 from ganglion.messaging.bus import StreamState
-from ganglion.messaging.subjects import UPLINK_CONSUMER
+from ganglion.messaging.subjects import BULK, LANES, Lane
 
 
 class Questions(ABC):
@@ -36,15 +36,36 @@ class Questions(ABC):
             await self.ask(f"STREAM.PURGE.{stream}", {"seq": up_to + 1})
 
     async def delivered(self, stream: str) -> int:
+        last = (await self.state(stream)).last_seq
+        if await self._lane_info(stream, BULK) is None:
+            return 0
+        return min([await self._delivered(stream, lane, last) for lane in LANES])
+
+    async def _delivered(self, stream: str, lane: Lane, last_seq: int) -> int:
+        """Up to where the parent has all of a lane; ``last_seq``: where the stream ended before the lane was asked."""
+        info = await self._lane_info(stream, lane)
+        # A consumer that never delivered says 0, or one less than the stream's first number.
+        floor = 0 if info is None else int(info["ack_floor"]["stream_seq"])
+        if floor >= last_seq:
+            return last_seq
+        # Where the lane goes on after that: the stream itself is asked, not the consumer's counters.
+        request = {"seq": floor + 1, "next_by_subj": lane.filter}
         try:
-            info = await self.ask(f"CONSUMER.INFO.{stream}.{UPLINK_CONSUMER}", {})
+            owed = await self.ask(f"STREAM.MSG.GET.{stream}", request)
+        except ApiRefused as refusal:
+            if refusal.number == NO_MESSAGE:
+                return last_seq
+            raise
+        return min(last_seq, int(owed["message"]["seq"]) - 1)
+
+    async def _lane_info(self, stream: str, lane: Lane) -> dict[str, Any] | None:
+        try:
+            return await self.ask(f"CONSUMER.INFO.{stream}.{lane.consumer}", {})
         except ApiRefused as refusal:
             if refusal.number == NO_CONSUMER:
-                return 0
+                return None
             raise
-        # A consumer that never delivered says 0, or one less than the stream's first number.
-        return int(info["ack_floor"]["stream_seq"])
 
     async def drawn(self, stream: str) -> bool:
         """True while a parent draws from an outbox: it has bound the outbox's consumer."""
-        return bool((await self.ask(f"CONSUMER.INFO.{stream}.{UPLINK_CONSUMER}", {})).get("push_bound"))
+        return bool((await self.ask(f"CONSUMER.INFO.{stream}.{BULK.consumer}", {})).get("push_bound"))

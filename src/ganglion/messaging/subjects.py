@@ -2,6 +2,7 @@
 
 Journal ``j.<stream>.<origin>``, outbox ``out.<stream>.<origin>``, inbox ``in.<child>.out.<stream>.<origin>``. The
 ``in.<child>`` part is stamped by the parent from the link a message came by, so a child cannot speak for another.
+What must not wait behind a backlog has ``urgent`` in the place of ``out``, and is drawn by itself (ADR 0027).
 """
 
 from __future__ import annotations
@@ -12,13 +13,29 @@ from dataclasses import dataclass
 from ganglion.core.errors import MessagingError
 
 OUTBOX_PREFIX = "OUT_"
-UPLINK_CONSUMER = "up"
-"""The durable consumer on each outbox that the parent's inbox draws from."""
-LOCAL_SUBJECTS = ("j.>", "out.>", "in.>")
+LOCAL_SUBJECTS = ("j.>", "out.>", "urgent.>", "in.>")
 """What must never cross a link as a plain message: every site has streams on the same subjects."""
 
 _SITE = re.compile(r"[a-z][a-z0-9-]{0,30}")
 _TOKEN = re.compile(r"[A-Za-z0-9_:/.-]{1,128}")
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """One order of an outbox's messages: a durable ``consumer`` draws those whose subjects begin with ``prefix``."""
+
+    consumer: str
+    prefix: str
+
+    @property
+    def filter(self) -> str:
+        """The subjects of its messages in the outbox."""
+        return f"{self.prefix}.>"
+
+
+BULK = Lane("up", "out")
+URGENT = Lane("urgent", "urgent")
+LANES = (URGENT, BULK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +74,9 @@ def inbox(site: str) -> str:
     return f"IN_{check_site(site)}"
 
 
-def deliver(child: str) -> str:
-    """The subject on which a child's outbox is delivered to the parent's inbox."""
-    return f"deliver.{check_site(child)}"
+def deliver(child: str, lane: Lane = BULK) -> str:
+    """The subject on which a lane of a child's outbox is delivered to the parent's inbox."""
+    return f"deliver.{check_site(child)}" + ("" if lane == BULK else f".{lane.consumer}")
 
 
 def answers(child: str) -> str:
@@ -72,9 +89,14 @@ def journal_subject(stream: str, origin: str) -> str:
     return f"j.{_token(stream)}.{_token(origin)}"
 
 
-def outbox_subject(stream: str, origin: str) -> str:
-    """``out.<stream>.<origin>``; raises ``messaging.subject``."""
-    return f"out.{_token(stream)}.{_token(origin)}"
+def outbox_subject(stream: str, origin: str, lane: Lane = BULK) -> str:
+    """``out.<stream>.<origin>``, or another lane's; raises ``messaging.subject``."""
+    return f"{lane.prefix}.{_token(stream)}.{_token(origin)}"
+
+
+def stream_filter(stream: str, lane: Lane = BULK) -> str:
+    """The subjects of one stream's messages in an outbox; raises ``messaging.subject``."""
+    return f"{lane.prefix}.{_token(stream)}.>"
 
 
 def inbox_subject(child: str, stream: str, origin: str) -> str:
@@ -85,9 +107,9 @@ def inbox_subject(child: str, stream: str, origin: str) -> str:
 def parse(subject: str) -> Address:
     """The parts of a subject made by one of the above; raises ``messaging.subject`` for any other."""
     match subject.split("."):
-        case ["j" | "out", stream, origin]:
+        case ["j" | "out" | "urgent", stream, origin]:
             return Address("", _text(stream), _text(origin))
-        case ["in", child, "out", stream, origin]:
+        case ["in", child, "out" | "urgent", stream, origin]:
             return Address(check_site(child), _text(stream), _text(origin))
         case _:
             raise _wrong(subject)

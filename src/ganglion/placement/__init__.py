@@ -7,6 +7,7 @@ after a change, `rollout` says in which order to apply it; `compare` says what s
 """
 
 from ganglion.placement.baselines import POLICIES, Outcome, compare
+from ganglion.placement.blocks import GAP_MAX
 from ganglion.placement.changes import Cut, changed
 from ganglion.placement.explain import Option, Why, why, worth
 from ganglion.placement.objective import Objective, parse_objective
@@ -22,6 +23,7 @@ from ganglion.placement.standing import Standing
 from ganglion.placement.terrain import Terrain, survey
 
 __all__ = [
+    "GAP_MAX",
     "POLICIES",
     "Cut",
     "LinkUse",

@@ -1,7 +1,7 @@
 """Edge sites: prices on what their gateways share of them, and the choice of gateways mended to fit.
 
 The bound is the Lagrangian's: at any prices, the gateways' best choices less the prices of the capacities. Prices
-come from cutting planes (Kelley): HiGHS mixes the choices seen so far, its duals are the next prices. The plan takes
+come from cutting planes (`ganglion.placement.cuts`). The plan takes
 for every gateway one of the choices seen; gateways are moved between theirs until the capacities suffice, the
 cheapest first.
 """
@@ -14,14 +14,20 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from ganglion.placement.closing import close
 from ganglion.placement.columns import Floats
+from ganglion.placement.cuts import next_prices
 from ganglion.placement.gateways import Batch, Choice, Picks, Table, choose
-from ganglion.placement.solver import OutOfBudget, mixture
+from ganglion.placement.solver import OutOfBudget
 
 ROUNDS_MAX = 30
 """Of new prices for one edge site."""
-CLOSE_ENOUGH = 3e-4
-"""Prices are settled when the bound can rise by no larger part."""
+GAP_MAX = 1e-3
+"""A certified gap that is small enough, unless another is asked for."""
+_OF_GAP = 0.3
+"""Prices are settled when the bound can rise by no larger part of that."""
+FEW_KINDS = 40
+"""At an edge site with so few kinds of gateway any gap is closed, if that is cheap."""
 MOVES_MAX = 400
 _SLACK = 1e-9
 _EDGE = slice(0, 3)
@@ -69,10 +75,12 @@ def solve_block(
     limits: tuple[Floats, Floats],
     cloud_prices: Floats,
     hint: Floats | None = None,
+    gap_max: float = GAP_MAX,
 ) -> BlockPlan:
     """The block at given prices of the cloud; ``limits`` [3] of each gateway and [3] of the edge site.
 
-    ``hint``: prices that may be near. Raises `NoRoom`, or `OutOfBudget` when what exists was not found.
+    ``hint``: prices that may be near; ``gap_max``: part of the cost that may be left between plan and bound.
+    Raises `NoRoom`, or `OutOfBudget` when what exists was not found.
     """
     gateway_limit, edge_limit = limits
     search = _Search(batches, tables, gateway_limit, edge_limit, cloud_prices)
@@ -87,9 +95,8 @@ def solve_block(
         search.look(hint)
     prices = np.zeros(3)
     for _ in range(ROUNDS_MAX):
-        upper, found = mixture(search.values, search.excess, 1e5 * scale)
-        prices = np.array(found)
-        if upper - search.bound <= CLOSE_ENOUGH * max(abs(upper), 1e-12):
+        upper, prices = next_prices(search.values, search.excess, 1e5 * scale)
+        if upper - search.bound <= _OF_GAP * gap_max * max(abs(upper), 1e-12):
             break
         if any(np.array_equal(prices, p) for p in search.seen):
             break
@@ -99,7 +106,29 @@ def solve_block(
     best = int(np.argmax(search.duals[1:])) + 1
     chosen = np.full(len(search.pool.kinds), best, np.int64)
     mend(search.pool, chosen, edge_limit)
-    return BlockPlan(search.pool, chosen, search.bound, search.prices)
+    return _closed(search, BlockPlan(search.pool, chosen, search.bound, search.prices), gap_max)
+
+
+def _closed(search: _Search, plan: BlockPlan, gap_max: float) -> BlockPlan:
+    """The plan, or a better one with a higher bound where its gap is wide, or the edge site small."""
+    cost = plan.cost + float(search.cloud_prices @ plan.above[3:])
+    gap = (cost - plan.bound) / max(abs(cost), 1e-12)
+    kinds = sum(len(batch.kinds) for batch in search.batches)
+    if gap <= (_SLACK if kinds <= FEW_KINDS else gap_max):
+        return plan
+    if not all(search.tables[f].columns.complete for batch in search.batches for f in batch.faces):
+        return plan
+    limits, prices = (search.gateway_limit, search.edge_limit), (plan.prices, search.cloud_prices)
+    found = close(search.batches, search.tables, limits, prices, (cost, plan.bound))
+    if found is None:
+        return plan
+    bound = max(plan.bound, found.bound)
+    if found.cost >= cost:
+        return BlockPlan(plan.pool, plan.chosen, min(bound, cost), plan.prices)
+    last = search.put(found.chosen)
+    return BlockPlan(
+        plan.pool, np.full(len(plan.chosen), last, np.int64), min(bound, found.cost), plan.prices
+    )
 
 
 class _Search:
@@ -151,6 +180,26 @@ class _Search:
         self.duals.append(dual)
         if dual > self.bound:
             self.bound, self.prices = dual, prices
+
+    def put(self, chosen: Mapping[int, Sequence[tuple[tuple[int, ...], int]]]) -> int:
+        """Adds given choices, kind by kind, to the pool; gives their place in it."""
+        picks, costs, aboves = [], [], []
+        for batch in self.batches:
+            taken = [
+                pick for kind in batch.kinds.tolist() for pick, many in chosen[kind] for _ in range(many)
+            ]
+            own = np.array(taken, dtype=np.int32)
+            counts = np.repeat(batch.counts, batch.many, axis=0)
+            picks.append(own)
+            tables = [self.tables[f] for f in batch.faces]
+            costs.append(np.sum([counts[:, t] * one.cost[own[:, t]] for t, one in enumerate(tables)], axis=0))
+            aboves.append(
+                np.sum([counts[:, t, None] * one.above[own[:, t]] for t, one in enumerate(tables)], axis=0)
+            )
+        self.pool.picks.append(picks)
+        self.pool.cost.append(np.concatenate(costs))
+        self.pool.above.append(np.concatenate(aboves))
+        return len(self.pool.picks) - 1
 
 
 def _check(batch: Batch, found: Choice) -> None:

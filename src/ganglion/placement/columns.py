@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ganglion.flow.assignment import ALL
+from ganglion.flow.spec import FlowSpec
 from ganglion.flow.stages import ActStage
 from ganglion.placement import cost
 from ganglion.placement.demand import DATAGRAM_ROW_BYTES_MAX, Load
+from ganglion.placement.dominance import pareto, pareto_in_sets
 from ganglion.placement.figures import Ground
 from ganglion.placement.jurisdictions import lies_in
 from ganglion.placement.objective import QUANTITIES, Objective
@@ -114,14 +116,12 @@ def stencil(
             elif wire.device_link and leads:
                 urgent[i] = _crossing(load, wire, ends, width, urgent=True) - crossings[i, wire.lower]
                 _loops(urgent[i], cost.loop_stream_ns(load, way), i, chains, left)
-    merged = [[merged_ranks[r] for r in names if r in merged_ranks] for names in readers]
     return Stencil(
         path,
         tuple(s.id for s in own),
         tuple(tuple(place[n] for n in s.inputs) for s in own),
         tuple(tuple(r for r in RANKS if not forbidden[s.id, path, r]) for s in own),
-        tuple(min(m, default=9) for m in merged),
-        tuple(max(m, default=-1) for m in merged),
+        *_merged_readers(readers, merged_ranks),
         seats,
         crossings,
         urgent,
@@ -129,6 +129,21 @@ def stencil(
               for i, names in enumerate(readers)),
         tuple(tuple(place[r] for r in names if r in place) for names in readers),
     )  # fmt: skip
+
+
+def _merged_readers(
+    readers: Sequence[Sequence[str]], merged_ranks: Mapping[str, int]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Per stage the lowest and the highest rank of its merged readers."""
+    merged = [[merged_ranks[r] for r in names if r in merged_ranks] for names in readers]
+    return tuple(min(m, default=9) for m in merged), tuple(max(m, default=-1) for m in merged)
+
+
+def moved(face: Stencil, spec: FlowSpec, merged_ranks: Mapping[str, int]) -> Stencil:
+    """What the device faces where the same merged stages run at other ranks."""
+    readers = [[c.id for c in spec.consumers(s)] for s in face.stages]
+    floors, tops = _merged_readers(readers, merged_ranks)
+    return replace(face, floors=floors, tops=tops)
 
 
 def _put(vector: Floats, found: Mapping[str, float]) -> None:
@@ -299,14 +314,7 @@ def _undominated(
     active: NDArray[np.bool_],
 ) -> tuple[Ranks, Floats]:
     keys = np.column_stack([key_sums(sums, weights, active), sums[:, list(watched)]])
-    if not open_stages:
-        kept = pareto(keys)
-        return ranks[kept], sums[kept]
-    code = _situations(face, ranks, open_stages)
-    order = np.argsort(code, kind="stable")
-    starts = np.flatnonzero(np.r_[True, np.diff(code[order]) != 0])
-    groups = np.split(order, starts[1:])
-    kept = np.sort(np.concatenate([g[pareto(keys[g])] if len(g) > 1 else g for g in groups]))
+    kept = pareto_in_sets(keys, _situations(face, ranks, open_stages)) if open_stages else pareto(keys)
     return ranks[kept], sums[kept]
 
 
@@ -319,27 +327,6 @@ def _cut(
     places = [np.argsort(keys[:, k], kind="stable")[:share] for k in range(keys.shape[1])]
     kept = np.unique(np.concatenate(places))
     return ranks[kept], sums[kept]
-
-
-def pareto(keys: Floats) -> NDArray[np.int64]:
-    """The rows that no other row is below in every key (of equal ones the first), in their order."""
-    if len(keys) < 2:
-        return np.arange(len(keys))
-    keys = keys[:, np.ptp(keys, axis=0) > 0]
-    if keys.shape[1] < 2:
-        return np.array([keys[:, 0].argmin() if keys.shape[1] else 0], dtype=np.int64)
-    order = np.lexsort(keys.T[::-1])
-    if keys.shape[1] == 2:
-        # Sorted by the first, a row survives where the second falls below all before it.
-        second = keys[order, 1]
-        before = np.concatenate([[np.inf], np.minimum.accumulate(second)[:-1]])
-        return np.sort(order[second < before - _SLACK * np.abs(second)])
-    alive, kept = order, []
-    while alive.size:
-        kept.append(alive[0])
-        first, alive = keys[alive[0]], alive[1:]
-        alive = alive[(keys[alive] < first - _SLACK * np.abs(first)).any(axis=1)]
-    return np.sort(np.array(kept, dtype=np.int64))
 
 
 def weights_of(objective: Objective, scale: float) -> Floats:

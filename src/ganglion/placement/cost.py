@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ganglion.core.calibration import ClassFigures, HopFigures, figures_of
+from ganglion.core.calibration import ClassFigures, HopFigures
 from ganglion.core.units import NS_PER_S, NS_PER_US
 from ganglion.flow.stages import ActStage, SourceStage
 from ganglion.placement.demand import COMMAND_BYTES, UPLINK_IDLE_BYTES_PER_S, Carriage, Load
-from ganglion.placement.routes import DEVICE, GATEWAY, SECONDS_PER_MONTH, Route, Spot, Wire
+from ganglion.placement.routes import DEVICE, GATEWAY, Route, Spot, Wire
 
 
 def compute_ns(load: Load, spot: Spot) -> float:
@@ -22,7 +22,7 @@ def compute_ns(load: Load, spot: Spot) -> float:
 
 def measured_ns(load: Load, spot: Spot) -> float | None:
     """The same from the class's calibration: timed, or counted instructions; None where it has no such figure."""
-    figures = figures_of(spot.node_class)
+    figures = spot.figures
     found = figures.stages.get(load.digest) if figures else None
     if found is None:
         return None
@@ -38,7 +38,7 @@ _UNMEASURED = ClassFigures(measured_on="")
 
 
 def _hop(spot: Spot) -> HopFigures:
-    return (figures_of(spot.node_class) or _UNMEASURED).hop
+    return (spot.figures or _UNMEASURED).hop
 
 
 def _hop_ns(spot: Spot) -> float:
@@ -69,7 +69,7 @@ def stage_cpus(load: Load, spot: Spot) -> float:
 
 def stage_memory_bytes(load: Load, spot: Spot) -> int:
     """Memory of one node that the stage takes; for devices: of each. With its working memory, where that is known."""
-    figures = figures_of(spot.node_class)
+    figures = spot.figures
     found = figures.stages.get(load.digest) if figures else None
     working_bytes = (found.ram_bytes or 0) if found else 0
     return load.memory_bytes * _instances(load, spot) + working_bytes
@@ -117,12 +117,6 @@ def hop_cpus(load: Load, wire: Wire, spot: Spot, *, urgent: bool) -> float:
     members = 1 if spot.rank == DEVICE else load.members
     messages = load.messages_per_s(carriage(wire, urgent=urgent)) * members
     return messages * message_ns(spot) / NS_PER_S
-
-
-def wire_money(load: Load, wire: Wire, ends: tuple[Spot, Spot], *, urgent: bool) -> float:
-    """Money for a month of the output on the link and of handling its messages at both ends."""
-    moved = wire_bytes_per_s(load, wire, urgent=urgent) * SECONDS_PER_MONTH * wire.per_byte
-    return moved + sum(hop_cpus(load, wire, s, urgent=urgent) * s.count * s.cpu_per_month for s in ends)
 
 
 class LoopParts(NamedTuple):

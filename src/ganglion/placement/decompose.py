@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ganglion.flow.assignment import ALL
-from ganglion.placement.blocks import BlockPlan, NoRoom, solve_block
+from ganglion.placement.blocks import GAP_MAX, BlockPlan, NoRoom, solve_block
 from ganglion.placement.columns import (
     AT_CLOUD,
     AT_EDGE,
@@ -27,14 +27,16 @@ from ganglion.placement.columns import (
     Stencil,
     enumerate_columns,
     merged_sums,
+    moved,
     stencil,
     weights_of,
 )
+from ganglion.placement.cuts import next_prices
 from ganglion.placement.gateways import Batch, Table
 from ganglion.placement.objective import Objective
 from ganglion.placement.pricing import priced_columns, with_columns
 from ganglion.placement.pricing_rounds import price_out
-from ganglion.placement.solver import OutOfBudget, mixture
+from ganglion.placement.solver import OutOfBudget, missing
 from ganglion.placement.terrain import Terrain, merged_choices
 
 MERGED_MAX = 64
@@ -82,8 +84,8 @@ class FleetSolution:
     cloud_prices: Floats = field(default_factory=lambda: np.zeros(2))
 
 
-def solve_fleet(terrain: Terrain) -> FleetSolution:
-    """The best solution found, with its certified gap.
+def solve_fleet(terrain: Terrain, gap_max: float = GAP_MAX) -> FleetSolution:
+    """The best solution found, with its certified gap; ``gap_max``: one that is small enough, so search ends there.
 
     Raises `NoColumns` or `NoBlock` when there is none, `OutOfBudget` when there may be one that was not found.
     """
@@ -91,9 +93,12 @@ def solve_fleet(terrain: Terrain) -> FleetSolution:
     lowest = np.inf
     failed: Exception | None = None
     ways = list(itertools.islice(merged_choices(terrain), MERGED_MAX + 1))
+    faces = {n: stencil(terrain.ground, n, terrain.forbidden, ways[0]) for n in terrain.faces.paths if ways}
     for merged_ranks in ways[:MERGED_MAX]:
+        stencils = {name: moved(face, terrain.spec, merged_ranks) for name, face in faces.items()}
+        most = np.inf if best is None else _worth(best)
         try:
-            found, bound = _solve_with(terrain, merged_ranks, np.inf if best is None else _worth(best))
+            found, bound = _solve_with(terrain, merged_ranks, stencils, most, gap_max)
         except _Worse:
             continue
         except (NoColumns, NoBlock) as error:
@@ -125,13 +130,12 @@ class _Worse(Exception):
     """Even without what devices share, this way to place the merged stages costs more than one that was found."""
 
 
-def _solve_with(terrain: Terrain, merged_ranks: dict[str, int], found: float) -> tuple[FleetSolution, float]:
+def _solve_with(
+    terrain: Terrain, merged_ranks: dict[str, int], stencils: dict[str, Stencil], found: float, gap_max: float
+) -> tuple[FleetSolution, float]:
     fixed = merged_sums(terrain.ground, merged_ranks)
     if not np.isfinite(fixed).all():
         raise NoColumns(ALL)
-    stencils = {
-        name: stencil(terrain.ground, name, terrain.forbidden, merged_ranks) for name in terrain.faces.paths
-    }
     for name, face in stencils.items():
         if not all(face.allowed):
             raise NoColumns(name)
@@ -142,7 +146,7 @@ def _solve_with(terrain: Terrain, merged_ranks: dict[str, int], found: float) ->
     alone = sum(terrain.faces.paths[name].count * table.cost.min() for name, table in tables.items())
     if alone + float(fixed @ weights) > found and all(t.columns.complete for t in tables.values()):
         raise _Worse
-    plans, bound, prices = _all_blocks(terrain, tables, limits)
+    plans, bound, prices = _all_blocks(terrain, tables, limits, gap_max)
     for _ in range(PRICING_ROUNDS_MAX):
         if all(table.columns.complete for table in tables.values()):
             break
@@ -154,7 +158,7 @@ def _solve_with(terrain: Terrain, merged_ranks: dict[str, int], found: float) ->
         for name, ranks in fresh.items():
             more = with_columns(stencils[name], tables[name].columns, ranks, weights, active[name])
             tables[name] = Table.make(more, weights)
-        plans, _, prices = _all_blocks(terrain, tables, limits)
+        plans, _, prices = _all_blocks(terrain, tables, limits, gap_max)
     sums = fixed + total_sums(terrain, tables, plans)
     solution = FleetSolution(terrain, merged_ranks, tables, plans, sums, 0.0, stencils, weights, prices)
     return solution, bound + float(fixed @ weights)
@@ -219,12 +223,12 @@ def _table(name: str, face: Stencil, weights: Floats, active: NDArray[np.bool_])
     if not columns.complete:
         columns = priced_columns(face, columns, weights, active)
     if not len(columns.ranks):
-        raise NoColumns(name)
+        raise NoColumns(name) if columns.complete or not missing() else OutOfBudget(missing())
     return Table.make(columns, weights)
 
 
 def _all_blocks(
-    terrain: Terrain, tables: Mapping[str, Table], limits: Limits
+    terrain: Terrain, tables: Mapping[str, Table], limits: Limits, gap_max: float
 ) -> tuple[list[BlockPlan], float, Floats]:
     """The blocks at the cloud's prices; those are raised while the cloud is too small."""
     gateway, edge, cloud = limits
@@ -234,7 +238,7 @@ def _all_blocks(
     values: list[float] = []
     excess: list[Floats] = []
     for _ in range(CLOUD_ROUNDS_MAX):
-        plans = _blocks_at(terrain, tables, (gateway, edge), prices)
+        plans = _blocks_at(terrain, tables, (gateway, edge), prices, gap_max)
         used = sum((m * p.above[3:] for m, p in zip(many, plans, strict=True)), np.zeros(2))
         cost = float(sum(m * p.cost for m, p in zip(many, plans, strict=True)))
         bound = max(bound, float(sum(m * p.bound for m, p in zip(many, plans, strict=True)) - prices @ cloud))
@@ -244,17 +248,21 @@ def _all_blocks(
                 break
         values.append(cost)
         excess.append(used - cloud)
-        upper, found = mixture(values, excess, 1e4 * (1 + abs(values[0])))
+        upper, found = next_prices(values, excess, 1e4 * (1 + abs(values[0])))
         if upper - bound <= 1e-6 * abs(upper) or np.array_equal(found, prices):
             break
-        prices = np.array(found)
+        prices = found
     if fitting is None:
         raise OutOfBudget("the cloud is too small for every choice that was seen")
     return fitting[1], bound, fitting[2]
 
 
 def _blocks_at(
-    terrain: Terrain, tables: Mapping[str, Table], limits: tuple[Floats, Floats], prices: Floats
+    terrain: Terrain,
+    tables: Mapping[str, Table],
+    limits: tuple[Floats, Floats],
+    prices: Floats,
+    gap_max: float,
 ) -> list[BlockPlan]:
     plans: list[BlockPlan] = []
     hints: dict[object, Floats] = {}
@@ -263,7 +271,7 @@ def _blocks_at(
         look = tuple(sorted({name for batch in batches for name in batch.faces}))
         edge = limits[1] if terrain.fleet.blocks[b].edge is not None else np.full(3, _ENDLESS)
         try:
-            plan = solve_block(batches, tables, (limits[0], edge), prices, hints.get(look))
+            plan = solve_block(batches, tables, (limits[0], edge), prices, hints.get(look), gap_max)
         except NoRoom as error:
             certain = all(tables[name].columns.complete for name in look)
             raise NoBlock(b, error.kind, certain=certain) from error

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal
 
@@ -63,6 +63,7 @@ WINDOW_ORIGIN_BYTES = 360
 
 Carriage = Literal["urgent", "gathered", "batched"]
 """How rows travel: from a device at once or gathered, or over an uplink in batches."""
+CARRIAGES: tuple[Carriage, ...] = ("urgent", "gathered", "batched")
 
 Key = tuple[str, str]
 """A stage id and the id of the path it works for; ``*`` for a stage whose input is merged over all paths."""
@@ -93,20 +94,28 @@ class Load:
     bursts_per_s: float | None = None
     burst_s: float = 0.0
 
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one output row."""
-        return self.stage.schema.row_bytes
+    row_bytes: int = field(init=False, compare=False)
+    """Bytes of one output row."""
+    packed_row_bytes: float = field(init=False, compare=False)
+    """Bytes of one output row in an uplink's message."""
+    _messages_per_s: Mapping[Carriage, float] = field(init=False, compare=False, repr=False)
 
-    @property
-    def packed_row_bytes(self) -> float:
-        """Bytes of one output row in an uplink's message."""
-        if self.uplink_row_bytes is not None:
-            return self.uplink_row_bytes
+    def __post_init__(self) -> None:
+        # Asked for some hundred times per plan and stage, and the same each time.
+        fields = self.stage.schema.fields
+        sizes = [f.type.size_bytes for f in fields]
         frames = sum(
-            f.type.size_bytes for f in self.stage.schema.fields if f.type.dtype == "i16" and f.type.shape
+            size for f, size in zip(fields, sizes, strict=True) if f.type.dtype == "i16" and f.type.shape
         )
-        return self.row_bytes - (1 - INTEGER_FRAME_SHARE) * frames
+        packed = self.uplink_row_bytes
+        object.__setattr__(self, "row_bytes", sum(sizes))
+        object.__setattr__(
+            self,
+            "packed_row_bytes",
+            self.row_bytes - (1 - INTEGER_FRAME_SHARE) * frames if packed is None else packed,
+        )
+        carried: dict[Carriage, float] = {how: self._messages(how) for how in CARRIAGES}
+        object.__setattr__(self, "_messages_per_s", carried)
 
     def message_overhead_bytes(self, how: Carriage) -> int:
         """What a message takes beyond its rows."""
@@ -117,6 +126,9 @@ class Load:
 
     def messages_per_s(self, how: Carriage) -> float:
         """Messages of one member's output."""
+        return self._messages_per_s[how]
+
+    def _messages(self, how: Carriage) -> float:
         if how == "urgent":
             return self.rows_out_per_s
         limit, period_s = (BATCH_BYTES, BATCH_S) if how == "batched" else (GATHER_BYTES, GATHER_S)

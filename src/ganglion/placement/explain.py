@@ -20,6 +20,7 @@ from ganglion.placement.planner import (
     exact_columns,
     fleet_plan,
     lay_out,
+    needs_solver,
     obstacle,
     plan,
 )
@@ -72,8 +73,9 @@ class Why:
 
 
 def why(spec: FlowSpec, topology: Topology, plan_: Plan, stage: str) -> Why:
-    """Explains a stage of a plan made of this flow and topology; raises ``flow.unknown-stage``."""
+    """Explains a stage of a plan of this flow and topology; raises ``flow.unknown-stage``, ``placement.solver``."""
     stage = spec[stage].id
+    needs_solver("why a stage is where it is")
     if exact_columns(spec, topology) <= EXACT_COLUMNS_MAX:
         now = plan_.tier_of(stage)
     else:

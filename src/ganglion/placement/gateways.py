@@ -1,8 +1,8 @@
 """The best choice of columns for every gateway, at given prices of what gateways share; many gateways at once.
 
 A gateway with devices of T groups takes one column for each. Where the cheapest columns fit they are the best choice.
-Where they do not, all combinations of columns that could be best are tried; where those are too many, prices of the
-gateway's own shares are raised (subgradient steps) and the choice is mended by changing one column at a time.
+Where they do not, all combinations are tried if they are few; else the gateway's own shares get prices
+(`ganglion.placement.hulls`), and combinations of the columns that are cheapest at those are tried.
 """
 
 from __future__ import annotations
@@ -13,14 +13,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ganglion.placement.columns import AT_GATEWAY, SHARED, WIDTH, Columns, Floats, pareto
+from ganglion.placement.columns import AT_GATEWAY, SHARED, WIDTH, Columns, Floats
+from ganglion.placement.dominance import pareto
+from ganglion.placement.hulls import Priced, along_hulls, by_prices, refined
 
+FEW_COMBINATIONS = 1_000
+"""So many are tried one by one at once."""
 COMBINATIONS_MAX = 6_000
-"""More are not tried one by one."""
-STEPS_MAX = 60
-"""Of raising a gateway's prices."""
+"""So many are where prices leave it open; more are not."""
 _CELLS_MAX = 2_000_000
 _SLACK = 1e-9
+_SETTLED = 1e-9
+"""A choice that is dearer than its bound by no larger part is the best."""
 
 Picks = NDArray[np.int32]
 
@@ -92,25 +96,72 @@ def choose(batch: Batch, tables: Sequence[Table], prices: Floats, limit: Floats)
     return Choice(picks, cost, above, bound)
 
 
+@dataclass(frozen=True, slots=True)
+class _Lists:
+    """Per group the columns that could be best: their places in the table, cost at the prices, scarce shares."""
+
+    kept: list[NDArray[np.int64]]
+    costs: list[Floats]
+    shares: list[Floats]
+    rows: NDArray[np.int64]
+
+    @property
+    def combinations(self) -> float:
+        return float(np.prod([float(len(kept)) for kept in self.kept]))
+
+
+def _lists(counts: Floats, tables: Sequence[Table], priced: Sequence[Floats], limit: Floats) -> _Lists:
+    most = np.array([t.gateway.max(axis=0) for t in tables])
+    rows = np.flatnonzero(((counts @ most) > limit).any(axis=0))
+    kept = [pareto(np.column_stack([p, t.gateway[:, rows]])) for p, t in zip(priced, tables, strict=True)]
+    shares = [t.gateway[k][:, rows] for t, k in zip(tables, kept, strict=True)]
+    return _Lists(kept, [p[k] for p, k in zip(priced, kept, strict=True)], shares, rows)
+
+
+def _priced(counts: Floats, lists: _Lists, limit: Floats) -> Priced:
+    """Prices of each gateway's own shares, and the choices near them."""
+    first = along_hulls if len(lists.rows) == 1 else by_prices
+    found = first(counts, lists.costs, lists.shares, limit[lists.rows])
+    return refined(counts, lists.costs, lists.shares, limit[lists.rows], found)
+
+
 def _fitted(
     counts: Floats, tables: Sequence[Table], priced: Sequence[Floats], limit: Floats
 ) -> tuple[Picks, Floats, Floats]:
-    most = np.array([t.gateway.max(axis=0) for t in tables])
-    rows = np.flatnonzero(((counts @ most) > limit).any(axis=0))
-    lists = [pareto(np.column_stack([p, t.gateway[:, rows]])) for p, t in zip(priced, tables, strict=True)]
-    shares = [t.gateway[kept][:, rows] for t, kept in zip(tables, lists, strict=True)]
-    costs = [p[kept] for p, kept in zip(priced, lists, strict=True)]
-    if np.prod([float(len(kept)) for kept in lists]) <= COMBINATIONS_MAX:
-        places, value, bound = _all_combinations(counts, costs, shares, limit[rows])
-    else:
-        places, value, bound = _by_prices(counts, costs, shares, limit[rows])
-    picks = np.column_stack([kept[places[:, t]] for t, kept in enumerate(lists)]).astype(np.int32)
-    return picks, value, bound
+    lists = _lists(counts, tables, priced, limit)
+    costs, shares, rows = lists.costs, lists.shares, lists.rows
+    if lists.combinations <= FEW_COMBINATIONS:
+        places, value = _all_combinations(counts, costs, shares, limit[rows])
+        return _picked(lists.kept, places), value, value.copy()
+    found = _priced(counts, lists, limit)
+    open_ = np.flatnonzero(found.value - found.bound > _SETTLED * np.abs(found.value))
+    if open_.size and lists.combinations <= COMBINATIONS_MAX:
+        places, value = _all_combinations(counts[open_], costs, shares, limit[rows])
+        found.places[open_], found.value[open_], found.bound[open_] = places, value, value
+    return _picked(lists.kept, found.places), found.value, found.bound
+
+
+def own_prices(batch: Batch, tables: Sequence[Table], prices: Floats, limit: Floats) -> tuple[Floats, Floats]:
+    """Prices [kind, 3] of the gateways' own shares at ``prices`` of what they share, and the bound [kind] there.
+
+    The bound is each group's cheapest column at all these prices, less the prices of what the gateway has.
+    """
+    priced = [t.cost + t.above @ prices for t in tables]
+    lists = _lists(batch.counts, tables, priced, limit)
+    own = np.zeros((len(batch.counts), 3))
+    if lists.rows.size:
+        own[:, lists.rows] = _priced(batch.counts, lists, limit).prices
+    least = [(p + own @ t.gateway.T).min(axis=1) for p, t in zip(priced, tables, strict=True)]
+    return own, (batch.counts * np.column_stack(least)).sum(axis=1) - own @ limit
+
+
+def _picked(lists: Sequence[NDArray[np.int64]], places: NDArray[np.int64]) -> Picks:
+    return np.column_stack([kept[places[:, t]] for t, kept in enumerate(lists)]).astype(np.int32)
 
 
 def _all_combinations(
     counts: Floats, costs: list[Floats], shares: list[Floats], limit: Floats
-) -> tuple[NDArray[np.int64], Floats, Floats]:
+) -> tuple[NDArray[np.int64], Floats]:
     grid = np.indices([len(c) for c in costs]).reshape(len(costs), -1)
     worth = np.array([c[g] for c, g in zip(costs, grid, strict=True)])
     taken = [np.array([s[g, r] for s, g in zip(shares, grid, strict=True)]) for r in range(len(limit))]
@@ -125,65 +176,4 @@ def _all_combinations(
         chosen = total.argmin(axis=1)
         best[start : start + step] = chosen
         value[start : start + step] = total[np.arange(len(part)), chosen]
-    return grid[:, best].T, value, value.copy()
-
-
-def _by_prices(
-    counts: Floats, costs: list[Floats], shares: list[Floats], limit: Floats
-) -> tuple[NDArray[np.int64], Floats, Floats]:
-    """Each gateway's own prices are raised until its columns fit; the best price seen is the bound."""
-    number = len(counts)
-    prices = np.zeros((number, len(limit)))
-    bound = np.full(number, -np.inf)
-    leanest = np.tile([int((s / limit).max(axis=1).argmin()) for s in shares], (number, 1))
-    best, value = _mended(leanest, counts, costs, shares, limit)
-    # A row that even the leanest columns overrun proves that nothing fits.
-    least = sum(counts[:, t, None] * s.min(axis=0) for t, s in enumerate(shares))
-    none = (least > limit + _SLACK).any(axis=1)
-    reach = np.ones(number)
-    for step in range(STEPS_MAX):
-        places = np.column_stack(
-            [(c + prices @ s.T).argmin(axis=1) for c, s in zip(costs, shares, strict=True)]
-        )
-        used = sum(counts[:, t, None] * s[places[:, t]] for t, s in enumerate(shares))
-        worth = sum(counts[:, t] * c[places[:, t]] for t, c in enumerate(costs))
-        over = used - limit
-        dual = worth + (prices * over).sum(axis=1)
-        rises = dual > bound
-        bound = np.maximum(bound, dual)
-        reach = np.where(rises, reach, reach * 0.7)
-        if step % 4 == 3 or step == STEPS_MAX - 1:
-            tried, now = _mended(places, counts, costs, shares, limit)
-            better = now < value
-            value[better], best[better] = now[better], tried[better]
-        target = np.where(np.isfinite(value), value, dual + 0.1 * np.abs(dual) + 1e-6)
-        size = np.maximum((over**2).sum(axis=1), 1e-12)
-        prices = np.maximum(prices + (reach * np.maximum(target - dual, 0) / size)[:, None] * over, 0.0)
-    bound[none] = np.inf
-    return best, value, np.minimum(bound, value)
-
-
-def _mended(
-    places: NDArray[np.int64], counts: Floats, costs: list[Floats], shares: list[Floats], limit: Floats
-) -> tuple[NDArray[np.int64], Floats]:
-    """Changes one group's column at a time: until the gateway's shares suffice, then to the cheapest that fits."""
-    places = places.copy()
-    number, groups = places.shape
-    rows = np.arange(number)
-    used = sum(counts[:, t, None] * s[places[:, t]] for t, s in enumerate(shares))
-    for turn in range(3 * groups):
-        t = turn % groups
-        rest = used - counts[:, t, None] * shares[t][places[:, t]]
-        whole = rest[:, None, :] + counts[:, t, None, None] * shares[t]
-        excess = np.maximum(whole - limit - _SLACK, 0).sum(axis=2)
-        now = excess[rows, places[:, t]]
-        rank = np.where(excess <= 0, costs[t], np.inf)
-        chosen = rank.argmin(axis=1)
-        stuck = np.isinf(rank[rows, chosen])
-        lower = excess.argmin(axis=1)
-        chosen = np.where(stuck, np.where(excess[rows, lower] < now, lower, places[:, t]), chosen)
-        places[:, t] = chosen
-        used = rest + counts[:, t, None] * shares[t][chosen]
-    fits = (used <= limit + _SLACK).all(axis=1)
-    value = sum(counts[:, t] * c[places[:, t]] for t, c in enumerate(costs))
-    return places, np.where(fits, value, np.inf)
+    return grid[:, best].T, value

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 from ganglion.core.errors import FlowError, PlacementInfeasible
 from ganglion.core.topology import Topology
 from ganglion.flow.spec import FlowSpec
 from ganglion.flow.stages import TIERS, WhereStage
-from ganglion.placement import figures
+from ganglion.placement import figures, solver
+from ganglion.placement.blocks import GAP_MAX
 from ganglion.placement.clash import block_ground, face_ground, fits, infeasible
 from ganglion.placement.decompose import FleetSolution, NoBlock, NoColumns, solve_fleet
 from ganglion.placement.demand import Key, demand
 from ganglion.placement.expansion import Expansion, written_out
 from ganglion.placement.figures import Ground
-from ganglion.placement.formulation import COLUMNS_MAX, Formulation, Terms, build
+from ganglion.placement.formulation import Formulation, Terms, build
 from ganglion.placement.measured import uplink_row_bytes
 from ganglion.placement.objective import QUANTITIES, Objective, parse_objective
 from ganglion.placement.plan import Plan, Summary
 from ganglion.placement.routes import RANKS, routes
-from ganglion.placement.solver import NAME, OutOfBudget, Row, Solution, as_row, solve
+from ganglion.placement.solver import NoSolver, OutOfBudget, Row, Solution, as_row, solve
 from ganglion.placement.standing import Standing
 from ganglion.placement.terrain import Terrain, survey
 
@@ -31,9 +31,6 @@ TIE = 1e-6
 
 EXACT_COLUMNS_MAX = 2_000
 """Up to so many columns the whole is one program for HiGHS; beyond, it is decomposed (docs/adr/0018)."""
-WIDE_GAP = 1e-3
-NARROWING_NODES_MAX = 200
-"""A decomposed plan of a fleet that is not large, with a wider gap, is tried as one program with so many nodes."""
 
 
 def plan(
@@ -43,53 +40,33 @@ def plan(
     pins: Mapping[str, str] | None = None,
     selectivities: Mapping[str, float] | None = None,
     objective: str | None = None,
+    gap_max: float = GAP_MAX,
 ) -> Plan:
     """The best placement that obeys every rule.
 
     ``pins``: stage id -> tier it must run at; ``selectivities``: where-stage id -> share of rows in [0, 1],
-    in place of the flow's; ``objective``: in place of the flow's, see `parse_objective`. Raises `PlacementInfeasible`
+    in place of the flow's; ``objective``: in place of the flow's, see `parse_objective`; ``gap_max``: a certified gap
+    (part of what is decided, 0 to 1) that is small enough for a fleet; small topologies are proved.
+    Raises `PlacementInfeasible`
     ``placement.infeasible`` with a smallest set of rules that clash, ``placement.no-devices`` or
     ``placement.budget``, and for a wrong argument `FlowError` ``flow.unknown-stage``, ``flow.tier``,
-    ``flow.selectivity`` or ``flow.objective``.
+    ``flow.selectivity``, ``flow.objective`` or ``flow.gap``.
     """
     pins, selectivities = dict(pins or {}), dict(selectivities or {})
     _check_arguments(spec, pins, selectivities)
+    _check_gap(gap_max)
     wanted = parse_objective(objective or spec.objective, topology.currency)
     _check_devices(topology)
     _check_objective(topology, wanted)
-    if exact_columns(spec, topology) <= EXACT_COLUMNS_MAX:
-        return _exact(spec, topology.expanded(), pins, selectivities, wanted)
+    if exact_columns(spec, topology) <= EXACT_COLUMNS_MAX and not solver.missing():
+        try:
+            return _exact(spec, topology.expanded(), pins, selectivities, wanted)
+        except PlacementInfeasible as error:
+            if error.code != "placement.budget":
+                raise
     terrain = survey(spec, topology, pins, selectivities, wanted)
-    solution = solved(terrain, pins)
-    found = fleet_plan(solution, pins, selectivities)
-    if solution.gap > WIDE_GAP and exact_columns(spec, topology) <= COLUMNS_MAX:
-        return _narrowed(spec, topology, found)
-    return found
-
-
-def _narrowed(spec: FlowSpec, topology: Topology, found: Plan) -> Plan:
-    """A decomposed plan with a wide gap, or a better one: the whole as one program, with few nodes to search."""
-    objective = parse_objective(found.objective, topology.currency)
-    ground = lay_out(spec, topology.expanded(), found.selectivities)
-    formulation = build(ground, found.pins)
-    first = formulation.level(objective.levels[0])
-    zero = formulation.zeros(formulation.rules)
-    try:
-        other = solve(formulation.program, first, zero=zero, nodes_max=NARROWING_NODES_MAX)
-    except OutOfBudget:
-        return found
-    if other is None:
-        return found
-    value = sum(weight * found.summary.quantities[name] for name, weight in objective.levels[0].items())
-    bound = max(value * (1 - found.gap), other.objective * (1 - other.gap))
-    best_value = min(value, other.objective)
-    gap = max(0.0, best_value - bound) / max(abs(best_value), 1e-12)
-    gap = gap if gap > 1e-9 else 0.0
-    if value <= other.objective * (1 + 1e-9):
-        return replace(found, gap=gap)
-    chosen = Solution(other.values, other.objective, gap)
-    ranks = formulation.ranks(other.values)
-    return exact_plan(ground, ranks, chosen, (formulation, objective), found.pins, found.selectivities)
+    solution = solved(terrain, pins, gap_max)
+    return fleet_plan(solution, pins, selectivities)
 
 
 def exact_columns(spec: FlowSpec, topology: Topology) -> int:
@@ -99,11 +76,13 @@ def exact_columns(spec: FlowSpec, topology: Topology) -> int:
     return (paths + 1) * len(spec.stages) * (2 * len(RANKS) - 1)
 
 
-def solved(terrain: Terrain, pins: Mapping[str, str]) -> FleetSolution:
+def solved(terrain: Terrain, pins: Mapping[str, str], gap_max: float = GAP_MAX) -> FleetSolution:
     """The fleet's solution; raises `PlacementInfeasible` ``placement.infeasible`` or ``placement.budget``."""
     try:
-        return solve_fleet(terrain)
+        return solve_fleet(terrain, gap_max)
     except (NoColumns, NoBlock) as error:
+        if solver.missing():
+            raise _unexplained(terrain, error) from error
         ground = obstacle(terrain, error)
         if fits(ground, pins):
             raise _without_a_set(terrain, error) from error
@@ -128,6 +107,23 @@ def standing(
     _check_objective(topology, wanted)
     terrain = survey(spec, topology, pins, selectivities, wanted)
     return Standing(solved(terrain, pins), selectivities, pins)
+
+
+def _unexplained(terrain: Terrain, error: NoColumns | NoBlock) -> PlacementInfeasible:
+    """Nothing fits; which rules clash only a program says."""
+    if isinstance(error, NoBlock) and not error.certain:
+        return _out_of_budget(OutOfBudget("of too many columns those that were listed let a gateway not fit"))
+    where = f"devices of {error.path}" if isinstance(error, NoColumns) else "all gateways at once"
+    if isinstance(error, NoBlock):
+        block = terrain.fleet.blocks[error.block]
+        site = block.edge or terrain.topology.cloud
+        where = f"all gateways under {site}" if error.kind is None else f"{block.kinds[error.kind].site}"
+    return PlacementInfeasible(
+        "placement.infeasible",
+        f"no placement of flow {terrain.spec.name} obeys every rule for {where}",
+        why=f"which rules clash is not known: {solver.missing()}",
+        next_step="install highspy, and ask again",
+    )
 
 
 def _without_a_set(terrain: Terrain, error: NoColumns | NoBlock) -> PlacementInfeasible:
@@ -164,7 +160,7 @@ def fleet_plan(solution: FleetSolution, pins: Mapping[str, str], selectivities: 
         terrain.topology.currency,
         expansion.money(),
         solution.gap,
-        NAME,
+        solver.name(),
         pins,
         selectivities,
         terrain.objective.text,
@@ -219,7 +215,7 @@ def exact_plan(
         topology.currency,
         figures.money(ground, ranks),
         solution.gap,
-        NAME,
+        solver.name(),
         pins,
         selectivities,
         objective.text,
@@ -278,6 +274,16 @@ def _check_arguments(spec: FlowSpec, pins: Mapping[str, str], selectivities: Map
             )
 
 
+def _check_gap(gap_max: float) -> None:
+    if not 0 <= gap_max <= 1:
+        raise FlowError(
+            "flow.gap",
+            f"a gap of {gap_max:g} was asked for",
+            why="it is a part of what is decided, from 0 to 1",
+            next_step="ask for e.g. 0.01, or leave it out",
+        )
+
+
 def best(
     formulation: Formulation, objective: Objective, held: Sequence[int] = (), *, first_only: bool = False
 ) -> Solution | None:
@@ -314,7 +320,24 @@ def _at_most(held: Terms, found: Solution, slack: float) -> Row:
     return as_row({c: v / scale for c, v in held.items()}, high=limit / scale)
 
 
+def needs_solver(question: str) -> None:
+    """Raises ``placement.solver`` where HiGHS cannot be used."""
+    if reason := solver.missing():
+        raise _no_solver(question, reason)
+
+
+def _no_solver(question: str, reason: str) -> PlacementInfeasible:
+    return PlacementInfeasible(
+        "placement.solver",
+        f"{question} needs a mixed-integer program",
+        why=reason,
+        next_step="install highspy; plans themselves are made without it",
+    )
+
+
 def _out_of_budget(error: OutOfBudget) -> PlacementInfeasible:
+    if isinstance(error, NoSolver):
+        return _no_solver("this", str(error))
     return PlacementInfeasible(
         "placement.budget",
         "the solver found no placement within its budget",

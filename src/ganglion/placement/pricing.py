@@ -22,8 +22,8 @@ from ganglion.placement.columns import (
     Stencil,
     column_sums,
     key_sums,
-    pareto,
 )
+from ganglion.placement.dominance import pareto
 from ganglion.placement.routes import DEVICE, RANKS
 from ganglion.placement.solver import OutOfBudget, Program, solve
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ganglion.core.calibration import ClassFigures, figures_of
 from ganglion.core.topology import Link, NodeClass, Path, Topology
 from ganglion.core.units import DAYS_PER_MONTH, SECONDS_PER_DAY
 from ganglion.flow.assignment import ALL
@@ -40,6 +41,8 @@ class Spot:
     carbon_kg_per_kwh: float
     refuses: frozenset[str]
     """Categories of data that do not come there."""
+    figures: ClassFigures | None
+    """What was measured of its class."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,4 +156,5 @@ def _spot(topology: Topology, path: Path, tier: str, class_name: str) -> Spot:
         kilowatt,
         topology.carbon(site) / 1000,
         frozenset(topology.sites[site].refuses),
+        figures_of(kind),
     )

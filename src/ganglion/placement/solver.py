@@ -1,20 +1,25 @@
 """The only door to HiGHS: small mixed-integer programs, solved to proof; budgets count nodes, not time.
 
-The same program gives the same answer on every run: one thread, a fixed seed, no wall clock.
+The same program gives the same answer on every run: one thread, a fixed seed, no wall clock. HiGHS is imported when it
+is used: without it fleets are planned by prices and bounds of our own, and what needs a program raises `NoSolver`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from types import ModuleType
+from typing import TYPE_CHECKING
 
-import highspy
 import numpy as np
 from numpy.typing import NDArray
 
-NAME = "HiGHS " + ".".join(
-    str(v) for v in (highspy.HIGHS_VERSION_MAJOR, highspy.HIGHS_VERSION_MINOR, highspy.HIGHS_VERSION_PATCH)
-)
+if TYPE_CHECKING:
+    import highspy
+
+WITHOUT = "bounds without HiGHS"
+"""What plans name as their solver where HiGHS cannot be used."""
 BRANCH_NODES_MAX = 100_000
 LP_STEPS_MAX = 5_000_000
 _FEASIBILITY = 1e-9
@@ -25,6 +30,36 @@ _SMALLEST = 1e-12
 
 class OutOfBudget(Exception):
     """The budget ended before any solution was found; the planner makes an operating error of it."""
+
+
+class NoSolver(OutOfBudget):
+    """HiGHS cannot be imported."""
+
+
+def _highs() -> ModuleType:
+    try:
+        import highspy
+    except (ImportError, OSError) as error:
+        raise NoSolver(f"HiGHS cannot be used: {error}") from error
+    return highspy
+
+
+def missing() -> str:
+    """Why HiGHS cannot be used here; empty when it can."""
+    try:
+        _highs()
+    except NoSolver as error:
+        return str(error)
+    return ""
+
+
+def name() -> str:
+    """HiGHS with its version, or `WITHOUT`."""
+    if missing():
+        return WITHOUT
+    found = _highs()
+    version = (found.HIGHS_VERSION_MAJOR, found.HIGHS_VERSION_MINOR, found.HIGHS_VERSION_PATCH)
+    return "HiGHS " + ".".join(map(str, version))
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +121,9 @@ def solve(
 ) -> Solution | None:
     """Minimises; None when there is no solution. ``zero``: columns held at 0; ``rows``: instead of all rows.
 
-    Raises `OutOfBudget` when the budget ended without a solution.
+    Raises `OutOfBudget` when the budget ended without a solution, `NoSolver` without HiGHS.
     """
+    highspy = _highs()
     highs = _prepared(program, costs, zero, program.rows if rows is None else rows)
     highs.setOptionValue("mip_max_nodes", nodes_max)
     highs.run()
@@ -114,6 +150,7 @@ def mixture(
     Excess that is left costs ``price_max`` each. Gives the least value and the rows' prices: the best point of the
     dual that the cuts ``value + prices x excess`` leave. Raises `OutOfBudget` when HiGHS gives up.
     """
+    highspy = _highs()
     points, rows = len(values), len(excess[0])
     program = Program()
     for _ in range(points + rows):
@@ -132,17 +169,22 @@ def mixture(
     return float(highs.getInfo().objective_function_value), tuple(max(0.0, -float(d)) for d in duals[1:])
 
 
-class _Quiet(highspy.Highs):
-    """Without callbacks: setting them up prints a banner before any option can forbid it, and we use none."""
+@cache
+def _quiet(module: ModuleType) -> type[highspy.Highs]:
+    class Quiet(module.Highs):  # type: ignore[misc, name-defined]  # the module is imported late
+        """Without callbacks: setting them up prints a banner before any option can forbid it, and we use none."""
 
-    def enableCallbacks(self) -> None:  # noqa: N802  # the name is HiGHS's
-        self.setOptionValue("output_flag", False)
+        def enableCallbacks(self) -> None:  # noqa: N802  # the name is HiGHS's
+            self.setOptionValue("output_flag", False)
+
+    return Quiet
 
 
 def _prepared(
     program: Program, costs: Mapping[int, float], zero: Sequence[int], rows: Sequence[Row]
 ) -> highspy.Highs:
-    highs = _Quiet()  # type: ignore[no-untyped-call]  # HiGHS does not annotate its constructor
+    highspy = _highs()
+    highs = _quiet(highspy)()
     options: dict[str, bool | int | float | str] = {
         "threads": 1,
         "parallel": "off",

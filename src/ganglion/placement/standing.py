@@ -56,6 +56,10 @@ class Standing:
         self._tables, self._stencils = dict(solution.tables), dict(solution.stencils)
         fixed = merged_sums(solution.terrain.ground, solution.merged_ranks)
         self._gateway_limit, self._edge_limit, self._cloud_limit = limits_left(fixed)
+        terrain = solution.terrain
+        row_bytes = uplink_row_bytes(terrain.spec, self._topology)
+        one = demand(terrain.spec, {"one": 1}, self._selectivities, row_bytes)
+        self._loads = {stage: load for (stage, path), load in one.items() if path == "one"}
         self._faces: dict[object, str] = {}
         self._edges: dict[str | None, _Edge] = {}
         self.gateways: dict[str, Gateway] = {}
@@ -285,8 +289,7 @@ class Standing:
         small = topology.model_copy(update={"sites": sites})
         path = Path(name, "gateway", group, 1, chain, {"device": f"device:{name}", **chain})
         ways = {name: route(small, path), ALL: terrain.ground.ways[ALL]}
-        row_bytes = uplink_row_bytes(terrain.spec, topology)
-        loads = demand(terrain.spec, {name: 1}, self._selectivities, row_bytes)
+        loads = {(stage, name): load for stage, load in self._loads.items()}
         ground = Ground(terrain.spec, small, ways, loads)
         barred = rules.forbidden(terrain.spec, ways, ground.loads, self._pins)
         face = stencil(ground, name, barred, self._solution.merged_ranks)

@@ -31,17 +31,12 @@ def wire_quantities(load: Load, wire: Wire, ends: tuple[Spot, Spot], *, urgent: 
     energy = moved * wire.energy_per_byte
     kwh = moved * wire.kwh_per_byte
     carbon_kg = kwh * wire.carbon_kg_per_kwh
+    cpu = 0.0
     for spot in ends:
         cpus = cost.hop_cpus(load, wire, spot, urgent=urgent) * spot.count
         energy += cpus * spot.busy_energy_per_month
+        cpu += cpus * (spot.cpu_per_month - spot.busy_energy_per_month)
         spent = cpus * spot.busy_kilowatt * HOURS_PER_MONTH
         kwh += spent
         carbon_kg += spent * spot.carbon_kg_per_kwh
-    whole = cost.wire_money(load, wire, ends, urgent=urgent)
-    return {
-        "links": links,
-        "energy": energy,
-        "cpu": whole - links - energy,
-        "kwh": kwh,
-        "carbon_kg": carbon_kg,
-    }
+    return {"links": links, "energy": energy, "cpu": cpu, "kwh": kwh, "carbon_kg": carbon_kg}

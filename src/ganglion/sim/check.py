@@ -6,15 +6,15 @@ revisions must add up to what was acknowledged.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ganglion.flow.spec import FlowSpec
-from ganglion.flow.stages import ActStage, MapStage, SinkStage, WindowStage
-from ganglion.sim.evidence import Command, Evidence, Shot, SinkRows
+from ganglion.flow.stages import ActStage, MapStage, SinkStage, Stage, WindowStage
+from ganglion.sim.evidence import Command, Evidence, Shot
 
 TRIP_SLACK_FRAMES = 6
 """A trip this many frames after an event's last frame still belongs to it."""
@@ -32,6 +32,8 @@ class Tally:
     duplicated: int = 0
     out_of_order: int = 0
     altered: int = 0
+    shed: int = 0
+    """Rows that a site gave up as the flow declares, and said so."""
 
     def to_json(self) -> dict[str, Any]:
         """One object of the report's ``readings.streams``."""
@@ -81,18 +83,29 @@ def tally(spec: FlowSpec, evidence: Evidence) -> list[Tally]:
                 if not between:
                     tallies.append(_commands(stage, source, acknowledged, evidence))
             elif not between:
-                tallies.append(_rows(stage, source, acknowledged, evidence.sinks.get(stage.id)))
+                tallies.append(_rows(stage, source, acknowledged, evidence))
             elif all(isinstance(s, WindowStage | MapStage) for s in between) and any(
                 isinstance(s, WindowStage) for s in between
             ):
-                tallies.append(_windows(stage, source, acknowledged, evidence.sinks.get(stage.id)))
+                tallies.append(_windows(stage, source, acknowledged, evidence, _at_risk(chain, between)))
     return tallies
 
 
+def _is_shed(evidence: Evidence, stream: str, origin: str, seq: int) -> bool:
+    return any(first <= seq <= last for first, last in evidence.shed.get((stream, origin), ()))
+
+
+def _at_risk(chain: Sequence[str], between: Sequence[Stage]) -> tuple[set[str], set[str]]:
+    """Of the streams on the way to a sink of windows: those of single rows, and those of windows."""
+    windows = {s.id for s in between if isinstance(s, WindowStage)}
+    return {s for s in chain if s not in windows}, windows
+
+
 def _rows(
-    stage: SinkStage, stream: str, acknowledged: Mapping[str, Mapping[int, int]], kept: SinkRows | None
+    stage: SinkStage, stream: str, acknowledged: Mapping[str, Mapping[int, int]], evidence: Evidence
 ) -> Tally:
     """Rows that reach the sink as they left the device: compared one by one."""
+    kept = evidence.sinks.get(stage.id)
     result = Tally(stream, f"sink {stage.id}", published=sum(len(rows) for rows in acknowledged.values()))
     seen: dict[str, dict[int, int]] = {}
     last: dict[str, int] = {}
@@ -109,7 +122,9 @@ def _rows(
     for origin, wanted in acknowledged.items():
         got = seen.get(origin, {})
         for seq, digest in wanted.items():
-            if seq not in got:
+            if seq not in got and _is_shed(evidence, stream, origin, seq):
+                result.shed += 1
+            elif seq not in got:
                 result.lost += 1
             elif got[seq] != digest:
                 result.altered += 1
@@ -117,9 +132,20 @@ def _rows(
 
 
 def _windows(
-    stage: SinkStage, stream: str, acknowledged: Mapping[str, Mapping[int, int]], kept: SinkRows | None
+    stage: SinkStage,
+    stream: str,
+    acknowledged: Mapping[str, Mapping[int, int]],
+    evidence: Evidence,
+    at_risk: tuple[set[str], set[str]],
 ) -> Tally:
-    """Rows that reach the sink as counts: the last revision of each window counts what it aggregates."""
+    """Rows that reach the sink as counts: the last revision of each window counts what it aggregates.
+
+    ``at_risk``: streams whose shed rows may be missing from the counts, and streams whose rows are counts themselves:
+    what those counted nobody can tell any more.
+    """
+    rows_at_risk, counts_at_risk = at_risk
+    all_known = not any(s in counts_at_risk for s, _ in evidence.shed)
+    kept = evidence.sinks.get(stage.id)
     result = Tally(stream, f"counted in sink {stage.id}")
     final: dict[tuple[str, int], tuple[int, int]] = {}
     last: dict[str, int] = {}
@@ -137,13 +163,20 @@ def _windows(
     for (origin, _), (_, count) in final.items():
         per_origin[origin] = per_origin.get(origin, 0) + count
     wanted = {origin: len(rows) for origin, rows in acknowledged.items()}
+    spared = {
+        origin: sum(any(_is_shed(evidence, s, origin, seq) for s in rows_at_risk) for seq in rows)
+        for origin, rows in acknowledged.items()
+    }
     if set(per_origin) == {"all"}:
-        wanted = {"all": sum(wanted.values())}
+        wanted, spared = {"all": sum(wanted.values())}, {"all": sum(spared.values())}
     result.published = sum(wanted.values())
     result.received = sum(per_origin.values())
     for origin in wanted.keys() | per_origin.keys():
         difference = wanted.get(origin, 0) - per_origin.get(origin, 0)
-        result.lost += max(0, difference)
+        # A row may have been counted below the place where it was shed.
+        shed = min(max(0, difference), spared.get(origin, 0)) if all_known else max(0, difference)
+        result.shed += shed
+        result.lost += max(0, difference) - shed
         result.duplicated += max(0, -difference)
     return result
 

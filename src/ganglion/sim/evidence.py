@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,14 @@ class Evidence:
     device_hosts: list[dict[str, Any]] = field(default_factory=list)
     nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
     reactions: dict[str, tuple[int, int]] = field(default_factory=dict)
+    shed: dict[tuple[str, str], list[tuple[int, int]]] = field(default_factory=dict)
+    """(stream, origin) -> ranges of numbers that a site was told to be shed below it, as the flow declares."""
+
+    def tell_shed(self, report: Mapping[str, Any]) -> None:
+        """Takes what a node reports."""
+        for stream, told in report.get("shed_below", {}).items():
+            for origin, ranges in told["origins"].items():
+                self.shed.setdefault((stream, origin), []).extend((f, last) for f, last, _ in ranges)
 
 
 def gather(spec: FlowSpec, node_dirs: dict[str, Path], device_dirs: list[Path]) -> Evidence:
@@ -97,6 +105,7 @@ def gather(spec: FlowSpec, node_dirs: dict[str, Path], device_dirs: list[Path]) 
         evidence.device_hosts.append(_report(directory))
     for node, directory in node_dirs.items():
         evidence.nodes[node] = _report(directory)
+        evidence.tell_shed(evidence.nodes[node])
         evidence.reactions |= _reactions(directory / "reactions.json")
         for stage in spec.stages:
             path = directory / "sinks" / f"{stage.id}.arrows"

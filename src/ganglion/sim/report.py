@@ -109,6 +109,7 @@ def _readings(tallies: list[Tally], evidence: Evidence) -> dict[str, int]:
         "dropped": sum(s["dropped"] for s in stages),
         "bad": sum(s["bad"] for s in stages) + sum(n["bad_messages"] for n in nodes),
         "shed": sum(s["shed"] for s in devices),
+        "shed_as_declared": sum(t.shed for t in tallies),
         "unsent": sum(s["offered"] - s["acknowledged"] - s["shed"] - s["refused"] for s in devices),
         "refused": sum(s["refused"] for s in devices),
         "retransmitted": sum((n["ingest"] or {}).get("duplicated_rows", 0) for n in nodes),

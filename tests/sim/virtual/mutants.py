@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from ganglion.agent import ingest, streams
+from ganglion.agent import backlog, ingest, streams
 from ganglion.connectors.coap import Response
 from ganglion.connectors.coap.message import Code
+from ganglion.core import shed
 from ganglion.core.batch import Batch
 from ganglion.core.errors import MessagingError
 from ganglion.engine import durable, sinks, windows
@@ -168,6 +169,32 @@ def _sink_not_cut_back(patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(sinks.SinkFile, "cut_back", keep)
 
+
+def _shed_without_telling(patch: pytest.MonkeyPatch) -> None:
+    def silent(claims: Any, kept: bytes | None) -> bytes:
+        return shed.wrap(claims, None) if kept is None else kept
+
+    patch.setattr("ganglion.agent.backlog.wrap", silent)
+
+
+def _shed_one_message_too_many(patch: pytest.MonkeyPatch) -> None:
+    remove = backlog.SheddingOutbox._remove
+
+    async def greedy(self: Any, chunk: Any, seqs: Any, *, with_end: bool) -> None:
+        await remove(self, chunk, seqs, with_end=with_end)
+        async for message in self._messages(chunk.last_seq, self._box.seq(await self.last_ordinal())):
+            if subjects.parse(message.subject).stream == chunk.stream:
+                await self._delete(message.seq)
+                return
+
+    patch.setattr(backlog.SheddingOutbox, "_remove", greedy)
+
+
+BACKLOG_MUTANTS = [
+    Mutant("shed without telling", "readings", 1, _shed_without_telling),
+    Mutant("shed one message too many", "readings", 1, _shed_one_message_too_many),
+]
+"""Found in the world `backlogs`, where outboxes are small."""
 
 MUTANTS = [
     Mutant("no fsync before acknowledgement", "readings", 3, _journal_acknowledged_before_fsync),

@@ -13,7 +13,7 @@ import pytest
 from ganglion.agent import watch
 from ganglion.sim.virtual.play import lay, play
 from ganglion.sim.virtual.scenario import built_in_names, load_scenario
-from tests.sim.virtual.mutants import MUTANTS
+from tests.sim.virtual.mutants import BACKLOG_MUTANTS, MUTANTS
 
 HARD = Path(__file__).parent / "scenarios" / "hard.toml"
 OTHER_PYTHON = os.environ.get("GANGLION_OTHER_PYTHON")
@@ -68,6 +68,14 @@ def test_a_planted_bug_is_found_and_without_it_the_same_seeds_are_sound(mutant, 
         if any(finding.startswith(f"{mutant.finder}:") for finding in findings):
             return
     pytest.fail(f"{mutant.seeds} seeds did not find it: {mutant.name}")
+
+
+@pytest.mark.parametrize("mutant", BACKLOG_MUTANTS, ids=lambda m: m.name.replace(" ", "-"))
+def test_a_bug_in_shedding_is_found(mutant, monkeypatch):
+    ground = lay(shortened("backlogs"))
+    mutant.plant(monkeypatch)
+    found = [f for seed in range(1, mutant.seeds + 1) for f in play(ground, seed).findings]
+    assert any(f.startswith(f"{mutant.finder}:") for f in found), found
 
 
 def test_a_server_that_a_full_disk_stopped_and_nobody_restarts_is_found(monkeypatch):

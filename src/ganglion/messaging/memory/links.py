@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ganglion.messaging.bus import Stored
 from ganglion.messaging.memory.pace import Instant, Pace, later
 from ganglion.messaging.memory.store import stored_bytes
-from ganglion.messaging.subjects import LOCAL_SUBJECTS, UPLINK_CONSUMER, inbox, outbox
+from ganglion.messaging.subjects import BULK, LANES, LOCAL_SUBJECTS, inbox, outbox
 
 if TYPE_CHECKING:
     from ganglion.messaging.memory.server import MemoryServer
@@ -46,14 +46,13 @@ class Link:
     @property
     def bound(self) -> bool:
         """True while the parent draws from the child's outbox."""
-        return self.up and self._ends() is not None
+        return self.up and BULK.consumer in self._lanes()
 
     def broken(self) -> None:
         """The connection is gone, and with it what was on its way."""
         self._epoch += 1
-        consumer = self.child.store.consumers.get((outbox(self.child.site), UPLINK_CONSUMER))
-        if consumer is not None:
-            consumer.sent_seq = consumer.floor
+        for consumer in self._consumers().values():
+            consumer.rewind(consumer.floor)
 
     def cut(self) -> None:
         """Lets nothing through from here on."""
@@ -67,12 +66,10 @@ class Link:
 
     def resume(self) -> None:
         """Begins to draw after what the parent has; without a connection nothing happens."""
-        ends = self._ends() if self.up else None
-        if ends is not None:
-            source, target, consumer = ends
-            taken = target.sourced[outbox(self.child.site)]
+        for name, (source, target, consumer) in (self._lanes() if self.up else {}).items():
+            taken = target.sourced[self._key(name)]
             consumer.floor = max(consumer.floor, min(taken, source.last_seq))
-            consumer.sent_seq = taken
+            consumer.rewind(taken)
         self.child.wake()
         self.pump()
 
@@ -81,31 +78,39 @@ class Link:
         self.broken()
         self.parent.downlinks.remove(self)
 
-    def _ends(self) -> tuple[Stream, Stream, Consumer] | None:
-        """(outbox, inbox, the outbox's consumer) when the parent is configured to draw and the child to give."""
-        if self.parent.shut or self.child.shut:
-            return None
+    def _consumers(self) -> dict[str, Consumer]:
+        """The outbox's consumers by name, the urgent one first."""
         name = outbox(self.child.site)
-        source = self.child.store.streams.get(name)
+        found = {lane.consumer: self.child.store.consumers.get((name, lane.consumer)) for lane in LANES}
+        return {name: consumer for name, consumer in found.items() if consumer is not None}
+
+    def _key(self, consumer: str) -> str:
+        return f"{outbox(self.child.site)}/{consumer}"
+
+    def _lanes(self) -> dict[str, tuple[Stream, Stream, Consumer]]:
+        """(outbox, inbox, consumer) of the lanes that the parent is configured to draw and the child to give."""
+        if self.parent.shut or self.child.shut:
+            return {}
+        source = self.child.store.streams.get(outbox(self.child.site))
         target = self.parent.store.streams.get(inbox(self.parent.site))
-        consumer = self.child.store.consumers.get((name, UPLINK_CONSUMER))
-        if source is None or target is None or consumer is None or name not in target.sourced:
-            return None
-        return source, target, consumer
+        if source is None or target is None:
+            return {}
+        given = self._consumers().items()
+        return {n: (source, target, c) for n, c in given if self._key(n) in target.sourced}
 
     def pump(self) -> None:
-        """Sends what may be sent now."""
-        while self.up:
-            ends = self._ends()
-            if ends is None:
-                return
-            source, target, consumer = ends
-            chunk = self._chunk(source, target, consumer)
-            if not chunk:
-                return
-            consumer.sent_seq = chunk[-1].seq
-            size_bytes = sum(map(stored_bytes, chunk))
-            self._in_order(self._pace.link_ns(self.child.site, size_bytes), self._arrive, self._epoch, chunk)
+        """Sends what may be sent now, of each lane in turn."""
+        moved = True
+        while moved and self.up:
+            moved = False
+            for name, (source, target, consumer) in self._lanes().items():
+                chunk = self._chunk(source, target, consumer)
+                if chunk:
+                    moved = True
+                    consumer.sent_seq = consumer.looked_seq = chunk[-1].seq
+                    consumer.under_way += len(chunk)
+                    delay_ns = self._pace.link_ns(self.child.site, sum(map(stored_bytes, chunk)))
+                    self._in_order(delay_ns, self._arrive, consumer.generation, name, chunk)
 
     def _in_order(self, delay_ns: int, call: Callable[..., None], *args: Any) -> None:
         """Later, but never before what was sent earlier: a link is one connection."""
@@ -118,51 +123,56 @@ class Link:
 
     def _chunk(self, source: Stream, target: Stream, consumer: Consumer) -> list[Stored]:
         """The next messages; none while the window is used up or the inbox is full."""
-        window = int(consumer.config["max_ack_pending"]) - (consumer.sent_seq - consumer.floor)
+        most = min(int(consumer.config["max_ack_pending"]) - consumer.under_way, CHUNK_MESSAGES_MAX)
         chunk: list[Stored] = []
-        size_bytes, seq = 0, consumer.sent_seq
-        while len(chunk) < min(window, CHUNK_MESSAGES_MAX) and size_bytes < CHUNK_BYTES_MAX:
-            message = source.after(seq)
-            if message is None:
+        size_bytes = 0
+        if most <= 0:
+            return chunk
+        for message in source.beyond(max(consumer.sent_seq, consumer.looked_seq), consumer.filter):
+            if len(chunk) >= most or size_bytes >= CHUNK_BYTES_MAX:
                 break
             if not chunk and (target.broken or not target.fits(self._stamped(message))):
-                break
+                return chunk
             chunk.append(message)
-            seq, size_bytes = message.seq, size_bytes + stored_bytes(message)
+            size_bytes += stored_bytes(message)
+        if not chunk:
+            consumer.looked_seq = source.last_seq
         return chunk
 
-    def _arrive(self, epoch: int, chunk: list[Stored]) -> None:
-        ends = self._ends()
-        if epoch != self._epoch or ends is None:
+    def _arrive(self, generation: int, name: str, chunk: list[Stored]) -> None:
+        lane = self._lanes().get(name)
+        if lane is None or generation != lane[2].generation:
             return
-        name = outbox(self.child.site)
-        _, target, consumer = ends
+        key = self._key(name)
+        _, target, consumer = lane
+        stored = 0
         for message in chunk:
-            if message.seq <= target.sourced[name]:
+            if message.seq <= target.sourced[key]:
+                stored += 1
                 continue  # drawn again after a break
             stamped = self._stamped(message)
             if (
                 not self.parent.take(target)
                 or target.add(stamped.subject, stamped.payload, stamped.headers) is None
             ):
-                # A full inbox holds the whole link back: order is kept by not looking further.
-                consumer.sent_seq = target.sourced[name]
-                self._epoch += 1
+                # What does not fit is asked for again when there is room; nothing behind it may come first.
+                consumer.rewind(target.sourced[key])
                 break
-            target.sourced[name] = message.seq
+            target.sourced[key] = message.seq
+            stored += 1
             self.on_stored(self.parent.site, stamped)
         if self.parent.shut:
             return
         self.parent.stored(target)
         delay_ns = self._pace.link_ns(self.child.site, 0)
-        later(delay_ns, self._acknowledged, self._epoch, target.sourced[name])
+        later(delay_ns, self._acknowledged, consumer.generation, name, target.sourced[key], stored)
         if self.parent.uplink is not None:
             self.parent.uplink.pump()
 
-    def _acknowledged(self, epoch: int, seq: int) -> None:
-        ends = self._ends()
-        if epoch == self._epoch and ends is not None:
-            ends[2].acknowledge(seq)
+    def _acknowledged(self, generation: int, name: str, seq: int, count: int) -> None:
+        lane = self._lanes().get(name)
+        if lane is not None and generation == lane[2].generation:
+            lane[2].acknowledge(seq, count)
             self.pump()
 
     def _stamped(self, message: Stored) -> Stored:

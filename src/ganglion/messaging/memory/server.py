@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,8 @@ from ganglion.messaging.answers import (
     FULL,
     IN_USE,
     NO_CONSUMER,
+    NO_MESSAGE,
+    NO_SEQUENCE,
     NO_SPACE_RESERVED,
     NO_STREAM,
     NOT_PURGED,
@@ -147,8 +150,12 @@ class MemoryServer:
             case ["STREAM", "INFO", name]:
                 return self._info(name)
             case ["STREAM", "PURGE", name]:
-                return self._purge(name, int(request["seq"]))
-            case ["CONSUMER", "CREATE", stream, name]:
+                return self._purge(name, int(request["seq"]), str(request.get("filter", "")))
+            case ["STREAM", "MSG", "GET", name]:
+                return self._message(name, int(request["seq"]), str(request.get("next_by_subj", "")))
+            case ["STREAM", "MSG", "DELETE", name]:
+                return self._delete(name, int(request["seq"]))
+            case ["CONSUMER", "CREATE", stream, name, *_filter]:
                 return self._consumer(stream, name, dict(request["config"]))
             case ["CONSUMER", "INFO", stream, name]:
                 return self._consumer_info(stream, name)
@@ -181,7 +188,7 @@ class MemoryServer:
 
     def _sources(self, stream: Stream) -> None:
         """Positions live as long as their source is configured; what became possible begins to move."""
-        names = {s["name"] for s in stream.config.get("sources") or ()}
+        names = {f"{s['name']}/{s['consumer']['name']}" for s in stream.config.get("sources") or ()}
         stream.sourced = {n: stream.sourced.get(n, 0) for n in sorted(names)}
         stream.sync()
         self.wake()
@@ -200,18 +207,42 @@ class MemoryServer:
         }
         return {"config": held.config, "state": state}
 
-    def _purge(self, name: str, keep_from_seq: int) -> dict[str, Any]:
+    def _purge(self, name: str, keep_from_seq: int, subjects: str) -> dict[str, Any]:
         held = self.store.streams.get(name)
         if held is None:
             return _error(404, NO_STREAM, "stream not found")
         if held.broken and held.held and held.held[0].seq < keep_from_seq:
             return _error(500, NOT_PURGED, "no space left on device")
-        purged = held.purge(keep_from_seq - 1)
+        up_to = keep_from_seq - 1
+        purged = held.purge_some(up_to, subjects) if subjects else held.purge(up_to)
+        self._removed(held)
+        return {"success": True, "purged": purged}
+
+    def _removed(self, held: Stream) -> None:
+        """There is room again."""
         held.sync()
         self.wake()
         for link in self.downlinks:
             link.pump()
-        return {"success": True, "purged": purged}
+
+    def _message(self, name: str, seq: int, next_of: str) -> dict[str, Any]:
+        held = self.store.streams.get(name)
+        if held is None:
+            return _error(404, NO_STREAM, "stream not found")
+        found = held.after(seq - 1, next_of)
+        if found is None or (not next_of and found.seq != seq):
+            return _error(404, NO_MESSAGE, "no message found")
+        data = base64.b64encode(found.payload).decode()
+        return {"message": {"subject": found.subject, "seq": found.seq, "data": data}}
+
+    def _delete(self, name: str, seq: int) -> dict[str, Any]:
+        held = self.store.streams.get(name)
+        if held is None:
+            return _error(404, NO_STREAM, "stream not found")
+        if not held.delete(seq):
+            return _error(400, NO_SEQUENCE, f"sequence {seq} not found")
+        self._removed(held)
+        return {"success": True}
 
     def _consumer(self, stream: str, name: str, config: dict[str, Any]) -> dict[str, Any]:
         if stream not in self.store.streams:
@@ -229,13 +260,14 @@ class MemoryServer:
         known = self.store.consumers.get((stream, name))
         if known is None:
             return _error(404, NO_CONSUMER, "consumer not found")
-        unsent = held.after(max(known.sent_seq, known.floor))
+        pending = sum(1 for _ in held.beyond(max(known.sent_seq, known.floor), known.filter))
         return {
             "stream_name": stream,
             "name": name,
             "config": known.config,
-            "ack_floor": {"stream_seq": known.floor},
-            "num_pending": 0 if unsent is None else held.last_seq - unsent.seq + 1,
+            "ack_floor": {"consumer_seq": known.acknowledged, "stream_seq": known.floor},
+            "num_ack_pending": known.under_way,
+            "num_pending": pending,
             "push_bound": self.uplink is not None and self.uplink.bound,
         }
 

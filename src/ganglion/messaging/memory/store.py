@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections import deque
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,19 +20,22 @@ HEADERS_BYTES = 4
 
 @dataclass(slots=True)
 class Stream:
-    """One stream. ``sourced``: per source stream the last sequence taken from it; it goes when the source does."""
+    """One stream. ``sourced``: per source the last sequence taken from it; it goes when the source does."""
 
     config: dict[str, Any]
     first_seq: int = 1
     last_seq: int = 0
     size_bytes: int = 0
-    held: deque[Stored] = field(default_factory=deque)
+    held: list[Stored] = field(default_factory=list)
+    """In the order of their numbers, which may have gaps."""
     sourced: dict[str, int] = field(default_factory=dict)
     synced_seq: int = 0
     unsynced: dict[str, int] = field(default_factory=dict)
     """``sourced`` as of the last sync."""
     broken: bool = False
     """A write met a full disk: the server writes nothing more to this stream until it starts anew, room or not."""
+    kinds: Counter[str] = field(default_factory=Counter)
+    """How many messages there are by the first part of their subjects."""
 
     @property
     def max_bytes(self) -> int:
@@ -48,23 +52,57 @@ class Stream:
             return None
         self.held.append(message)
         self.size_bytes += stored_bytes(message)
+        self.kinds[_kind(subject)] += 1
         self.last_seq = message.seq
         return message.seq
 
     def purge(self, up_to_seq: int) -> int:
         """Removes the messages up to ``up_to_seq``; a purge beyond the end moves the end, as the server's does."""
-        before = len(self.held)
-        while self.held and self.held[0].seq <= up_to_seq:
-            self.size_bytes -= stored_bytes(self.held.popleft())
+        count = self._index(up_to_seq)
+        self._forget(self.held[:count])
+        del self.held[:count]
         self.last_seq = max(self.last_seq, up_to_seq) if not self.held else self.last_seq
         self.first_seq = self.held[0].seq if self.held else self.last_seq + 1
-        return before - len(self.held)
+        return count
 
-    def after(self, seq: int) -> Stored | None:
-        """The first message beyond ``seq``; None at the end."""
-        if not self.held or self.last_seq <= seq:
-            return None
-        return self.held[max(0, seq + 1 - self.held[0].seq)]
+    def purge_some(self, up_to_seq: int, subjects: str) -> int:
+        """Removes of the messages up to ``up_to_seq`` those of a filter; the end stays where it is."""
+        count = self._index(up_to_seq)
+        gone = [m for m in self.held[:count] if matches(m, subjects)]
+        self._forget(gone)
+        self.held[:count] = [m for m in self.held[:count] if not matches(m, subjects)]
+        self.first_seq = self.held[0].seq if self.held else self.last_seq + 1
+        return len(gone)
+
+    def delete(self, seq: int) -> bool:
+        """Removes one message; False when it is not here."""
+        at = self._index(seq) - 1
+        if at < 0 or self.held[at].seq != seq:
+            return False
+        self._forget([self.held.pop(at)])
+        self.first_seq = self.held[0].seq if self.held else self.last_seq + 1
+        return True
+
+    def _forget(self, messages: list[Stored]) -> None:
+        for message in messages:
+            self.size_bytes -= stored_bytes(message)
+            self.kinds[_kind(message.subject)] -= 1
+
+    def _index(self, seq: int) -> int:
+        """How many messages have numbers up to ``seq``."""
+        return bisect_right(self.held, seq, key=lambda m: m.seq)
+
+    def after(self, seq: int, subjects: str = "") -> Stored | None:
+        """The first message beyond ``seq`` that a filter lets through; None at the end."""
+        return next(self.beyond(seq, subjects), None)
+
+    def beyond(self, seq: int, subjects: str = "") -> Iterator[Stored]:
+        """The messages beyond ``seq`` that a filter lets through."""
+        if self.last_seq <= seq or (subjects and not self.kinds[_kind(subjects)]):
+            return
+        for at in range(self._index(seq), len(self.held)):
+            if matches(self.held[at], subjects):
+                yield self.held[at]
 
     def sync(self) -> None:
         """What is here now survives a power cut."""
@@ -74,7 +112,7 @@ class Stream:
     def power_cut(self) -> None:
         """Loses what was not synced."""
         while self.held and self.held[-1].seq > self.synced_seq:
-            self.size_bytes -= stored_bytes(self.held.pop())
+            self._forget([self.held.pop()])
         self.last_seq = min(self.last_seq, max(self.synced_seq, self.first_seq - 1))
         if not self.held:
             self.first_seq = self.last_seq + 1
@@ -97,10 +135,29 @@ class Consumer:
     floor: int = 0
     saved_floor: int = 0
     sent_seq: int = 0
+    acknowledged: int = 0
+    """How many messages since the parent last began to draw."""
+    under_way: int = 0
+    generation: int = 0
+    looked_seq: int = 0
+    """Up to here nothing is left to send: a lane that is empty need not look again."""
 
-    def acknowledge(self, seq: int) -> None:
+    @property
+    def filter(self) -> str:
+        """The subjects it draws; "" for all."""
+        return str(self.config.get("filter_subject", ""))
+
+    def acknowledge(self, seq: int, count: int) -> None:
         self.saved_floor = self.floor
         self.floor = max(self.floor, seq)
+        self.acknowledged += count
+        self.under_way = max(0, self.under_way - count)
+
+    def rewind(self, seq: int) -> None:
+        """Goes on after ``seq``; what was on its way, both data and acknowledgements, is lost."""
+        self.generation += 1
+        self.sent_seq = self.looked_seq = seq
+        self.under_way = self.acknowledged = 0
 
 
 @dataclass(slots=True)
@@ -114,7 +171,8 @@ class Store:
     def crash(self) -> None:
         """The server was killed: written streams stay, consumers are where they were last saved."""
         for consumer in self.consumers.values():
-            consumer.floor = consumer.sent_seq = consumer.saved_floor
+            consumer.floor = consumer.saved_floor
+            consumer.rewind(consumer.floor)
         for stream in self.streams.values():
             stream.broken = False
 
@@ -142,6 +200,16 @@ def headers_bytes(headers: Mapping[str, str]) -> int:
     if not headers:
         return 0
     return len("NATS/1.0\r\n\r\n") + sum(len(f"{k}: {v}\r\n") for k, v in headers.items())
+
+
+def matches(message: Stored, subjects: str) -> bool:
+    """Whether a filter, ``some.parts.>`` or "" for all, lets a message through."""
+    assert not subjects or subjects.endswith(".>"), subjects
+    return message.subject.startswith(subjects[:-1])
+
+
+def _kind(subject: str) -> str:
+    return subject.partition(".")[0]
 
 
 def pattern(subject: str) -> re.Pattern[str]:

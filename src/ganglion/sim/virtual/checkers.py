@@ -45,6 +45,11 @@ def _sinks(world: World) -> dict[str, SinkRows]:
     return found
 
 
+def _tell_shed(world: World, evidence: Evidence) -> None:
+    for site in world.ground.topology.sites:
+        evidence.tell_shed(world.report(site) or {})
+
+
 def _told(tallies: list[Tally], wanted: Callable[[Tally], bool]) -> list[str]:
     chosen = [t for t in tallies if wanted(t)]
     if not chosen:
@@ -60,6 +65,7 @@ def _told(tallies: list[Tally], wanted: Callable[[Tally], bool]) -> list[str]:
 def _readings(world: World) -> list[str]:
     """Every acknowledged row is in the sinks that keep it: once, in order, with the content it had on the device."""
     evidence = Evidence(acknowledged=world.truth.acknowledged, sinks=_sinks(world))
+    _tell_shed(world, evidence)
     return _told(tally(world.ground.spec, evidence), lambda t: t.use.startswith("sink "))
 
 
@@ -73,6 +79,7 @@ def _windows(world: World) -> list[str]:
                 own = kept.setdefault((batch.stream, batch.origin), {})
                 own.update(zip(batch.seq.tolist(), batch.row_digests(), strict=True))
     evidence = Evidence(acknowledged=kept, sinks=sinks)
+    _tell_shed(world, evidence)
     return _told(tally(world.ground.spec, evidence), lambda t: t.use.startswith("counted"))
 
 

@@ -1,0 +1,149 @@
+"""Lets what is urgent overtake a backlog on a slow link, and keeps a share for the oldest.
+
+A link is one connection, so whatever is on its way goes first. The backlog may therefore put no more on its way than
+the link carries in `QUEUE_NS`; how much that is shows in how fast it drains. When what is urgent has a backlog of its
+own, the two divide the link by their windows: `OLDEST_SHARE` stays with the oldest. Without urgent streams nothing is
+paced.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ganglion.core.errors import MessagingError
+from ganglion.core.units import NS_PER_MS, NS_PER_S
+from ganglion.host.ports import Clock
+from ganglion.messaging.provision import UNACKNOWLEDGED_MAX, SiteBus, set_window
+from ganglion.messaging.subjects import BULK, LANES, URGENT, Lane, outbox
+
+EVERY_NS = 250 * NS_PER_MS
+QUEUE_NS = 500 * NS_PER_MS
+"""How long the backlog's messages on their way may take to be stored."""
+OLDEST_SHARE = 0.25
+"""Of the bytes on their way, when both lanes have a backlog."""
+FIRST_BYTES = 128_000
+"""On their way before anything is known of a link."""
+MEASURED_OVER_NS = 2 * NS_PER_S
+WINDOW_MIN = 2
+CHANGE_MIN = 0.25
+"""A smaller change of a window is not worth a write to the server's disk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A lane at one moment. ``acknowledged`` counts from when the parent last began to draw."""
+
+    acknowledged: int
+    under_way: int
+    waiting: int
+    bound: bool
+
+
+@dataclass(slots=True)
+class LanePace:
+    """How fast one lane drains, from what was acknowledged in the last `MEASURED_OVER_NS`."""
+
+    window: int = UNACKNOWLEDGED_MAX
+    backlogged: bool = False
+    _history: deque[tuple[int, int]] = field(default_factory=deque)
+
+    def look(self, seen: Seen, now_ns: int) -> None:
+        """Takes one observation."""
+        if not seen.bound or (self._history and seen.acknowledged < self._history[-1][1]):
+            self._history.clear()  # the connection is another one, and so may be the link
+        self._history.append((now_ns, seen.acknowledged))
+        while len(self._history) > 2 and self._history[1][0] <= now_ns - MEASURED_OVER_NS:
+            self._history.popleft()
+        self.backlogged = seen.waiting > 0
+
+    @property
+    def per_s(self) -> float | None:
+        """Messages stored per second; None while that is not known."""
+        (began_ns, before), (ended_ns, after) = self._history[0], self._history[-1]
+        return None if ended_ns <= began_ns else (after - before) * NS_PER_S / (ended_ns - began_ns)
+
+    def within(self, queue_ns: int, first: int) -> int:
+        """As many messages as are stored within ``queue_ns``, at least ``first``."""
+        rate = self.per_s
+        return max(first, 0 if rate is None else math.ceil(rate * queue_ns / NS_PER_S))
+
+
+class Windows:
+    """Decides both lanes' windows: pure, from observations and their times."""
+
+    def __init__(self) -> None:
+        self.bulk = LanePace()
+        self.urgent = LanePace()
+
+    def judge(
+        self, bulk: Seen, urgent: Seen, bulk_bytes: float, urgent_bytes: float, now_ns: int
+    ) -> tuple[int, int]:
+        """(bulk's, urgent's) windows from now on; ``*_bytes``: the mean size of a message of each."""
+        self.bulk.look(bulk, now_ns)
+        self.urgent.look(urgent, now_ns)
+        first_bulk = _clamped(FIRST_BYTES / max(1.0, bulk_bytes))
+        first_urgent = _clamped(FIRST_BYTES / max(1.0, urgent_bytes))
+        if self.urgent.backlogged:
+            most_urgent = self.urgent.within(QUEUE_NS, first_urgent)
+            ratio = urgent_bytes / max(1.0, bulk_bytes)
+            most_bulk = math.ceil(most_urgent * ratio * OLDEST_SHARE / (1 - OLDEST_SHARE))
+        else:
+            most_urgent = UNACKNOWLEDGED_MAX if urgent.bound else first_urgent
+            # Without a backlog the rate is what comes, not what the link could carry: room for twice as much.
+            most_bulk = self.bulk.within(QUEUE_NS * (1 if self.bulk.backlogged else 2), first_bulk)
+        self.bulk.window, self.urgent.window = _clamped(most_bulk), _clamped(most_urgent)
+        return self.bulk.window, self.urgent.window
+
+
+def _clamped(messages: float) -> int:
+    return max(WINDOW_MIN, min(UNACKNOWLEDGED_MAX, math.ceil(messages)))
+
+
+class Pacer:
+    """Sets the windows of one outbox's lanes. ``mean_bytes``: of a lane's messages, as they are appended."""
+
+    def __init__(self, bus: SiteBus, site: str, clock: Clock, mean_bytes: Callable[[Lane], float]) -> None:
+        self.windows = Windows()
+        self.trouble = ""
+        self._bus = bus
+        self._site = site
+        self._clock = clock
+        self._mean_bytes = mean_bytes
+        self._set: dict[Lane, int] = {}
+
+    async def run(self) -> None:
+        """Goes on for ever; what cannot be asked now is asked next time, and `trouble` says why."""
+        while True:
+            try:
+                await self._step()
+                self.trouble = ""
+            except MessagingError as error:
+                self.trouble = str(error)
+            await self._clock.sleep_ns(EVERY_NS)
+
+    async def _step(self) -> None:
+        seen = {lane: await self._look(lane) for lane in LANES}
+        wanted = self.windows.judge(
+            seen[BULK],
+            seen[URGENT],
+            self._mean_bytes(BULK),
+            self._mean_bytes(URGENT),
+            self._clock.monotonic_ns(),
+        )
+        for lane, window in zip((BULK, URGENT), wanted, strict=True):
+            now = self._set.get(lane, 0)
+            if abs(window - now) > CHANGE_MIN * now:
+                await set_window(self._bus, self._site, lane, window)
+                self._set[lane] = window
+
+    async def _look(self, lane: Lane) -> Seen:
+        info = await self._bus.ask(f"CONSUMER.INFO.{outbox(self._site)}.{lane.consumer}", {})
+        return Seen(
+            int(info["ack_floor"]["consumer_seq"]),
+            int(info["num_ack_pending"]),
+            int(info["num_pending"]),
+            bool(info.get("push_bound")),
+        )

@@ -1,0 +1,1 @@
+"""The flow of most built-in scenarios: meters with breakers below two gateways."""

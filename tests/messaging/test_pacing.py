@@ -1,0 +1,174 @@
+"""A slow link with a long backlog: what is urgent goes first, the oldest keep their share, and fast links stay fast."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ganglion.messaging.pacing import EVERY_NS, OLDEST_SHARE, WINDOW_MIN, Pacer, Seen, Windows
+from ganglion.messaging.provision import UNACKNOWLEDGED_MAX, Caps, provision
+from ganglion.messaging.subjects import BULK, URGENT, inbox, outbox, outbox_subject
+from ganglion.sim.virtual.loop import run as virtual_run
+from tests.messaging.sites import SimulatedSites, pair, take
+
+RATE = 320_000
+LATENCY_NS = 50_000_000
+LARGE, SMALL = 60_000, 2_000
+CAPS = Caps(1 << 20, 64 << 20, 64 << 20)
+OUT, IN = outbox("down"), inbox("up")
+
+
+class SlowLink:
+    """A pipe of `RATE` bytes per second, one way after the other, on the virtual clock."""
+
+    def __init__(self):
+        self.free_s = 0.0
+
+    def request_ns(self, size_bytes):
+        return 1_000_000
+
+    def answer_ns(self):
+        return 100_000
+
+    def link_ns(self, child, size_bytes):
+        now_s = asyncio.get_running_loop().time()
+        self.free_s = max(self.free_s, now_s) + size_bytes / RATE
+        return round((self.free_s - now_s) * 1e9) + LATENCY_NS
+
+
+def on_slow_link(story, *, paced=True):
+    async def whole():
+        async with pair(lambda root: SimulatedSites(root, SlowLink()), Path(), CAPS) as (sites, up, down):
+            await provision(down, "down", CAPS, urgent=True)
+            await provision(up, "up", CAPS, children=["down"], urgent=True)
+            pacer = Pacer(down, "down", sites.clock("down"), {BULK: LARGE, URGENT: SMALL}.__getitem__)
+            pacing = asyncio.create_task(pacer.run()) if paced else None
+            await story(sites, up, down)
+            if pacing is not None:
+                pacing.cancel()
+                assert pacer.trouble == ""
+
+    virtual_run(lambda _loop: whole())
+
+
+async def append(bus, kind, number):
+    subject = outbox_subject("trips", "a", URGENT) if kind == "u" else outbox_subject("waves", "a")
+    await bus.append(OUT, subject, b"%06d" % number + bytes(SMALL if kind == "u" else LARGE))
+
+
+async def delays(sites, up, down, *, urgent_every_s, seconds):
+    """([seconds from append to the parent of each urgent message], bulk messages drained in that time)."""
+    sites.cut("down")
+    for n in range(600):
+        await append(down, "b", n)
+    await asyncio.sleep(5)
+    loop = asyncio.get_running_loop()
+    sent: list[float] = []
+    arrived: list[float] = []
+    bulk: list[int] = []
+
+    async def reads():
+        async for message in up.read(IN, 0):
+            if ".urgent." in message.subject:
+                assert int(message.payload[:6]) == len(arrived)
+                arrived.append(loop.time())
+            else:
+                bulk.append(int(message.payload[:6]))
+
+    reading = asyncio.create_task(reads())
+    sites.heal("down")
+    until = loop.time() + seconds
+    while loop.time() < until:
+        sent.append(loop.time())
+        await append(down, "u", len(sent) - 1)
+        await asyncio.sleep(urgent_every_s)
+    await asyncio.sleep(1)
+    assert bulk == list(range(len(bulk))), "the oldest come in order"
+    drained = len(bulk)
+    reading.cancel()
+    return [a - s for s, a in zip(sent, arrived, strict=False)], drained
+
+
+def test_what_is_urgent_arrives_within_two_seconds_while_the_backlog_drains():
+    async def story(sites, up, down):
+        took, drained = await delays(sites, up, down, urgent_every_s=0.5, seconds=30)
+        assert max(took) <= 2, took
+        assert drained * LARGE > 0.6 * RATE * 30, "the link is used"
+
+    on_slow_link(story)
+
+
+def test_without_pacing_it_waits_behind_the_backlog():
+    """The measure can fail: this is what the two above would see without the pacer."""
+
+    async def story(sites, up, down):
+        took, _ = await delays(sites, up, down, urgent_every_s=0.5, seconds=30)
+        assert not took or max(took) > 10
+
+    on_slow_link(story, paced=False)
+
+
+def test_the_oldest_keep_their_share_when_what_is_urgent_fills_the_link():
+    async def story(sites, up, down):
+        _, drained = await delays(sites, up, down, urgent_every_s=0.003, seconds=40)
+        share = drained * LARGE / (RATE * 40)
+        assert 0.5 * OLDEST_SHARE <= share <= 0.6, share
+
+    on_slow_link(story)
+
+
+def test_nothing_is_lost_or_doubled_when_all_is_drained():
+    async def story(sites, up, down):
+        sites.cut("down")
+        for n in range(40):
+            await append(down, "b", n)
+            await append(down, "u", n)
+        sites.heal("down")
+        read = await take(up.read(IN, 0), 80)
+        for part in (".urgent.", ".out."):
+            assert [int(m.payload[:6]) for m in read if part in m.subject] == list(range(40))
+        assert sum(".urgent." in m.subject for m in read[:60]) == 40, "the urgent ones came first"
+
+    on_slow_link(story)
+
+
+def test_a_fast_link_gets_the_whole_window():
+    windows = Windows()
+    stored = 0
+    for step in range(8):
+        now_ns = step * EVERY_NS
+        bulk, _ = windows.judge(
+            Seen(stored, 4, 100_000, bound=True), Seen(0, 0, 0, bound=True), 60_000, 2_000, now_ns
+        )
+        stored += bulk * 100
+    assert bulk == UNACKNOWLEDGED_MAX
+
+
+def test_a_window_starts_small_again_after_every_break():
+    windows = Windows()
+    for step, acknowledged in enumerate((0, 5000, 10_000)):
+        windows.judge(
+            Seen(acknowledged, 9, 9, bound=True), Seen(0, 0, 0, bound=True), 60_000, 2_000, step * EVERY_NS
+        )
+    assert windows.bulk.window > 100
+    cut = Seen(10_000, 0, 9, bound=False)
+    bulk, _ = windows.judge(cut, Seen(0, 0, 0, bound=False), 60_000, 2_000, 3 * EVERY_NS)
+    assert bulk <= 4
+
+
+SIZES = st.floats(1, 1e6)
+LANE = st.builds(Seen, st.integers(0, 1 << 40), st.integers(0, 5000), st.integers(0, 1 << 30), st.booleans())
+
+
+@given(st.lists(st.tuples(LANE, LANE, SIZES, SIZES), min_size=1, max_size=20))
+def test_windows_stay_within_their_bounds(steps):
+    windows = Windows()
+    for number, (bulk, urgent, bulk_bytes, urgent_bytes) in enumerate(steps):
+        for window in windows.judge(bulk, urgent, bulk_bytes, urgent_bytes, number * EVERY_NS):
+            assert WINDOW_MIN <= window <= UNACKNOWLEDGED_MAX
+        if urgent.waiting and bulk.waiting and windows.bulk.window > WINDOW_MIN:
+            ratio = windows.bulk.window * bulk_bytes / (windows.urgent.window * urgent_bytes)
+            assert ratio <= OLDEST_SHARE / (1 - OLDEST_SHARE) + 2 * bulk_bytes / urgent_bytes
