@@ -183,8 +183,9 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def rss_mb() -> float:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+def rss_mb(pid: int) -> float:
+    """Resident memory of a process."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 async def measure(one: Round, rate: int, seconds: float, server_pid: int) -> dict[str, Any]:
@@ -215,7 +216,8 @@ async def measure(one: Round, rate: int, seconds: float, server_pid: int) -> dic
         "rows_per_commit": rows / commits,
         "commit_us": counts["commit_ns"] / commits / 1e3,
         "waited_share": counts["waited_ns"] / 1e9 / took,
-        "rss_mb": rss_mb(),
+        "rss_mb": rss_mb(os.getpid()),
+        "server_rss_mb": rss_mb(server_pid),
         "stages": {n: (w.cpu_ns / w.rows / 1e3 if w.rows else 0) for n, w in one.meter.works.items()},
     }
 
