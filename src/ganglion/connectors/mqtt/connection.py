@@ -244,6 +244,11 @@ class Connection(asyncio.Protocol):
             except GanglionError as error:
                 self.fail(error)
                 return
+            if not first.published.packet_ids:
+                self._let_go(
+                    first.size_bytes
+                )  # nobody waits for an answer, and who took it has its own limit
+                continue
             self._unsettled.append(first)
             self._handed_over.set()
 
@@ -261,14 +266,17 @@ class Connection(asyncio.Protocol):
                     # Not safe, so not acknowledged: the broker gives it again to the next connection.
                     self.fail(error)
                     return
-            self._unsettled_bytes -= first.size_bytes
-            if packet_ids := first.published.packet_ids:
-                self.write(_pubacks(packet_ids))
-                self.acknowledged += len(packet_ids)
-            if self.paused and self._unsettled_bytes <= self._settings.unsettled_bytes_max // 2:
-                assert self._transport is not None
-                self.paused = False
-                self._transport.resume_reading()
+            packet_ids = first.published.packet_ids
+            self.write(_pubacks(packet_ids))
+            self.acknowledged += len(packet_ids)
+            self._let_go(first.size_bytes)
+
+    def _let_go(self, size_bytes: int) -> None:
+        self._unsettled_bytes -= size_bytes
+        if self.paused and self._unsettled_bytes <= self._settings.unsettled_bytes_max // 2:
+            assert self._transport is not None
+            self.paused = False
+            self._transport.resume_reading()
 
     def ping(self) -> None:
         """Asks whether the broker is there."""
