@@ -145,7 +145,7 @@ def measured(peer: Peer, case: Case, work: Path, directory: Path, seed: int) -> 
         began = time.monotonic()
         peer.start(work, directory, broker.port)
         processes.wait_for(
-            lambda: broker.subscribed(peer.pattern) and peer.ready(),
+            lambda: peer.ready() and broker.subscribed(peer.pattern),
             READY_S,
             f"{peer.name} did not become ready",
         )

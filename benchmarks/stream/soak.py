@@ -119,7 +119,7 @@ def soaked(peer: Peer, rate: int, seconds: float, work: Path, directory: Path) -
     try:
         peer.start(work, directory, broker.port)
         processes.wait_for(
-            lambda: broker.subscribed(peer.pattern) and peer.ready(),
+            lambda: peer.ready() and broker.subscribed(peer.pattern),
             READY_S,
             f"{peer.name} did not become ready",
         )
