@@ -162,7 +162,7 @@ def measured(peer: Peer, case: Case, work: Path, directory: Path, seed: int) -> 
         load.begin(start_ns)
         warm_ns = start_ns + parts[1].start_ms * 1_000_000
         time.sleep(max(0.0, (warm_ns - time.monotonic_ns()) / 1e9 - 0.02))
-        broker_cpu = processes.cpu_s(broker.process.pid)
+        broker_cpu, programs = processes.cpu_s(broker.process.pid), processes.cpu_by_program(peer.pid)
         cpu, idle_warm, sampler = processes.cpu_s(peer.pid), processes.memory(peer.pid), Sampler(peer)
         sampler.start()
         load.sent(case.seconds + DRAIN_S)
@@ -170,16 +170,19 @@ def measured(peer: Peer, case: Case, work: Path, directory: Path, seed: int) -> 
         load.drained(peer.wait_s, DRAIN_S)
         samples, busy = sampler.end(), processes.memory(peer.pid)
         cpu, broker_cpu = processes.cpu_s(peer.pid) - cpu, processes.cpu_s(broker.process.pid) - broker_cpu
-        meters = peer.meters()
+        meters, after = peer.meters(), processes.cpu_by_program(peer.pid)
         sent, heard = load.end()
         rows = readings.readings(parts, base_ms, seed)
-        found = judged(rows, Answers.of(peer, heard), sent, peer)
+        found = judged(rows, Answers.of(peer, heard), sent, start_ns, peer)
         return {
             "ready_s": ready_s,
             "memory_ready": idle,
             "memory_after_cold": idle_warm,
             "memory_busy": {"rss_mb": max([*samples.resident_mb, busy["rss_mb"]]), "pss_mb": busy["pss_mb"]},
             "cpu_us_per_event": cpu / parts[1].count * 1e6,
+            "cpu_us_by_program": {
+                n: (s - programs.get(n, 0.0)) / parts[1].count * 1e6 for n, s in after.items()
+            },
             "broker_cpu_us_per_event": broker_cpu / parts[1].count * 1e6,
             "meters": meters,
             **found,

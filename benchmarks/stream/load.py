@@ -103,7 +103,7 @@ def soak(port: int, plan: dict[str, Any], out: Path) -> None:
             behind_ns[number, ms] = sent_ns[number, ms] - due_ns
             connection.socket.sendall(content)
     connection.socket.sendall(closing(plan, topics))
-    np.savez(out, sent_ns=sent_ns, behind_ns=behind_ns)
+    np.savez(out, sent_ns=sent_ns, behind_ns=behind_ns, start_ns=start_ns)
     print("sent", flush=True)
     sys.stdin.readline()
     connection.close()

@@ -14,7 +14,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.stream import environments, processes
+from benchmarks.stream import broker, environments, processes
 from benchmarks.stream.readings import TOPIC
 
 HERE = Path(__file__).parent
@@ -78,6 +78,10 @@ class Peer:
         one = json.loads(payload)
         return [(one["sensor"], one["start"], one.get("revision", 0), one["count"], one["mean"])]
 
+    def received(self, payload: bytes) -> int:
+        """How many rows it says it has received; 0 where it does not say."""
+        return 0
+
     def meters(self) -> dict[str, Any]:
         """What the engine itself tells of its queues and disk; nothing for most."""
         return {}
@@ -100,9 +104,10 @@ class Nothing(Peer):
         self.processes = [processes.start(command, processes.ENGINE_CORE, directory / "engine.log")]
 
     def versions(self, work: Path) -> dict[str, str]:
-        from benchmarks.stream import broker
-
         return {"mosquitto": broker.version()}
+
+    def received(self, payload: bytes) -> int:
+        return int(json.loads(payload)["received"])
 
 
 class Plain(Peer):
@@ -304,12 +309,16 @@ class Ganglion(Peer):
 
 
 def queue_age(report: dict[str, Any]) -> dict[str, float]:
-    """The age of the oldest reading that waits in the node, as it says; nothing when it does not say."""
-    for holder in (report, report.get("mqtt") or {}, report.get("intake") or {}):
-        for name in ("queue_age_ns", "oldest_ns"):
-            if isinstance(holder.get(name), int | float):
-                return {"queue_age_ms": holder[name] / 1e6}
-    return {}
+    """The age of the oldest reading that waits anywhere in the node, as it says; nothing when it does not say."""
+    found: list[float] = []
+    todo: list[Any] = [report]
+    while todo:
+        for name, value in todo.pop().items():
+            if isinstance(value, dict):
+                todo.append(value)
+            elif name.endswith("age_ns") and isinstance(value, int | float):
+                found.append(float(value))
+    return {"queue_age_ms": max(found) / 1e6} if found else {}
 
 
 MEMORY_DISK = "/dev/shm"

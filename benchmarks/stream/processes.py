@@ -82,6 +82,17 @@ def cpu_s(root: int) -> float:
     return total * TICK_S
 
 
+def cpu_by_program(root: int) -> dict[str, float]:
+    """Seconds of processor time of the tree's processes that live, by the names of their programs."""
+    found: dict[str, float] = {}
+    for pid in tree(root):
+        fields = _stat(pid)
+        if fields:
+            name = Path(f"/proc/{pid}/stat").read_text().partition("(")[2].rpartition(")")[0]
+            found[name] = found.get(name, 0.0) + sum(int(f) for f in fields[11:13]) * TICK_S
+    return found
+
+
 def memory(root: int) -> dict[str, float]:
     """Megabytes (10^6): the sum of the tree's resident sets, and of its proportional ones."""
     resident = proportional = 0

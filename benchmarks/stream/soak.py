@@ -31,6 +31,7 @@ SAMPLES_MAX = 400
 SERIES = {
     "rss_mb": ("MB", 4.0, 0.03),
     "queue_age_ms": ("ms", 50.0, 0.5),
+    "window_lag_ms": ("ms", 50.0, 0.5),
     "latency_p50_ms": ("ms", 0.5, 0.2),
     "latency_p99_ms": ("ms", 2.0, 0.5),
     "disk_mb": ("MB", 16.0, 0.05),
@@ -162,6 +163,7 @@ def outcome(
     lost = missing = wrong = false = 0
     latencies: dict[int, list[float]] = {}
     expected: set[tuple[str, int]] = set()
+    lags: dict[int, list[float]] = {}
     for second in range(plan["seconds"]):
         rows = readings.second(plan["rate"], plan["base_ms"], second, plan["seed"])
         for index in np.flatnonzero(rows.hot).tolist():
@@ -174,7 +176,11 @@ def outcome(
                 sent_ns = int(sent["sent_ns"][second, int(rows.ts_ms[index]) % 1000])
                 latencies.setdefault(int(second // BUCKET_S), []).append((at_ns - sent_ns) / 1e6)
         for sensor, (count, mean) in enumerate(zip(*rows.means(), strict=True)):
-            got = answers.windows.get((readings.name(sensor), plan["base_ms"] + second * 1000))
+            window = (readings.name(sensor), plan["base_ms"] + second * 1000)
+            got = answers.windows.get(window)
+            if got is not None:
+                lag_ns = answers.window_ns[window] - int(sent["start_ns"]) - (second + 1) * 1_000_000_000
+                lags.setdefault(int(second // BUCKET_S), []).append(lag_ns / 1e6)
             if peer.windows and count and (got is None or got[1] != count):
                 lost += count - (got[1] if got else 0)
                 wrong += 1
@@ -191,6 +197,11 @@ def outcome(
         for share in (50, 99):
             values = [float(np.percentile(latencies[b], share)) for b in sorted(latencies)]
             series[f"latency_p{share}_ms"] = judged_series(f"latency_p{share}_ms", middles, values)
+    if len(lags) > 4:
+        worst = [float(np.percentile(lags[b], 99)) for b in sorted(lags)]
+        series["window_lag_ms"] = judged_series(
+            "window_lag_ms", [(b + 0.5) * BUCKET_S for b in sorted(lags)], worst
+        )
     every = [v for bucket in latencies.values() for v in bucket]
     return {
         "latency_ms": {f"p{p:g}": float(np.percentile(every, p)) for p in verdict.PERCENTILES} if every else {},

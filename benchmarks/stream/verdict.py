@@ -26,6 +26,7 @@ class Answers:
     windows: dict[tuple[str, int], tuple[int, int, float]] = field(default_factory=dict)
     window_ns: dict[tuple[str, int], int] = field(default_factory=dict)
     messages: int = 0
+    received: int = 0
     unreadable: int = 0
 
     @staticmethod
@@ -38,6 +39,8 @@ class Answers:
             except (ValueError, KeyError, TypeError, IndexError):
                 found.unreadable += 1
                 continue
+            if alarms:
+                found.received = max(found.received, peer.received(payload))
             for alarm in alarms:
                 found.repeated += alarm in found.alarms
                 found.alarms.setdefault(alarm, at_ns)
@@ -60,7 +63,7 @@ def spread_ms(values_ns: list[int]) -> dict[str, float]:
     return {"samples": len(values_ns), **found, "max": float(values.max())}
 
 
-def judged(rows: Readings, answers: Answers, sent: Any, peer: Peer) -> dict[str, Any]:
+def judged(rows: Readings, answers: Answers, sent: Any, start_ns: int, peer: Peer) -> dict[str, Any]:
     """The figures of a cell from what was sent and what was heard."""
     sent_ns = sent["sent_ns"]
     latencies: dict[int, list[int]] = {0: [], 1: []}
@@ -98,6 +101,13 @@ def judged(rows: Readings, answers: Answers, sent: Any, peer: Peer) -> dict[str,
         warm_ns = [
             answers.window_ns[k] for k in rows.windows if k in answers.window_ns and k[1] >= rows.ts_ms[first]
         ]
+        found["window_lag_ms"] = spread_ms(
+            [
+                answers.window_ns[k] - start_ns - (k[1] + 1000 - rows.base_ms) * 1_000_000
+                for k in rows.windows
+                if k in answers.window_ns and k[1] >= rows.ts_ms[first]
+            ]
+        )
         if warm_ns:
             took_s = (max(warm_ns) - warm_start_ns) / 1e9 - peer.wait_s
             rates.append(rows.count_of(1) * (1 - windows["missing_share"]) / max(1e-9, took_s))
@@ -107,6 +117,8 @@ def judged(rows: Readings, answers: Answers, sent: Any, peer: Peer) -> dict[str,
     # What is not saturated answers a little after the last row was sent: it kept up with what was offered.
     found["achieved_per_s"] = min(*rates, found["offered_per_s"])
     lost = found["alarms"]["missing"] + (found["windows"]["lost_rows"] if peer.windows else 0)
+    if answers.received:  # told with an alarm; the last row of the measured phase is one
+        lost += max(0, first + rows.count_of(1) - answers.received)
     found["lost"] = lost
     found["correct"] = bool(
         not lost and not found["alarms"]["false"] and not answers.unreadable

@@ -28,8 +28,7 @@ def main() -> None:
         for _, payload in connection.messages():
             count += 1
             if HOT_AND_GOOD in payload:
-                out += publish(b"out/alarms", payload)
-                out += publish(b"out/count", str(count).encode())
+                out += publish(b"out/alarms", b'%s,"received":%d}' % (payload[:-1], count))
         if out:
             connection.socket.sendall(out)
 
