@@ -36,6 +36,7 @@ PAGE = REPOSITORY / "docs" / "reference" / "stream.md"
 from benchmarks.stream import bars, broker, environments, page, processes, table  # noqa: E402 # see above
 from benchmarks.stream.cell import Case, measured  # noqa: E402 # see above
 from benchmarks.stream.peers import Peer, peers  # noqa: E402 # see above
+from ganglion.core.errors import GanglionError  # noqa: E402 # see above
 from ganglion.core.units import parse_duration_ns  # noqa: E402 # see above
 
 RATES = (1_000, 5_000, 20_000, 45_000, 0)
@@ -89,6 +90,17 @@ def rates_of(text: str | None, *, quick: bool) -> tuple[int, ...]:
     return rates
 
 
+def duration_s(text: str) -> float:
+    """30m -> 1800."""
+    try:
+        seconds = parse_duration_ns(text.removesuffix("m") + "min" if text.endswith("m") else text) / 1e9
+    except GanglionError as error:
+        raise SystemExit(str(error)) from error
+    if seconds < 20:
+        raise SystemExit(f"a soak of {text} says nothing\nnext: give it at least 20s, better 30m")
+    return seconds
+
+
 def fit_to_run() -> None:
     """Says what is missing for any cell, by name."""
     if broker.program() is None:
@@ -118,9 +130,8 @@ def one_cell(peer: Peer, case: Case, work: Path, seed: int, *, keep: bool) -> di
 
 def compare(options: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
     """All cells, peers in turns; each is written down at once."""
-    fit_to_run()
-    every = chosen(options, work)
     rates = rates_of(options.rates, quick=options.quick)
+    every = chosen(options, work)
     repeats = options.repeats or (1 if options.quick else REPEATS)
     seconds = options.seconds or (QUICK_SECONDS if options.quick else SECONDS)
     rows_max = QUICK_ROWS_MAX if options.quick else ROWS_MAX
@@ -154,8 +165,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the lines to FILE instead")
     parser.add_argument("--peers", metavar="A,B", help="only these")
     parser.add_argument("--rates", metavar="R,R", help="readings per second, or max")
-    parser.add_argument("--repeats", type=int)
-    parser.add_argument("--seconds", type=float, help="of the measured phase")
+    parser.add_argument("--repeats", type=int, metavar="N")
+    parser.add_argument("--seconds", type=float, metavar="S", help="of the measured phase, at least 1")
     parser.add_argument("--work", type=Path, default=environments.work_directory(), metavar="DIR",
                         help="where the peers' environments are kept")  # fmt: skip
     parser.add_argument("--install", action="store_true", help="make the peers' environments and end")
@@ -164,6 +175,10 @@ def main() -> None:
     parser.add_argument("--page-only", action="store_true", help="write the page from the last full results")
     parser.add_argument("--keep", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.repeats is not None and options.repeats < 1:
+        raise SystemExit("nothing is measured without a repeat\nnext: --repeats 5")
+    if options.seconds is not None and options.seconds < 1:
+        raise SystemExit("a measured phase lasts at least a second\nnext: --seconds 10")
     if options.install:
         failed = environments.install(options.work)
         for name, why in failed.items():
@@ -172,6 +187,7 @@ def main() -> None:
     if options.page_only:
         page.write(RESULTS, PAGE)
         return
+    fit_to_run()
     os.sched_setaffinity(0, {processes.LOAD_CORE})
     if options.late:
         from benchmarks.stream import late
@@ -180,7 +196,7 @@ def main() -> None:
     elif options.soak:
         from benchmarks.stream import soak
 
-        soak.run(options, parse_duration_ns(options.soak) / 1e9, RESULTS, machine())
+        soak.run(options, duration_s(options.soak), RESULTS, machine())
     else:
         rows = compare(options, options.work)
         print(table.summary(rows))

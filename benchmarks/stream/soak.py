@@ -81,7 +81,11 @@ def disk_mb(directory: Path) -> float:
 def run(options: argparse.Namespace, seconds: float, results: Path, facts: dict[str, Any]) -> None:
     """Runs the soak of every chosen peer, prints and writes down the verdict; exit status 1 when one is not flat."""
     names = options.peers.split(",") if options.peers else ["ganglion-durable"]
-    rate = int(options.rates) if options.rates else RATE
+    rate = int(options.rates) if (options.rates or "").isdecimal() else 0 if options.rates else RATE
+    if rate < 100:
+        raise SystemExit(
+            f"{options.rates!r} is no rate to soak at\nnext: give one number from 100: --rates 20000"
+        )
     chosen = [p for p in peers() if p.name in names]
     if len(chosen) != len(names):
         raise SystemExit(
