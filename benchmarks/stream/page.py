@@ -115,5 +115,9 @@ def soak(rows: list[dict[str, Any]]) -> str:
                 f"| {name} | {one['first']:.4g} | {one['last']:.4g} | {one['max']:.4g} | {one['rise']:+.3g} | "
                 f"{one['bound']:.3g} | {'flat' if one['flat'] else 'NOT FLAT'} |"
             )
-        lines += ["", f"Lost {row['lost']}, {'flat' if row['flat'] else 'NOT FLAT'}.", ""]
+        lines += [
+            "",
+            f"Lost {row['lost']}, {'flat' if row['flat'] else 'NOT FLAT'}{', disturbed' * row['disturbed']}.",
+            "",
+        ]
     return "\n".join(lines).rstrip()

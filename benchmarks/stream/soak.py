@@ -28,6 +28,8 @@ RATE = 20_000
 SAMPLE_S = 1.0
 BUCKET_S = 10.0
 SAMPLES_MAX = 400
+BEHIND_MS = 1_000.0
+"""A soak whose load maker fell further behind once was disturbed by other programs."""
 SERIES = {
     "rss_mb": ("MB", 4.0, 0.03),
     "queue_age_ms": ("ms", 50.0, 0.5),
@@ -212,6 +214,7 @@ def outcome(
         "behind_ms": float(sent["behind_ns"].max() / 1e6), "alarms": len(expected), "alarms_missing": missing,
         "alarms_false": false, "windows_wrong": int(wrong), "lost": int(lost + missing),
         "correct": not (lost or missing or wrong or false), "series": series,
+        "disturbed": float(sent["behind_ns"].max() / 1e6) > BEHIND_MS,
         "flat": bool(series) and all(one["flat"] for one in series.values()),
     }  # fmt: skip
 
@@ -228,6 +231,8 @@ def text(row: dict[str, Any]) -> str:
         rise = f"rise {one['rise']:+9.3f} {one['unit']} (bound {one['bound']:.3f})"
         lines.append(f"  {name:<16} {quarters}  {rise}  {'flat' if one['flat'] else 'NOT FLAT'}")
     alarms = f"{row['alarms_missing']} of {row['alarms']} alarms missing, {row['alarms_false']} too many"
-    words = ("flat" if row["flat"] else "NOT FLAT", "correct" if row["correct"] else "NOT CORRECT")
+    words = ["flat" if row["flat"] else "NOT FLAT", "correct" if row["correct"] else "NOT CORRECT"]
+    if row["disturbed"]:
+        words.append("disturbed: the load maker fell behind, so latency and lag say nothing")
     lines.append(f"  lost {row['lost']}, {row['windows_wrong']} windows wrong, {alarms}: {', '.join(words)}")
     return "\n".join(lines)

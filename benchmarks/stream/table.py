@@ -18,6 +18,7 @@ def line(row: dict[str, Any]) -> str:
     latency = row["latency_ms"]
     p50, p99 = latency.get("p50", float("nan")), latency.get("p99", float("nan"))
     lost = f"lost {row['lost']}" + ("" if row["correct"] else "  NOT CORRECT")
+    lost += "  disturbed: the load maker fell behind" if row["disturbed"] else ""
     rate = f"{row['achieved_per_s']:>8,.0f}/s of {row['offered_per_s']:>8,.0f}"
     alarms = f"alarm p50 {p50:8.2f} p99 {p99:8.2f} ms ({latency['samples']})"
     cost = f"cpu {row['cpu_us_per_event']:6.1f} us  rss {row['memory_busy']['rss_mb']:5.0f} MB"
@@ -70,9 +71,9 @@ COLUMNS = (
 
 def verdict(repeats: list[dict[str, Any]]) -> str:
     """Whether all rows came out right, over the repeats."""
-    lost = sum(r["lost"] for r in repeats)
+    lost, disturbed = sum(r["lost"] for r in repeats), sum(r["disturbed"] for r in repeats)
     if all(r["correct"] for r in repeats):
-        return "correct"
+        return f"correct; {disturbed} of {len(repeats)} disturbed" if disturbed else "correct"
     wrong = sum(
         r.get("windows", {}).get("wrong_count", 0) + r.get("windows", {}).get("wrong_mean", 0)
         for r in repeats

@@ -12,6 +12,8 @@ from benchmarks.stream.readings import Readings
 if TYPE_CHECKING:
     from benchmarks.stream.peers import Peer
 
+BEHIND_MS = 50.0
+"""A cell whose load maker fell further behind its schedule, at the 99th percentile, was disturbed by other programs."""
 RELATIVE = 1e-6
 """How far a mean may be off: a mean of numbers kept in 32 bits is within it."""
 PERCENTILES = (50, 99, 99.9)
@@ -83,6 +85,7 @@ def judged(rows: Readings, answers: Answers, sent: Any, start_ns: int, peer: Pee
         "rows": rows.count_of(1),
         "offered_per_s": rows.count_of(1) / max(1e-9, (last_sent_ns - warm_start_ns) / 1e9),
         "behind_ms": {"p99": float(np.percentile(behind_ms, 99)), "max": float(behind_ms.max())},
+        "disturbed": bool(np.percentile(behind_ms, 99) > BEHIND_MS),
         "latency_ms": spread_ms(latencies[1]),
         "cold_ms": spread_ms(latencies[0]),
         "alarms": {
