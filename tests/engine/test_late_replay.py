@@ -14,6 +14,7 @@ import random
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import cache
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ LAG_MS = 10_000
 SECONDS = 20
 ROWS_PER_S = 10
 SEED = int(os.environ.get("GANGLION_TEST_SEED", "6"))
-STREAMS = ("by_sensor", "by_all")
+BY: dict[str, Literal["origin", "all"]] = {"by_sensor": "origin", "by_all": "all"}
 VALUES = ("n", "total", "low", "high", "average", "spread")
 
 
@@ -50,7 +51,7 @@ def spec():
     flow = gg.Flow("late")
     readings = flow.source("readings", gg.Frame(2), every="100ms").map(parts)
     temps = readings.where(lambda r: r.q == 0, id="good")
-    for name, by in zip(STREAMS, ("origin", "all"), strict=True):
+    for name, by in BY.items():
         windows = temps.window("1s", by=by, lag_max=f"{LAG_MS}ms", keep="4h").aggregate(
             id=name,
             n=gg.count(),
@@ -89,7 +90,8 @@ def arrivals(chance: random.Random) -> list[Reading]:
 
 def batches(readings: list[Reading], chance: random.Random) -> list[Batch]:
     """As they come: some readings at once, those of each sensor together, numbered by their arrival."""
-    found, numbers = [], defaultdict(int)
+    found: list[Batch] = []
+    numbers: defaultdict[str, int] = defaultdict(int)
     at = 0
     while at < len(readings):
         size = chance.randrange(1, 60)
@@ -137,7 +139,7 @@ def uninterrupted() -> Site:
 
 def given_windows(made: Site) -> dict[str, list[tuple[str, int, int, tuple[float, ...]]]]:
     """What left the site, per stream, in order: (key, start in ms, revision, aggregates)."""
-    found = {name: [] for name in STREAMS}
+    found: dict[str, list[Any]] = {name: [] for name in BY}
     for _, _, payload in made.outbox.messages:
         batch = decode(payload)
         assert isinstance(batch, Batch)
@@ -152,7 +154,7 @@ def given_windows(made: Site) -> dict[str, list[tuple[str, int, int, tuple[float
 def expected_windows():
     """The reference's results per stream, and its windows."""
     found = {}
-    for name, by in zip(STREAMS, ("origin", "all"), strict=True):
+    for name, by in BY.items():
         reference = ReferenceWindows(width=WIDTH_MS, by=by, lag_max=LAG_MS, keep=4 * HOUR_MS)
         results = []
         for batch in history()[1]:
@@ -194,23 +196,23 @@ def test_every_window_and_revision_is_the_reference_s():
         assert max(revision for _, _, revision, _ in given) > 1  # late rows did come
     counts = made.started_engine.counts()
     readings = history()[0]
-    for name in STREAMS:
+    for name in BY:
         assert counts[name].rows == sum(not r.bad for r in readings)
         assert counts[name].dropped == 0 < counts[name].late
 
 
 def test_the_newest_revisions_hold_all_rows_whatever_came_late():
     given = given_windows(uninterrupted())
-    for name, of_all in zip(STREAMS, (False, True), strict=True):
+    for name, by in BY.items():
         values = defaultdict(list)
         for reading in history()[0]:
             if not reading.bad:
-                key = "all" if of_all else reading.sensor
-                values[key, reading.time_ms // WIDTH_MS * WIDTH_MS].append(np.float32(reading.temp))
-        ends = defaultdict(int)
+                name_of = "all" if by == "all" else reading.sensor
+                values[name_of, reading.time_ms // WIDTH_MS * WIDTH_MS].append(np.float32(reading.temp))
+        ends: defaultdict[str, int] = defaultdict(int)
         for reading in history()[0]:
-            for key in (reading.sensor, "all"):
-                ends[key] = max(ends[key], reading.time_ms)
+            for name_of in (reading.sensor, "all"):
+                ends[name_of] = max(ends[name_of], reading.time_ms)
         found = newest(given[name])
         closed = {k: v for k, v in values.items() if k[1] + WIDTH_MS <= ends[k[0]]}
         assert set(found) == set(closed)
@@ -221,7 +223,7 @@ def test_the_newest_revisions_hold_all_rows_whatever_came_late():
 
 def test_the_late_sensor_corrects_windows_that_were_given_hours_before():
     given = given_windows(uninterrupted())["by_all"]
-    first = {}
+    first: dict[int, int] = {}
     for place, (_, start, revision, values) in enumerate(given):
         if start < SECONDS * 1000:
             first.setdefault(start, place)
