@@ -22,9 +22,9 @@ def test_files_of_an_outbox_shrink_behind_the_parent_and_when_a_stream_is_shed(t
             return sum(f.stat().st_size for f in store.rglob("*.blk"))
 
         async def fill(stream):
-            for start in range(0, MESSAGES, 20):
+            for _ in range(0, MESSAGES, 20):
                 subject = outbox_subject(stream, "a")
-                await asyncio.gather(*(down.append(outbox("down"), subject, bytes(SIZE)) for _ in range(20)))
+                await asyncio.gather(*(down.append(outbox("down"), subject, bytes(SIZE)) for _n in range(20)))
             assert taken("down") > MESSAGES * SIZE
 
         async def small():
