@@ -17,7 +17,7 @@ from ganglion.messaging import subjects
 from ganglion.messaging.provision import reaches, refill
 from ganglion.sim.relay import Pipe
 from tests.chaos.datagrams import Radio
-from tests.chaos.field import GATEWAYS, Field
+from tests.chaos.field import GATEWAYS, Field, source_number
 
 WARM_S = 3
 """Seconds of load before a fault; scaled like all waits."""
@@ -86,6 +86,51 @@ async def slow_link(field: Field) -> None:
     relay.heal()
     field.healed("gw1")
     await field.wait(AFTER_S)
+
+
+async def slow_link_with_backlog(field: Field) -> None:
+    """After 60 s of cut a link of 100 ms and 16 KB/s: what is urgent comes at once, and the oldest drain beside it."""
+    relay = field.world.relays["gw1"]
+    await field.load()
+    await field.wait(WARM_S)
+    relay.pipe = Pipe(50 * NS_PER_MS, 16_000)
+    relay.cut()
+    await field.wait(60)
+    watching = asyncio.ensure_future(_urgent_delays(field, 12))
+    relay.heal()
+    field.healed("gw1")
+    took = await watching  # not scaled: some trips must come in it
+    old, at_once = field.old_stored, field.old_in_2_s
+    field.row.notes.append(f"{old} old messages in the first 12 s, {at_once} of them in 2 s")
+    field.row.notes.append(f"{len(took)} trips meanwhile, the slowest took {max(took, default=0):.2f} s")
+    assert old > 0, "the oldest have a share"
+    relay.pipe = Pipe(50 * NS_PER_MS, 320_000)
+    await field.wait(AFTER_S)
+
+
+async def _urgent_delays(field: Field, seconds: float) -> list[float]:
+    """Seconds from gw1's outbox to its parent's inbox of what is urgent and came within the next ``seconds``."""
+    appended: dict[int, float] = {}
+    stored: dict[int, float] = {}
+
+    async def follow(site: str, stream: str, prefix: str, times: dict[int, float]) -> None:
+        bus = field.bus(site)
+        async for message in bus.read(stream, (await bus.state(stream)).last_seq):
+            if message.subject.startswith(prefix):
+                number = message.seq if site == "gw1" else source_number(message.headers)
+                times[number] = time.monotonic()
+
+    lane = subjects.URGENT.prefix
+    following = [
+        asyncio.ensure_future(follow("gw1", subjects.outbox("gw1"), f"{lane}.", appended)),
+        asyncio.ensure_future(follow("edge1", subjects.inbox("edge1"), f"in.gw1.{lane}.", stored)),
+    ]
+    await asyncio.sleep(seconds)
+    for task in following:
+        task.cancel()
+    await asyncio.gather(*following, return_exceptions=True)
+    ended = time.monotonic()
+    return [stored.get(n, ended) - at for n, at in appended.items() if n in stored or ended - at > 2]
 
 
 def killed(sites: tuple[str, ...], what: str) -> Callable[[Field], Awaitable[None]]:
@@ -258,6 +303,7 @@ CASES = (
     Case("dead TCP", dead_tcp),
     Case("silent link 20 s", silent_link),
     Case("100 ms, 320 KB/s", slow_link),
+    Case("slow link, backlog", slow_link_with_backlog),
     Case("kill gateway server", killed(GATEWAYS, "server")),
     Case("kill edge server", killed(("edge1",), "server")),
     Case("kill hub server", killed(("cloud",), "server")),

@@ -77,6 +77,8 @@ class Field:
         self._buses: dict[str, NatsBus] = {}
         self._watching: list[asyncio.Task[None]] = []
         self._found: list[dict[str, float]] = []
+        self.old_stored = self.old_in_2_s = 0
+        """Messages that waited at a heal and are with the parent: in all, and within two seconds of it."""
 
     # ------------------------------------------------------------------------------------- life
     async def start(self) -> None:
@@ -194,11 +196,16 @@ class Field:
                     if not stored.subject.startswith(f"in.{site}."):
                         continue
                     now, number = time.monotonic() - began, source_number(stored.headers)
+                    urgent = stored.subject.startswith(f"in.{site}.{subjects.URGENT.prefix}.")
                     found.setdefault("flowing_s", now)
-                    if number >= owed:
+                    if not urgent:
+                        self.old_stored += number <= owed
+                        self.old_in_2_s += number <= owed and now <= 2
+                    if number >= owed and not urgent:
                         found.setdefault("drained_s", now)
                     if number > owed:
                         found.setdefault("live_s", now)
+                    if len(found) == 3:
                         break
 
     async def _timed(self) -> None:

@@ -77,6 +77,8 @@ class NodeClass(_Frozen):
     """Microseconds a node spends on one message: receive, dispatch, send."""
     memory_bytes: Size = Field(alias="memory")
     """What stages may use, beyond the node's own programs."""
+    flash_bytes: Size | None = Field(default=None, alias="flash")
+    """What the kernels of a device may use of its flash, beyond its runtime; not limited without it."""
     cpus: Annotated[float, Field(strict=True, gt=0, le=10_000, allow_inf_nan=False)] = 1.0
     """Processors that stages may keep busy."""
     watts_idle: Amount = 0.0

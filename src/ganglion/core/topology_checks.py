@@ -119,6 +119,13 @@ def check_nodes(topology: Topology) -> None:
     for site_id, site in topology.sites.items():
         if site.node.class_name not in topology.classes:
             raise _no_class(topology, ("sites", site_id, "node", "class"), site.node.class_name)
+        if topology.classes[site.node.class_name].flash_bytes is not None:
+            raise RuleBroken(
+                ("sites", site_id, "node", "class"),
+                f"{site_id} is of class {site.node.class_name}, which says how much flash it has",
+                "only devices' flash is counted",
+                "remove flash from the class, or give the site a class of its own",
+            )
         node_id = topology.node_id(site_id)
         if node_id in seen:
             raise RuleBroken(

@@ -151,13 +151,29 @@ def cpus(ground: Ground, ranks: Ranks) -> dict[str, float]:
     return {node: math.fsum(values) for node, values in parts.items()}
 
 
+def kilowatts(ground: Ground, ranks: Ranks) -> dict[str, float]:
+    """Node -> power above idle (of each device)."""
+    parts: dict[str, list[float]] = {node: [] for node in ground.spots()}
+    for key, load in ground.loads.items():
+        spot = ground.ways[key[1]].spots[ranks[key]]
+        parts[spot.node].append(cost.stage_kilowatt(load, spot))
+    for key, wire, urgent in crossings(ground, ranks):
+        for rank in (wire.lower, wire.upper):
+            spot = ground.ways[key[1]].spots[rank]
+            busy = cost.hop_cpus(ground.loads[key], wire, spot, urgent=urgent)
+            parts[spot.node].append(busy * spot.busy_kilowatt)
+    return {node: math.fsum(values) for node, values in parts.items()}
+
+
 def nodes(ground: Ground, ranks: Ranks) -> tuple[NodeUse, ...]:
     """What every node has to do."""
     busy = cpus(ground, ranks)
     memory = dict.fromkeys(busy, 0)
+    flash = dict.fromkeys(busy, 0)
     for key, load in ground.loads.items():
         spot = ground.ways[key[1]].spots[ranks[key]]
         memory[spot.node] += cost.stage_memory_bytes(load, spot)
+        flash[spot.node] += cost.stage_flash_bytes(load, spot)
     return tuple(
         NodeUse(
             node,
@@ -166,6 +182,8 @@ def nodes(ground: Ground, ranks: Ranks) -> tuple[NodeUse, ...]:
             spot.node_class.cpus * CPU_SHARE_MAX,
             memory[node],
             spot.memory_bytes,
+            None if spot.flash_bytes is None else flash[node],
+            spot.flash_bytes,
         )
         for node, spot in ground.spots().items()
     )
@@ -182,11 +200,11 @@ def money(ground: Ground, ranks: Ranks) -> Money:
         volume.append(per_s * SECONDS_PER_MONTH * (wire.per_byte - wire.energy_per_byte))
         energy.append(per_s * SECONDS_PER_MONTH * wire.energy_per_byte)
 
-    spots = ground.spots()
+    spots, power = ground.spots(), kilowatts(ground, ranks)
     for node, busy in cpus(ground, ranks).items():
         spot = spots[node]
-        energy.append(busy * spot.count * spot.busy_energy_per_month)
-        cpu.append(busy * spot.count * (spot.cpu_per_month - spot.busy_energy_per_month))
+        energy.append(power[node] * spot.count * HOURS_PER_MONTH * spot.energy_per_kwh)
+        cpu.append(busy * spot.count * spot.node_class.price_per_cpu_month)
         idle_kilowatt_hours = spot.node_class.watts_idle / 1000 * HOURS_PER_MONTH
         energy.append(spot.count * idle_kilowatt_hours * ground.topology.electricity_per_kwh)
         fixed.append(spot.count * spot.node_class.price_per_month)

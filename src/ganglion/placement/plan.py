@@ -51,7 +51,7 @@ class LinkUse:
 class NodeUse:
     """What stages take on a node, of what they may take; of ``device:<path>``: on each device.
 
-    ``cpus``: processors kept busy, messages included.
+    ``cpus``: processors kept busy, messages included; flash only where the class says how much there is.
     """
 
     node: str
@@ -60,6 +60,8 @@ class NodeUse:
     cpus_max: float
     memory_bytes: int
     memory_bytes_max: int
+    flash_bytes: int | None = None
+    flash_bytes_max: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,4 +216,5 @@ def _rounded(value: float) -> float:
 
 
 def _record(value: LinkUse | NodeUse) -> dict[str, Any]:
-    return {k: _rounded(v) if isinstance(v, float) else v for k, v in asdict(value).items()}
+    values = {k: v for k, v in asdict(value).items() if v is not None}
+    return {k: _rounded(v) if isinstance(v, float) else v for k, v in values.items()}
