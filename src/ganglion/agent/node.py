@@ -16,7 +16,7 @@ import orjson
 from ganglion.agent.backlog import SheddingOutbox
 from ganglion.agent.collecting import Collecting
 from ganglion.agent.config import NodeConfig
-from ganglion.agent.health import conditions
+from ganglion.agent.health import Condition, conditions
 from ganglion.agent.ingest import Ingest
 from ganglion.agent.inputs import InputRecorder
 from ganglion.agent.metering import meters
@@ -334,6 +334,10 @@ class Node:
         door = self._door.troubles if self._door else ()
         return parts.engine.progress.disk_trouble, outbox, parts.janitor.trouble, recorder, *door
 
+    def _conditions(self, parts: Subsystems) -> list[Condition]:
+        found = conditions(parts.supervisor.seen) if parts.supervisor else []
+        return [*found, *(self._door.conditions(self._host.disk.root) if self._door else ())]
+
     async def _state(self, parts: Subsystems) -> dict[str, Any]:
         """What the node runs and how far it is; ``settled`` when it owes nobody anything."""
         config, engine, progress = self.config, parts.engine, parts.engine.progress
@@ -363,7 +367,7 @@ class Node:
             "bad_messages": progress.bad_messages,
             "duplicated_rows": progress.duplicated_rows,
             "out_of_order_rows": progress.out_of_order_rows,
-            "health": [c.to_json() for c in conditions(parts.supervisor.seen)] if parts.supervisor else [],
+            "health": [c.to_json() for c in self._conditions(parts)],
             "trouble": [t for t in self._trouble(parts) if t],
             "stages": {s: c.to_json() for s, c in engine.counts().items()},
             "ingest": asdict(parts.ingest.counts) if parts.ingest else None,
