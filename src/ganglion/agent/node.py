@@ -49,6 +49,7 @@ from ganglion.messaging.server import ServerSettings, SiteServer
 REPORT = "report.json"
 REACTIONS = "reactions.json"
 STORE_RESERVE_BYTES = 256 << 20
+METERED_EVERY = 8
 
 
 Connect = Callable[[str, str], Awaitable[SiteBus]]
@@ -102,7 +103,7 @@ class Node:
         self._parts: Subsystems | None = None
         self._checkpoint_seq = 0
         self._libraries: Libraries = {}
-        self._meter = Meter(host.clock.cpu_ns)
+        self._meter = Meter(host.clock.cpu_ns, METERED_EVERY)
         self._collecting: Collecting | None = None
         self._spec = self._load(flow)
         self._door = mqtt_door(config, self._spec, host, self._identity)
