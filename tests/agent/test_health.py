@@ -16,8 +16,9 @@ from ganglion.agent.supervisor import Diagnosis, Patience, Supervisor
 from ganglion.core.units import NS_PER_S
 from ganglion.host.system import SystemDisk, system_host
 from ganglion.messaging import nats
+from ganglion.messaging.greeting import answers
 from ganglion.messaging.provision import Caps, provision
-from ganglion.messaging.server import ServerSettings, SiteServer, answers
+from ganglion.messaging.server import ServerSettings, SiteServer
 from ganglion.messaging.subjects import inbox, journal, outbox
 from tests.messaging.sites import until
 
@@ -46,6 +47,32 @@ def codes(seen):
         ({"refused": "no space left"}, ["health.server-stuck"]),
         ({"refused": "no space left", "disk_free_bytes": 0}, ["health.disk-full"]),
         ({"server_restarts": 1}, ["health.server-restarted"]),
+        ({"servers": {"a:1": True, "b:1": True, "c:1": True}}, []),
+        ({"servers": {"a:1": True, "b:1": True, "c:1": False}}, ["health.cluster-member-away"]),
+        (
+            {"servers": {"a:1": True, "b:1": True, "c:1": False}, "behind": ("c",)},
+            ["health.cluster-member-away"],
+        ),
+        (
+            {"servers": {"a:1": True, "b:1": True, "c:1": True}, "behind": ("c",)},
+            ["health.cluster-member-behind"],
+        ),
+        (
+            {"servers": {"a:1": True, "b:1": True, "c:1": True}, "answers": False},
+            ["health.cluster-no-leader"],
+        ),
+        (
+            {"servers": {"a:1": True, "b:1": True, "c:1": False}, "answers": False},
+            ["health.cluster-no-leader", "health.cluster-member-away"],
+        ),
+        (
+            {"servers": {"a:1": True, "b:1": False, "c:1": False}, "answers": False},
+            ["health.cluster-no-quorum"],
+        ),
+        (
+            {"servers": dict.fromkeys(("a:1", "b:1", "c:1"), False), "answers": False, "disk_free_bytes": 0},
+            ["health.cluster-no-quorum", "health.disk-full"],
+        ),
         (
             {"server_restarts": 1, "disk_free_bytes": 0, "drawn": False},
             ["health.disk-full", "health.uplink-away", "health.server-restarted"],

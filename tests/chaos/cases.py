@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+import statistics
 import subprocess
 import time
 from collections.abc import Awaitable, Callable
@@ -23,6 +24,7 @@ WARM_S = 3
 """Seconds of load before a fault; scaled like all waits."""
 AFTER_S = 4
 KILLS = 20
+LEADERS = 5
 DAY_NS = 86_400 * 10**9
 TMPFS_MB = 48
 
@@ -34,6 +36,7 @@ class Case:
     name: str
     run: Callable[[Field], Awaitable[None]]
     radio: Radio | None = None
+    clustered: bool = False
     before: Callable[[Path], None] | None = None
     after: Callable[[Path], None] | None = None
 
@@ -296,6 +299,54 @@ async def disk_full(field: Field) -> None:
     ]
 
 
+async def leader_killed(field: Field) -> None:
+    """The leader of the hub's inbox dies again and again; the two others go on, and it comes back to what it missed."""
+    cluster = field.world.clusters["cloud"]
+    await field.load()
+    await field.wait(WARM_S)
+    seconds = []
+    for _ in range(max(1, round(LEADERS * field.scale))):
+        leader = await field.leader("cloud")
+        await cluster.hold_down(leader)
+        seconds.append(await field.stored_again("cloud"))
+        await field.until(lambda: field.conditions("cloud") == ["health.cluster-member-away"])
+        await field.wait(2)
+        await cluster.raise_up(leader)
+        await field.until(lambda: field.conditions("cloud") == [])
+    seconds.sort()
+    field.row.notes.append(
+        f"{len(seconds)} leaders killed, the inbox went on after {statistics.median(seconds):.1f} s"
+        f" ({seconds[0]:.1f} to {seconds[-1]:.1f})"
+    )
+    field.healed("edge1")
+    await field.wait(AFTER_S)
+
+
+async def quorum_lost(field: Field) -> None:
+    """Two of three die, the leader among them: nothing is acknowledged any more, until one is back."""
+    cluster = field.world.clusters["cloud"]
+    await field.load()
+    await field.wait(WARM_S)
+    leader = await field.leader("cloud")
+    other = field.chance.choice([name for name in cluster.servers if name != leader])
+    await asyncio.gather(cluster.hold_down(leader), cluster.hold_down(other))
+    await field.until(lambda: "health.cluster-no-quorum" in field.conditions("cloud"))
+    before = (await field.owed("edge1"))[1]
+    await field.wait(12)
+    await field.unload()
+    await asyncio.sleep(4)  # a parent acknowledges what it has once nothing more comes for a second
+    owed, after = await field.owed("edge1")
+    assert after == before, "a single server acknowledged"
+    assert owed > after, "there was nothing to acknowledge"
+    field.healed("edge1")
+    await cluster.raise_up(other)
+    await field.load()
+    await field.wait(AFTER_S)
+    await cluster.raise_up(leader)
+    await field.until(lambda: field.conditions("cloud") == [])
+    await field.wait(AFTER_S)
+
+
 CASES = (
     Case("cut 2 s", cut(2)),
     Case("cut 20 s", cut(20)),
@@ -316,6 +367,8 @@ CASES = (
     Case("clock -1 day", clock_jump(-1)),
     Case("repeated datagrams", repeated_datagrams, radio=Radio(lost=0.1, repeated=0.5)),
     Case("cold boot, no uplink", cold_boot),
+    Case("leader of 3 hubs killed", leader_killed, clustered=True),
+    Case("2 of 3 hubs killed", quorum_lost, clustered=True),
 )
 
 __all__ = ["CASES", "CannotRunError", "Case", "MessagingError"]

@@ -8,6 +8,7 @@ from typing import Any
 
 from ganglion.messaging.answers import NO_CONSUMER, NO_MESSAGE, ApiRefused
 from ganglion.messaging.bus import StreamState
+from ganglion.messaging.cluster import Replicas
 from ganglion.messaging.subjects import BULK, LANES, Lane
 
 
@@ -28,6 +29,13 @@ class Questions(ABC):
         return StreamState(
             first if held["messages"] else last + 1, last, int(held["messages"]), int(held["bytes"])
         )
+
+    async def replicas(self, stream: str) -> Replicas:
+        """Which servers of a cluster have a stream; of a single server's nobody leads and nobody lags."""
+        cluster = (await self.ask(f"STREAM.INFO.{stream}", {})).get("cluster") or {}
+        others = cluster.get("replicas") or ()
+        lag = (r["name"] for r in others if not r.get("current") or r.get("offline"))
+        return Replicas(str(cluster.get("leader") or ""), tuple(sorted(map(str, lag))))
 
     async def purge(self, stream: str, up_to_seq: int) -> None:
         # Purging beyond the end would move last_seq, which others count by.
