@@ -62,7 +62,7 @@ class Field:
         scale: float,
         *,
         radio: Radio | None = None,
-        clustered: bool = False,
+        clustered: str = "",
     ) -> None:
         self.row = Row(case)
         self.scale = scale
@@ -79,7 +79,7 @@ class Field:
         self.spec = load_flow(FLOW)
         self.topology = load_topology(FLOW)
         if clustered:
-            self.topology = with_servers(self.topology)
+            self.topology = with_servers(self.topology, clustered)
         self.plan = plan(self.spec, self.topology, pins=PINS)
         self.world = World(settings, self.host, self.spec, self.topology, self.plan)
         self.settings = settings
@@ -302,11 +302,11 @@ class Field:
                 entry.unlink()
 
 
-def with_servers(topology: Topology) -> Topology:
-    """The same with a cloud that three servers store; a run puts them on loopback ports of its own."""
+def with_servers(topology: Topology, site: str) -> Topology:
+    """The same with a site that three servers store; a run puts them on loopback ports of its own."""
     urls = tuple(f"nats://hub{n}.example.net:4222" for n in (1, 2, 3))
-    cloud = topology.sites["cloud"].model_copy(update={"servers": urls})
-    return topology.model_copy(update={"sites": {**topology.sites, "cloud": cloud}})
+    several = topology.sites[site].model_copy(update={"servers": urls})
+    return topology.model_copy(update={"sites": {**topology.sites, site: several}})
 
 
 def source_number(headers: Mapping[str, str]) -> int:
@@ -339,7 +339,7 @@ async def field_of(
     scale: float,
     *,
     radio: Radio | None = None,
-    clustered: bool = False,
+    clustered: str = "",
 ) -> AsyncIterator[Field]:
     """A field that is always closed."""
     field = Field(root, case, seed, scale, radio=radio, clustered=clustered)

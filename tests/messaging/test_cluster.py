@@ -9,6 +9,7 @@ import ssl
 import stat
 
 import pytest
+from cryptography import x509
 
 from ganglion.agent.config import NodeConfig, load_config
 from ganglion.core.errors import DataError, GanglionError, MessagingError
@@ -68,6 +69,7 @@ def test_a_leader_and_then_the_quorum_die_and_nothing_is_lost_doubled_or_reorder
             assert (await up.ask(f"STREAM.INFO.{IN}", {}))["config"]["num_replicas"] == 3
             await hub.kill(stored.leader)
             await grows(up)
+            await (await hub.connect()).close()  # whoever comes anew finds the living
             second = await up.replicas(IN)
             assert second.leader in set(NAMES) - {stored.leader}
             assert second.behind == (stored.leader,)
@@ -176,6 +178,34 @@ def test_what_the_command_writes_is_for_its_owner_and_shows_no_secret(tmp_path):
         assert not [s for s in secrets if s in text]
     assert not list(hub.out.rglob("*.seed"))
     assert not [p for n in NAMES for p in (hub.out / n).glob("*.creds")], "the top of the tree has no uplink"
+
+
+def test_a_server_is_named_as_each_of_its_peers_reaches_it(tmp_path):
+    hub = Hub(tmp_path)
+    hub.authority.init("tree")
+    file = tmp_path / "topology.yaml"
+    lists = '    servers: ["nats://a:1", "nats://b:1", "nats://[fd00::3]:1"]\n'
+    lists += "    leaf_servers: [nats://la:2, nats://lb:2, nats://lc:2]\n"
+    file.write_text(GOOD.replace("  edge1:\n", f"  edge1:\n{lists}"))
+    words = ("--topology", file, "--out", hub.out, "--listen", "::", "--parent", "tls://p:7422")
+    routes = ("--route", "ra:3", "--route", "rb:3", "--route", "[fd00::9]:3")
+    done = ganglion("cluster", tmp_path / "authority", "edge1", *words, *routes)
+    assert done.exit_code == 0, done.exception
+    for name, hosts in (("edge1-1", ["a", "la", "ra"]), ("edge1-3", ["fd00::3", "lc", "fd00::9"])):
+        for file in ("site.crt", "routes.crt"):
+            found = x509.load_pem_x509_certificate((hub.out / name / file).read_bytes())
+            names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+            assert [str(n.value) for n in names] == ["127.0.0.1", "localhost", *hosts]
+    text = (hub.out / "edge1-1" / "server.conf").read_text()
+    for line in (
+        'listen: "[::]:1"',
+        'listen: "[::]:3"',
+        'routes: ["nats-route://rb:3", "nats-route://[fd00::9]:3"]',
+        'url: "tls://p:7422"',
+        'credentials: "leaf.creds"',
+    ):
+        assert line in text, line
+    assert (hub.out / "edge1-1" / "leaf.creds").exists()
 
 
 def test_wrong_uses_of_the_command_are_explained(tmp_path):

@@ -197,8 +197,8 @@ class Supervisor:
                 if clustered:
                     behind.update((await self._bus.replicas(name)).behind)
                 if name == self._outbox:
-                    backlog = state.last_seq - await self._bus.delivered(name)
                     drawn = await self._bus.drawn(name)
+                    backlog = 0 if drawn else state.last_seq - await self._bus.delivered(name)
             except MessagingError as error:
                 if error.code == "messaging.unavailable":
                     answers = False

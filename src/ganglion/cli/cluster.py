@@ -58,6 +58,10 @@ def cluster(
     """
     tree, site = _read(topology), name
     places = _places(tree, site, route or [])
+    hosts = [
+        list(dict.fromkeys(str(urlsplit(u).hostname) for u in (url, leaf, f"nats://{p.host}:{p.route_port}")))
+        for url, leaf, p in zip(tree.sites[site].servers, tree.sites[site].leaves(), places, strict=True)
+    ]
     up = parent or _parent_of(tree, site)
     if out.exists() and any(out.iterdir()):
         raise RunError(
@@ -70,10 +74,10 @@ def cluster(
     keeper = Authority(PrivateDirectory(authority), SystemClock())
     agent = PrivateDirectory(out / AGENT)
     again = keeper.member(site) is not None
-    keeper.join(site, agent, hosts=[p.host for p in places])
+    keeper.join(site, agent)
     for number, place in enumerate(places):
         own = PrivateDirectory(out / place.name)
-        keeper.equip(site, own, hosts=[place.host], leaf=agent.read("leaf.creds") if up else None)
+        keeper.equip(site, own, hosts=hosts[number], leaf=agent.read("leaf.creds") if up else None)
         told = ServerSettings(
             site,
             place.port,
@@ -81,10 +85,10 @@ def cluster(
             place.leaf_port,
             ",".join(up) or None,
             _here(SiteIdentity(own, site).trust()),
-            member=member(places, number, listen, HERE),
+            member=member(places, number, _bracketed(listen), HERE),
         )
         own.write("server.conf", render(told, HERE, preload=False).encode())
-        sys.stdout.write(f"{own.root} goes to {place.host}; there, in it: nats-server -c server.conf\n")
+        sys.stdout.write(f"{own.root} goes to {hosts[number][0]}; there, in it: nats-server -c server.conf\n")
     sys.stdout.write(f"{agent.root} is the identity of {site}'s agent: bring it to its machine.\n")
     if again:
         sys.stdout.write(
@@ -127,7 +131,7 @@ def _places(topology: Topology, site_id: str, routes: list[str]) -> list[Place]:
     found = []
     for number, (url, leaf, route) in enumerate(zip(site.servers, site.leaves(), parts, strict=True), 1):
         ports = _port(url), _port(leaf), _port(route.netloc)
-        found.append(Place(f"{site_id}-{number}", str(route.hostname), *ports))
+        found.append(Place(f"{site_id}-{number}", _bracketed(str(route.hostname)), *ports))
     return found
 
 

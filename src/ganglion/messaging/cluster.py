@@ -25,7 +25,10 @@ _POLL_NS = 250 * NS_PER_MS
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where one server is reached: by its site's agent, by children and by the other servers."""
+    """Where one server is reached: by its site's agent, by children and by the other servers, at ``host``.
+
+    An IPv6 address stands in brackets.
+    """
 
     name: str
     host: str

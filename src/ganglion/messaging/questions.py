@@ -45,13 +45,13 @@ class Questions(ABC):
 
     async def delivered(self, stream: str) -> int:
         last = (await self.state(stream)).last_seq
-        if await self._lane_info(stream, BULK) is None:
+        infos = {lane: await self._lane_info(stream, lane) for lane in LANES}
+        if infos[BULK] is None:
             return 0
-        return min([await self._delivered(stream, lane, last) for lane in LANES])
+        return min([await self._delivered(stream, lane, info, last) for lane, info in infos.items()])
 
-    async def _delivered(self, stream: str, lane: Lane, last_seq: int) -> int:
+    async def _delivered(self, stream: str, lane: Lane, info: Mapping[str, Any] | None, last_seq: int) -> int:
         """Up to where the parent has all of a lane; ``last_seq``: where the stream ended before the lane was asked."""
-        info = await self._lane_info(stream, lane)
         # A consumer that never delivered says 0, or one less than the stream's first number.
         floor = 0 if info is None else int(info["ack_floor"]["stream_seq"])
         if floor >= last_seq:
