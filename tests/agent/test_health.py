@@ -137,7 +137,7 @@ class Fixed(SystemDisk):
 
 
 @contextlib.asynccontextmanager
-async def supervised(tmp_path, parent_url="", patience=None):
+async def supervised(tmp_path, parent_url="", patience=None, born_s=0):
     """A real server with its supervisor; yields (supervisor, server, bus, disk)."""
     host = system_host(tmp_path)
     server = SiteServer(ServerSettings("gw1", host.ports.free(), CAPS.sum_bytes + (64 << 20)), host)
@@ -146,7 +146,7 @@ async def supervised(tmp_path, parent_url="", patience=None):
     disk = Fixed(tmp_path)
 
     async def repair():
-        await provision(bus, "gw1", CAPS)
+        await provision(bus, "gw1", CAPS, born_s=born_s)
 
     async def uplink():
         return await answers(parent_url)
@@ -219,10 +219,16 @@ def test_a_link_that_stays_away_though_the_parent_answers_is_made_anew(tmp_path)
         parent = await asyncio.start_server(greet, "127.0.0.1", 0)
         url = f"tls://127.0.0.1:{parent.sockets[0].getsockname()[1]}"
         patience = Patience(unlinked_ns=2 * NS_PER_S, pause_first_ns=60 * NS_PER_S)
-        async with supervised(tmp_path, url, patience) as (supervisor, server, _bus, _disk):
+        async with supervised(tmp_path, url, patience, 1_800_000_000) as (
+            supervisor,
+            server,
+            bus,
+            _disk,
+        ):
+            await bus.append(outbox("gw1"), "out.a.b", b"owed")
 
             async def refused():
-                return "health.uplink-refused" in codes(supervisor.seen)
+                return "health.uplink-refused" in codes(supervisor.seen) and supervisor.seen.backlog == 1
 
             await until(refused)
 

@@ -185,7 +185,8 @@ class Field:
     async def owed(self, site: str) -> tuple[int, int]:
         """(last number, acknowledged number) of a site's outbox."""
         bus, name = self._buses[site], subjects.outbox(site)
-        return (await bus.state(name)).last_seq, await bus.delivered(name)
+        state = await bus.state(name)
+        return state.last_seq, max(await bus.delivered(name), state.first_seq - 1)
 
     def healed(self, *sites: str) -> None:
         """Now is the heal: from here the row's seconds are counted, the slowest of ``sites`` counts."""

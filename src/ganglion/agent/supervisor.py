@@ -198,7 +198,9 @@ class Supervisor:
                     behind.update((await self._bus.replicas(name)).behind)
                 if name == self._outbox:
                     drawn = await self._bus.drawn(name)
-                    backlog = 0 if drawn else state.last_seq - await self._bus.delivered(name)
+                    if not drawn:  # numbers of an outbox begin far beyond 0 (`provision`)
+                        done = max(await self._bus.delivered(name), state.first_seq - 1)
+                        backlog = state.last_seq - done
             except MessagingError as error:
                 if error.code == "messaging.unavailable":
                     answers = False

@@ -95,7 +95,7 @@ class Link:
         if source is None or target is None:
             return {}
         given = self._consumers().items()
-        return {n: (source, target, c) for n, c in given if self._key(n) in target.sourced}
+        return {n: (source, target, c) for n, c in given if self._keys[n] in target.sourced}
 
     def pump(self) -> None:
         """Sends what may be sent now, of each lane in turn."""
