@@ -38,8 +38,7 @@ def test_a_file_is_read_with_its_units(write):
     assert sorted(loaded.topology.sites) == ["cloud", "edge1", "gw1", "gw2"]
 
 
-def test_a_topology_may_stand_in_the_file(write):
-    topology = """
+TOPOLOGY = """
 [topology]
 topology = 1
 currency = "EUR"
@@ -68,7 +67,18 @@ gateways = ["gw9"]
 actuators = ["breaker"]
 link = {latency = "1ms", bandwidth = "1Mbit"}
 """
-    assert sorted(load_scenario(write(MINIMAL + topology)).topology.sites) == ["cloud", "gw9"]
+
+
+def test_a_topology_may_stand_in_the_file(write):
+    assert sorted(load_scenario(write(MINIMAL + TOPOLOGY)).topology.sites) == ["cloud", "gw9"]
+
+
+def test_a_hub_of_several_servers_has_no_twin(write):
+    servers = 'servers = ["nats://a:1", "nats://b:1", "nats://c:1"]'
+    text = TOPOLOGY.replace('tier = "cloud"', f'tier = "cloud"\n{servers}')
+    with pytest.raises(RunError) as caught:
+        load_scenario(write(MINIMAL + text))
+    assert "cloud has several message servers" in str(caught.value)
 
 
 def test_every_built_in_scenario_is_read():

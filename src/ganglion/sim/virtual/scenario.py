@@ -130,6 +130,12 @@ class Loaded:
                 topology = Topology.model_validate(given)
             except (ValidationError, RuleBroken, TopologyError) as error:
                 raise refused(self.name, f"its topology is wrong: {error}") from error
+        several = [site_id for site_id, site in topology.sites.items() if site.servers]
+        if several:
+            why = (
+                f"{several[0]} has several message servers, whose elections have no twin: remove its servers"
+            )
+            raise refused(self.name, why)
         devices = self.scenario.workload.devices
         return topology if devices is None else topology.with_devices(devices)
 
