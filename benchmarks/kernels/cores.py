@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import re
 import shutil
 import subprocess
@@ -18,6 +16,9 @@ from typing import Any
 import numpy as np
 
 from ganglion.core.errors import KernelError
+from ganglion.device.firmware.calls import Calls, Room
+from ganglion.device.firmware.stepping import step
+from ganglion.host.system import SystemProcesses
 from ganglion.kernels.c.emission import emit
 from ganglion.kernels.c.targets import TARGETS
 from ganglion.kernels.c.toolchain import Compiler, build_image, compilers
@@ -93,16 +94,12 @@ def shown(name: str, found: dict[str, Any]) -> dict[str, Any]:
     return {"at": at, "kernel": name, "instructions": found}
 
 
-def count(job: dict[str, Any], room: Path) -> int:
-    """Runs a job in a process of its own."""
-    (room / "job.json").write_text(json.dumps(job | {"flash": FLASH, "ram": RAM}))
-    script = Path(__file__).with_name("counted.py")
-    subprocess.run([sys.executable, script, room / "job.json", room / "count.json"], check=True)
-    return int(json.loads((room / "count.json").read_text()))
-
-
-def coded(content: bytes) -> str:
-    return base64.b64encode(content).decode()
+def count(image: Path, core: str, symbol: str, buffers: Sequence[bytes], room: Path) -> int:
+    """The second of two calls of a function that takes pointers to these buffers."""
+    memory = Room(4)
+    row = [memory.put(content) for content in buffers]
+    with Calls(image, core, SystemProcesses(), room / "emulator.txt", counting=True) as calls:
+        return calls.call(symbol, [row, row], memory.given).instructions[1]
 
 
 def frame_of(program: Any) -> bytes:
@@ -112,33 +109,24 @@ def frame_of(program: Any) -> bytes:
     return np.asarray(frame, kind.numpy).tobytes()
 
 
-def image(text: str, core: str, zig: Compiler, room: Path, entry: str) -> str:
-    return str(build_image(text, TARGETS[core], zig, room, entry=entry, flash=FLASH, ram=RAM))
+def image(text: str, core: str, zig: Compiler, room: Path, entry: str) -> Path:
+    return build_image(text, TARGETS[core], zig, room, entry=entry, flash=FLASH, ram=RAM)
 
 
 def ours(name: str, core: str, zig: Compiler, room: Path) -> int:
-    """One frame through our step function."""
+    """The second of two frames, alike, through our step function."""
     program = zoo.program_of(name)
     written = emit(program, "gg_kernel")
     state = np.zeros(1, written.state)
     for field in program.state:
         state[field.name] = field.initial
-    outputs = [bytes(program.nodes[n].type.size_bytes) for _, n in program.outputs]
-    buffers = [
-        frame_of(program),
-        state.tobytes() or bytes(8),
-        bytes(8),
-        bytes(written.workspace_bytes + 64),
-        *outputs,
-    ]
-    job = {
-        "target": core,
-        "image": image(written.source, core, zig, room, "gg_kernel_step"),
-        "symbol": "gg_kernel_step",
-        "buffers": [coded(b) for b in buffers],
-        "arguments": [[0], 1, list(range(4, len(buffers))), 2, 3],
-    }
-    return count(job, room)
+    field, number = program.inputs[0]
+    kind = program.nodes[number].type
+    frame = np.frombuffer(frame_of(program), kind.numpy).reshape(kind.shape)
+    built = image(written.source, core, zig, room, "gg_kernel_step")
+    given = {field: np.stack([frame, frame])}
+    with Calls(built, core, SystemProcesses(), room / "emulator.txt", counting=True) as calls:
+        return step(calls, program, "gg_kernel", written.workspace_bytes, given, state).instructions[1]
 
 
 def theirs(name: str, peer: str, zig: Compiler, room: Path) -> int | str:
@@ -170,20 +158,13 @@ def foreign(model: Any, given: list[bytes], outputs: int, peer: str, zig: Compil
         return "- (does not read it)"
     text = (room / "model.c").read_text("utf-8")
     text = HEADERS + re.sub(r"#include <(math|float|string|stdio|stdlib)\.h>\n", "", text)
-    arguments = [coded(g) for g in given] + [coded(bytes(ROOM_BYTES))] * outputs
+    buffers = given + [bytes(ROOM_BYTES)] * outputs
     try:
         built = image(text, PEER_CORE, zig, room, "model")
     except KernelError as error:
         print(error, file=sys.stderr)
         return "- (does not compile)"
-    job = {
-        "target": PEER_CORE,
-        "image": built,
-        "symbol": "model",
-        "buffers": arguments,
-        "arguments": list(range(len(arguments))),
-    }
-    return count(job, room)
+    return count(built, PEER_CORE, "model", buffers, room)
 
 
 def network(peer: str, zig: Compiler, room: Path) -> dict[str, Any]:

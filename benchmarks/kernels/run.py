@@ -164,7 +164,7 @@ def measured(runs: dict[str, Run], calls: int, rounds: int) -> list[dict[str, fl
 def machine() -> dict[str, Any]:
     """What a figure depends on."""
     return {"python": platform.python_version(), "machine": platform.machine(), "cpus": os.cpu_count(),
-            "numpy": np.__version__, "compiler": compilers()[0].version}  # fmt: skip
+            "numpy_version": np.__version__, "compiler": compilers()[0].version}  # fmt: skip
 
 
 def summary(rows: list[dict[str, float]]) -> dict[str, Any]:

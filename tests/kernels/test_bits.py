@@ -247,7 +247,7 @@ from ganglion.kernels.c.proof import shown
 from ganglion.core.errors import KernelError
 ctypes.CDLL({library!r}).rude()
 try:
-    shown(Path("none"), [])
+    shown(Path("none"), [], None)
 except KernelError as error:
     print(error.code)
 """

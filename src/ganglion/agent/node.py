@@ -33,7 +33,7 @@ from ganglion.flow.spec import FlowSpec
 from ganglion.host.ports import Host
 from ganglion.host.private import PrivateDirectory
 from ganglion.kernels.loading import load
-from ganglion.kernels.running import Libraries
+from ganglion.kernels.running import Libraries, claims
 from ganglion.messaging import nats, subjects
 from ganglion.messaging.janitor import Janitor, Tail
 from ganglion.messaging.provision import Caps, SiteBus, provision
@@ -94,6 +94,7 @@ class Node:
         self._parts: Subsystems | None = None
         self._checkpoint_seq = 0
         self._libraries: Libraries = {}
+        self._builds: dict[str, str] = {}
         self._meter = Meter(host.clock.cpu_ns)
         self._spec = self._load(flow)
 
@@ -121,6 +122,7 @@ class Node:
         runs = self.config.assignment.runs
         kernels, folds = self._spec.kernels(runs), self._spec.folds(runs)
         self._libraries = await asyncio.to_thread(self._load_kernels, kernels, self.config.kernel_dir, folds)
+        self._builds = claims(self._libraries, self._spec.computed_by(self.config.assignment.runs))
         server = self._server()
         await server.start()
         try:
@@ -361,6 +363,7 @@ class Node:
             "server_restarts": parts.server.restarts,
             "runs": sorted(config.assignment.runs),
             "kernels": self._spec.ran_as(config.assignment.runs, self._libraries),
+            "kernel_builds": self._builds,
             "input_seq": progress.input_seq,
             "input_last": input_last,
             "checkpoint_seq": self._checkpoint_seq,
