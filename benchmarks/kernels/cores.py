@@ -139,12 +139,12 @@ def theirs(name: str, peer: str, zig: Compiler, room: Path) -> int | str:
     except KernelError as error:
         return f"- ({error.code}: {error.what})" if hasattr(error, "what") else f"- ({error.code})"
     given = [frame_of(program), *(np.asarray(f.initial).tobytes() for f in program.state)]
-    return foreign(model, given, len(model.graph.output), peer, zig, room)
+    return foreign(model.SerializeToString(), given, len(model.graph.output), peer, zig, room)
 
 
-def foreign(model: Any, given: list[bytes], outputs: int, peer: str, zig: Compiler, room: Path) -> int | str:
+def foreign(model: bytes, given: list[bytes], outputs: int, peer: str, zig: Compiler, room: Path) -> int | str:
     """Generates, compiles and counts the peer's C; the reason in a few words where one of these fails."""
-    (room / "model.onnx").write_bytes(model.SerializeToString())
+    (room / "model.onnx").write_bytes(model)
     wanted = ["--input-dim", "B=1", "--fp32-accumulation-strategy", "simple"]
     large = ["--large-weight-threshold", "0", "--large-temp-threshold", "0"]
     done = subprocess.run(
