@@ -39,7 +39,7 @@ from ganglion.flow.spec import FlowSpec
 from ganglion.host.ports import Host
 from ganglion.host.private import PrivateDirectory
 from ganglion.kernels.loading import load
-from ganglion.kernels.running import Libraries
+from ganglion.kernels.running import Libraries, claims
 from ganglion.messaging import nats, subjects
 from ganglion.messaging.cluster import REPLICAS, ClusterServers
 from ganglion.messaging.janitor import Janitor, Tail
@@ -105,6 +105,7 @@ class Node:
         self._checkpoint_seq = 0
         self._last_known = (0, 0)
         self._libraries: Libraries = {}
+        self._builds: dict[str, str] = {}
         self._meter = Meter(host.clock.cpu_ns, METERED_EVERY)
         self._collecting: Collecting | None = None
         self._spec = self._load(flow)
@@ -134,6 +135,7 @@ class Node:
         runs = self.config.assignment.runs
         kernels, folds = self._spec.kernels(runs), self._spec.folds(runs)
         self._libraries = await asyncio.to_thread(self._load_kernels, kernels, self.config.kernel_dir, folds)
+        self._builds = claims(self._libraries, self._spec.computed_by(self.config.assignment.runs))
         if self._real:
             warm(self._spec, self.config.assignment, self._libraries, self._host.disk)
         trust = self._identity.trust() if self._identity is not None and not self.config.servers else None
@@ -350,6 +352,7 @@ class Node:
             "server_restarts": parts.server.restarts,
             "runs": sorted(config.assignment.runs),
             "kernels": self._spec.ran_as(config.assignment.runs, self._libraries),
+            "kernel_builds": self._builds,
             "input_seq": progress.input_seq,
             "input_last": input_last,
             "checkpoint_seq": self._checkpoint_seq,

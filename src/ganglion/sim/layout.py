@@ -14,7 +14,7 @@ from ganglion.device.player import shot_frames_min
 from ganglion.device.recording import Event
 from ganglion.flow.assignment import origin_name
 from ganglion.flow.spec import FlowSpec
-from ganglion.host.ports import Clock, Ports
+from ganglion.host.ports import Clock, Ports, Processes
 from ganglion.host.private import PrivateDirectory
 from ganglion.messaging.cluster import Place
 from ganglion.messaging.security.authority import Authority
@@ -204,8 +204,10 @@ def device_hosts(
     }
 
 
-def chosen_devices(settings: Settings, topology: Topology, spec: FlowSpec, plan: Plan) -> Chosen:
-    """What the devices of a run are. Blocks for seconds where it builds their images."""
+def chosen_devices(
+    settings: Settings, topology: Topology, spec: FlowSpec, plan: Plan, processes: Processes
+) -> Chosen:
+    """What the devices of a run are. Blocks for seconds where it builds their images and tries them."""
     paths, every_ns = topology.paths(), spec.sources[0].every_ns
     assignments = plan.assignments()
     return choose(
@@ -215,4 +217,5 @@ def chosen_devices(settings: Settings, topology: Topology, spec: FlowSpec, plan:
         {p.id: assignments[f"device:{p.id}"] for p in paths},
         limits_for([origin_name(p.id, p.count - 1) for p in paths]),
         kernel_dir(settings),
+        processes,
     )

@@ -122,3 +122,24 @@ def test_a_missing_file_is_told_with_what_there_is(tmp_path):
     with pytest.raises(RunError) as caught:
         load_scenario(tmp_path / "nothing.toml")
     assert "storm" in caught.value.why
+
+
+UNREADABLE = {
+    "nosuch.toml": (None, "there is no such file; built in are "),
+    "folder": (b"", "it is a folder, not a file"),
+    "latin.toml": (b"x = '\xe4'", "it is not text in UTF-8"),
+    "torn.toml": (b"x = [", "it cannot be read as TOML: "),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_what_cannot_be_read_is_said_in_words(name: str, tmp_path: Path) -> None:
+    content, why = UNREADABLE[name]
+    if name == "folder":
+        (tmp_path / name).mkdir()
+    elif content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(RunError) as caught:
+        load_scenario(tmp_path / name)
+    assert caught.value.code == "run.scenario" and caught.value.why.startswith(why)
+    assert "Errno" not in str(caught.value)
