@@ -110,7 +110,7 @@ class Round:
     def __init__(self, bus: Any, host: Any, spec: FlowSpec, libraries: Any, *, durable: bool) -> None:
         runs = {s.id: frozenset({PATH}) for s in spec.stages if s.inputs}
         assignment = Assignment("gw1", "gw1", "gateway", spec.digest, runs, {})
-        self.meter = Meter(host.clock.cpu_ns)
+        self.meter = Meter(host.clock.cpu_ns, 8)
         source = subjects.journal("gw1")
         janitor = Janitor(bus, host.clock, source=source, outbox=subjects.outbox("gw1"))
         self.journal = BusJournal(bus, source, host.clock) if durable else PassingJournal(host.clock)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.stream import processes, readings
+from benchmarks.stream import processes, profile, readings
 from benchmarks.stream.broker import Broker
 from benchmarks.stream.peers import Peer
 from benchmarks.stream.verdict import Answers, judged
@@ -36,6 +36,8 @@ class Case:
     rate: int
     seconds: float
     rows_max: int
+    profile: Path | None = None
+    """Where stacks of the engine's first process during the measured phase go."""
 
 
 @dataclass
@@ -165,6 +167,8 @@ def measured(peer: Peer, case: Case, work: Path, directory: Path, seed: int) -> 
         broker_cpu, programs = processes.cpu_s(broker.process.pid), processes.cpu_by_program(peer.pid)
         cpu, idle_warm, sampler = processes.cpu_s(peer.pid), processes.memory(peer.pid), Sampler(peer)
         sampler.start()
+        if case.profile is not None:
+            profile.record(peer.pid, case.seconds, work, case.profile)
         load.sent(case.seconds + DRAIN_S)
         load.heard_at = time.monotonic()
         load.drained(peer.wait_s, DRAIN_S)

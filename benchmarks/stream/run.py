@@ -33,7 +33,7 @@ sys.path.insert(0, str(REPOSITORY))
 RESULTS = REPOSITORY / "benchmarks" / "results" / "stream.jsonl"
 PAGE = REPOSITORY / "docs" / "reference" / "stream.md"
 
-from benchmarks.stream import bars, broker, environments, page, processes, table  # noqa: E402 # see above
+from benchmarks.stream import bars, broker, environments, page, processes, profile, table  # noqa: E402 # see above
 from benchmarks.stream.cell import Case, measured  # noqa: E402 # see above
 from benchmarks.stream.peers import Peer, peers  # noqa: E402 # see above
 from ganglion.core.errors import GanglionError  # noqa: E402 # see above
@@ -138,7 +138,7 @@ def compare(options: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
     run = datetime.now(UTC).isoformat(timespec="seconds")
     facts = machine()
     versions = {p.name: p.versions(work) for p in every}
-    out = options.json or RESULTS
+    out = options.json or (RESULTS if options.profile is None else Path(os.devnull))
     out.parent.mkdir(exist_ok=True)
     rows = []
     for repeat in range(repeats):
@@ -146,12 +146,15 @@ def compare(options: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
             turn = repeat % len(every) if every else 0
             for peer in [*every[turn:], *every[:turn]]:
                 load = os.getloadavg()[0]
-                figures = one_cell(peer, Case(rate, seconds, rows_max), work, repeat + 1, keep=options.keep)
+                case = Case(rate, seconds, rows_max, options.profile)
+                figures = one_cell(peer, case, work, repeat + 1, keep=options.keep)
                 row = {"run": run, "quick": options.quick, "repeat": repeat, "peer": peer.name, "what": peer.what,
                        "durable": peer.durable, "rate": rate, "seconds": seconds, **facts, "load": load,
                        "versions": versions[peer.name], **figures}  # fmt: skip
                 rows.append(row)
                 print(table.line(row), flush=True)
+                if options.profile is not None:
+                    print(profile.text(options.profile))
                 with out.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(row) + "\n")
     return rows
@@ -172,6 +175,8 @@ def main() -> None:
     parser.add_argument("--install", action="store_true", help="make the peers' environments and end")
     parser.add_argument("--late", action="store_true", help="out-of-order and late readings")
     parser.add_argument("--soak", metavar="TIME", help="run one peer for so long, as in 30m")
+    parser.add_argument("--profile", type=Path, metavar="FILE",
+                        help="sample a Python peer while it is measured, which slows it")  # fmt: skip
     parser.add_argument("--page-only", action="store_true", help="write the page from the last full results")
     parser.add_argument("--keep", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -201,7 +206,7 @@ def main() -> None:
         rows = compare(options, options.work)
         print(table.summary(rows))
         print(bars.text(bars.of(rows)))
-        if not options.quick and options.json is None:
+        if not options.quick and options.json is None and options.profile is None:
             page.write(RESULTS, PAGE)
 
 

@@ -195,7 +195,7 @@ class Durable:
                 self._exported(emission.stage).rows += len(emission.item)
             self._exporter.add(emission.item)
         elif not isinstance(emission.item, End):
-            began_ns = self._meter.begin() if self._meter else 0
+            began_ns = self._meter.begin(emission.stage) if self._meter else 0
             self._sinks[emission.stage].add(emission.item)
             if self._meter:
                 size_bytes = emission.item.size_bytes

@@ -139,7 +139,7 @@ class Graph:
         meter = self._meter
         if meter is None:
             return self._operators[stage].process(rows)
-        began_ns = meter.begin()
+        began_ns = meter.begin(stage)
         given = self._operators[stage].process(rows)
         meter.end(stage, len(rows), began_ns, rows.size_bytes)
         return given

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ganglion.core.topology import Topology
 from ganglion.core.units import SECONDS_PER_DAY
@@ -26,23 +26,26 @@ class Ground:
     topology: Topology
     ways: Mapping[str, Route]
     loads: Mapping[Key, Load]
+    leading: frozenset[str] = field(init=False, compare=False)
+    """The stages that reflexes need, and the reflexes."""
+    _readers: Mapping[str, tuple[str, ...]] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        acts = self.spec.reflexes
+        leading = frozenset(x for act in acts for x in (*self.spec.ancestors(act.id), act.id))
+        object.__setattr__(self, "leading", leading)
+        readers = {s.id: tuple(c.id for c in self.spec.consumers(s.id)) for s in self.spec.stages}
+        object.__setattr__(self, "_readers", readers)
 
     def readers(self, key: Key) -> list[Key]:
         """The stages, each on its path, that read the output of ``key``."""
         stage, path = key
-        names = [s.id for s in self.spec.consumers(stage)]
-        return [(n, path) if (n, path) in self.loads else (n, ALL) for n in names]
+        return [(n, path) if (n, path) in self.loads else (n, ALL) for n in self._readers[stage]]
 
     def urgent_readers(self, key: Key) -> list[Key]:
         """Those of them that lead to an actuator, when the stage does too."""
         leading = self.leading
         return [r for r in self.readers(key) if r[0] in leading] if key[0] in leading else []
-
-    @property
-    def leading(self) -> frozenset[str]:
-        """The stages that reflexes need, and the reflexes."""
-        acts = self.spec.reflexes
-        return frozenset(x for act in acts for x in (*self.spec.ancestors(act.id), act.id))
 
     def loop_stages(self, act: str, path: str) -> list[Key]:
         """The stages a frame goes through until the command is given, in flow order."""

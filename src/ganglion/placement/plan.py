@@ -92,6 +92,22 @@ class Detail:
 
 
 @dataclass(frozen=True, slots=True)
+class Aggregate:
+    """``many`` nodes alike: what each runs (in flow order), takes and sends up; ``parent``: the name of what is above.
+
+    ``use`` and ``up`` are means over the nodes; ``up`` is None for the cloud.
+    """
+
+    name: str
+    tier: str
+    many: int
+    stages: tuple[str, ...]
+    use: NodeUse
+    up: LinkUse | None
+    parent: str
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
     """A plan in short: ``tiers``: stage -> tier -> devices whose rows it works on there; the slowest loops.
 
@@ -124,6 +140,8 @@ class Plan:
     summary: Summary
     write_out: Callable[[], Detail] = field(repr=False, compare=False)
     assign: Callable[[str], Assignment] = field(repr=False, compare=False)
+    aggregate: Callable[[], tuple[Aggregate, ...]] | None = field(default=None, repr=False, compare=False)
+    """A fleet's nodes in kinds; None for plans that are always written out."""
 
     @cached_property
     def detail(self) -> Detail:

@@ -144,7 +144,9 @@ async def run(
     selectivities = shares(spec, topology) | played_selectivities(spec, settings, events, count)
     chosen = plan(spec, topology, pins=settings.pins, selectivities=selectivities)
     await asyncio.to_thread(load, spec.kernels({s.id for s in spec.stages}), layout.kernel_dir(settings))
-    devices_as = await asyncio.to_thread(layout.chosen_devices, settings, topology, spec, chosen)
+    devices_as = await asyncio.to_thread(
+        layout.chosen_devices, settings, topology, spec, chosen, host.processes
+    )
     world = World(settings, host, spec, topology, chosen)
     watch(world, chosen)
     try:
