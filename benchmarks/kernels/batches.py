@@ -5,11 +5,14 @@ Each takes frames (n, *shape) and, for a kernel with state, every row's own stat
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import numpy as np
 
+from ganglion import Kernel, f32, kernel
+from ganglion.kernels.ir.program import Program
 from tests.kernels import zoo
 
 F = np.float32
@@ -177,10 +180,30 @@ def biquad(x: Batch, w1: Batch, w2: Batch) -> Batch:
     return y.T, w1, w2
 
 
+def _alone(name: str) -> tuple[Kernel, Callable[[Batch], Batch]]:
+    """A kernel of one function of 13 numbers, and NumPy's, into an array that it has already."""
+    function = getattr(np, name)
+
+    def only(x: Any) -> dict[str, Any]:
+        return {"y": function(x)}
+
+    def in_numpy(x: Batch) -> Batch:
+        return function(x, out=_room(x.shape, 1)[0])
+
+    return kernel(x=f32[13])(only), in_numpy
+
+
+ALONE = {name: _alone(name) for name in ("exp", "log", "sin", "cos", "tanh")}
+"""Kernels of nothing but one function, which libraries have in the form of one kind of processor."""
 IN_NUMPY = {
     f.__name__: f
     for f in (vibration, bands, distortion, log_mel, mathematics, comparisons, rotated, statistics,
               whole_numbers, histogram, goertzel, trip, deadband, z_score, tumbling, ring, quaternion, biquad)
-}  # fmt: skip
+} | {name: in_numpy for name, (_, in_numpy) in ALONE.items()}  # fmt: skip
 """Kernels of every family of operations: reductions, spectra, products, mathematics, choice, shapes, whole numbers,
 counts, scans, and what keeps state."""
+
+
+def program_of(name: str) -> Program:
+    """The program of a benchmark's kernel."""
+    return ALONE[name][0].program if name in ALONE else zoo.program_of(name)

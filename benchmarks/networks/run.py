@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 from datetime import UTC, datetime
@@ -26,19 +25,18 @@ REPOSITORY = Path(__file__).parents[2]
 sys.path.insert(0, str(REPOSITORY))
 
 import ganglion as gg  # noqa: E402 # after the path that finds the tests
+from ganglion.host.system import SystemProcesses  # noqa: E402 # see above
 from ganglion.kernels import KernelNetwork  # noqa: E402 # see above
 from ganglion.kernels.c.emission import emit  # noqa: E402 # see above
 from ganglion.kernels.c.targets import TARGETS  # noqa: E402 # after the path that finds the tests
-from ganglion.kernels.c.toolchain import build_image, compilers  # noqa: E402 # see above
 from ganglion.kernels.networks.emission import emit_network  # noqa: E402 # see above
 from ganglion.kernels.networks.layers import Network  # noqa: E402 # see above
 from ganglion.kernels.networks.onnx_reader import read_onnx  # noqa: E402 # see above
 from ganglion.kernels.networks.operations import lower  # noqa: E402 # see above
-from ganglion.kernels.networks.reference import compute  # noqa: E402 # see above
+from ganglion.learning.footprint import footprint  # noqa: E402 # see above
 from tests.kernels.networks import mlperf  # noqa: E402 # see above
 from tests.kernels.networks.sketches import frames_for  # noqa: E402 # see above
 
-FLASH, RAM = 0x10000, 0x2000_0000
 NETWORKS = {
     # name: (network, instructions and bytes that may be used, those of TFLM + CMSIS-NN)
     "keyword spotting": (mlperf.keyword_spotting, 6.3e6, 16_500, 7_845_320, 22_820),
@@ -50,44 +48,26 @@ FRAMES = 3
 
 
 def measured(name: str, target: str, room: Path) -> dict[str, Any]:
-    """One network built, run, compared and counted."""
+    """One network built, run, compared with the reference and counted."""
     network = lower(read_onnx(NETWORKS[name][0]()))
     frames = frames_for(network, np.random.default_rng(1), FRAMES)
+    found = footprint(network, frames, TARGETS[target], room, SystemProcesses())
+    if found.missing:
+        raise SystemExit(
+            f"missing: {', '.join(found.missing)}; next: pip install 'ganglion[device,emulator,models]'"
+        )
     written = emit_network(network, "gg_network")
-    zig = [c for c in compilers() if c.kind == "zig"]
-    if not zig:
-        raise SystemExit("ziglang is not installed; next: pip install 'ganglion[device,emulator,models]'")
-    entry = "gg_network_step"
-    image = build_image(written.source, TARGETS[target], zig[0], room, entry=entry, flash=FLASH, ram=RAM)
-    np.save(room / "frames.npy", frames.reshape(FRAMES, -1))
-    job = {
+    return {
+        "network": name,
         "target": target,
-        "image": str(image),
-        "flash": FLASH,
-        "ram": RAM,
-        "symbol": entry,
-        "frames": str(room / "frames.npy"),
-        "output_bytes": written.output_bytes,
+        "products": network.products,
+        "instructions": found.instructions,
+        "ram_bytes": found.ram_bytes,
         "workspace_bytes": written.workspace_bytes,
+        "kernel_bytes": within_a_kernel(network),
+        "stack_bytes": found.stack_bytes,
+        "flash_bytes": found.flash_bytes,
     }
-    (room / "job.json").write_text(json.dumps(job))
-    script = Path(__file__).with_name("counting.py")
-    subprocess.run([sys.executable, script, room / "job.json", room / "result.npz"], check=True)
-    with np.load(room / "result.npz") as result:
-        differing = int(np.sum(result["outputs"] != compute(network, frames).reshape(FRAMES, -1)))
-        if differing:
-            raise SystemExit(f"{name}: {differing} integers differ from the reference; nothing is reported")
-        return {
-            "network": name,
-            "target": target,
-            "products": network.products,
-            "instructions": int(result["counts"].max()),
-            "ram_bytes": written.workspace_bytes + written.input_bytes + written.output_bytes,
-            "workspace_bytes": written.workspace_bytes,
-            "kernel_bytes": within_a_kernel(network),
-            "stack_bytes": int(result["stacks"].max()),
-            "flash_bytes": flash_bytes(image),
-        }
 
 
 def within_a_kernel(network: Network) -> int:
@@ -101,18 +81,6 @@ def within_a_kernel(network: Network) -> int:
         return {"y": gg.dequantize(called(gg.quantize(x, scale, zero, dtype)), scale, zero)}
 
     return emit(gg.kernel(x=gg.f32[called.input.shape])(real).program, "gg_kernel").workspace_bytes
-
-
-def flash_bytes(image: Path) -> int:
-    """Code and constants of the image."""
-    from elftools.elf.elffile import ELFFile
-
-    with image.open("rb") as file:
-        return sum(
-            int(s["p_filesz"])
-            for s in ELFFile(file).iter_segments()
-            if s["p_type"] == "PT_LOAD" and s["p_paddr"] < RAM
-        )
 
 
 def main() -> None:

@@ -177,7 +177,7 @@ def _verdict(rows: list[dict[str, Any]]) -> list[str]:
 
 def _plot(rows: list[dict[str, Any]]) -> str:
     """Processor time over devices, both logarithmic: a panel per number of stages, a line per pressure and shape."""
-    width, height, left, top, bottom, wide, between = 980, 380, 60, 52, 46, 232, 24
+    width, height, left, top, bottom, wide, between = 1040, 380, 60, 52, 46, 232, 24
     low, high = 0.01, 100.0
 
     def x(panel: int, devices: float) -> float:

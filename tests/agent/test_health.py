@@ -16,8 +16,9 @@ from ganglion.agent.supervisor import Diagnosis, Patience, Supervisor
 from ganglion.core.units import NS_PER_S
 from ganglion.host.system import SystemDisk, system_host
 from ganglion.messaging import nats
+from ganglion.messaging.greeting import answers
 from ganglion.messaging.provision import Caps, provision
-from ganglion.messaging.server import ServerSettings, SiteServer, answers
+from ganglion.messaging.server import ServerSettings, SiteServer
 from ganglion.messaging.subjects import inbox, journal, outbox
 from tests.messaging.sites import until
 
@@ -46,6 +47,32 @@ def codes(seen):
         ({"refused": "no space left"}, ["health.server-stuck"]),
         ({"refused": "no space left", "disk_free_bytes": 0}, ["health.disk-full"]),
         ({"server_restarts": 1}, ["health.server-restarted"]),
+        ({"servers": {"a:1": True, "b:1": True, "c:1": True}}, []),
+        ({"servers": {"a:1": True, "b:1": True, "c:1": False}}, ["health.cluster-member-away"]),
+        (
+            {"servers": {"a:1": True, "b:1": True, "c:1": False}, "behind": ("c",)},
+            ["health.cluster-member-away"],
+        ),
+        (
+            {"servers": {"a:1": True, "b:1": True, "c:1": True}, "behind": ("c",)},
+            ["health.cluster-member-behind"],
+        ),
+        (
+            {"servers": {"a:1": True, "b:1": True, "c:1": True}, "answers": False},
+            ["health.cluster-no-leader"],
+        ),
+        (
+            {"servers": {"a:1": True, "b:1": True, "c:1": False}, "answers": False},
+            ["health.cluster-no-leader", "health.cluster-member-away"],
+        ),
+        (
+            {"servers": {"a:1": True, "b:1": False, "c:1": False}, "answers": False},
+            ["health.cluster-no-quorum"],
+        ),
+        (
+            {"servers": dict.fromkeys(("a:1", "b:1", "c:1"), False), "answers": False, "disk_free_bytes": 0},
+            ["health.cluster-no-quorum", "health.disk-full"],
+        ),
         (
             {"server_restarts": 1, "disk_free_bytes": 0, "drawn": False},
             ["health.disk-full", "health.uplink-away", "health.server-restarted"],
@@ -110,7 +137,7 @@ class Fixed(SystemDisk):
 
 
 @contextlib.asynccontextmanager
-async def supervised(tmp_path, parent_url="", patience=None):
+async def supervised(tmp_path, parent_url="", patience=None, born_s=0):
     """A real server with its supervisor; yields (supervisor, server, bus, disk)."""
     host = system_host(tmp_path)
     server = SiteServer(ServerSettings("gw1", host.ports.free(), CAPS.sum_bytes + (64 << 20)), host)
@@ -119,7 +146,7 @@ async def supervised(tmp_path, parent_url="", patience=None):
     disk = Fixed(tmp_path)
 
     async def repair():
-        await provision(bus, "gw1", CAPS)
+        await provision(bus, "gw1", CAPS, born_s=born_s)
 
     async def uplink():
         return await answers(parent_url)
@@ -192,10 +219,16 @@ def test_a_link_that_stays_away_though_the_parent_answers_is_made_anew(tmp_path)
         parent = await asyncio.start_server(greet, "127.0.0.1", 0)
         url = f"tls://127.0.0.1:{parent.sockets[0].getsockname()[1]}"
         patience = Patience(unlinked_ns=2 * NS_PER_S, pause_first_ns=60 * NS_PER_S)
-        async with supervised(tmp_path, url, patience) as (supervisor, server, _bus, _disk):
+        async with supervised(tmp_path, url, patience, 1_800_000_000) as (
+            supervisor,
+            server,
+            bus,
+            _disk,
+        ):
+            await bus.append(outbox("gw1"), "out.a.b", b"owed")
 
             async def refused():
-                return "health.uplink-refused" in codes(supervisor.seen)
+                return "health.uplink-refused" in codes(supervisor.seen) and supervisor.seen.backlog == 1
 
             await until(refused)
 

@@ -131,6 +131,18 @@ def test_topology_and_flow_must_fit_together(tmp_path, changes, code):
     assert caught.value.code == code
 
 
+def test_a_broker_that_is_away_and_dead_letters_are_conditions(tmp_path):
+    made, _ = door(tmp_path, offline=True)
+    made.letters.counts["mqtt.value"] = 3
+    found = made.conditions(tmp_path)
+    assert [(c.code, c.severity) for c in found] == [
+        ("health.mqtt-away", "warning"),
+        ("health.mqtt-dead-letters", "info"),
+    ]
+    assert "3 MQTT messages" in found[1].text
+    assert str(tmp_path) in found[1].command
+
+
 def test_a_listener_lets_devices_do_what_is_declared():
     declared = {
         "listen": 1883,

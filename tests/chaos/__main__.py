@@ -32,7 +32,9 @@ async def run_case(case: Case, root: Path, seed: int, factor: float) -> Row:
     try:
         if case.before is not None:
             case.before(root)
-        async with field_of(root, case.name, seed, factor, radio=case.radio) as field:
+        async with field_of(
+            root, case.name, seed, factor, radio=case.radio, clustered=case.clustered
+        ) as field:
             await field.start()
             await case.run(field)
             return await field.finish()

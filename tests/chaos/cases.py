@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+import statistics
 import subprocess
 import time
 from collections.abc import Awaitable, Callable
@@ -17,12 +18,13 @@ from ganglion.messaging import subjects
 from ganglion.messaging.provision import reaches, refill
 from ganglion.sim.relay import Pipe
 from tests.chaos.datagrams import Radio
-from tests.chaos.field import GATEWAYS, Field
+from tests.chaos.field import GATEWAYS, Field, source_number
 
 WARM_S = 3
 """Seconds of load before a fault; scaled like all waits."""
 AFTER_S = 4
 KILLS = 20
+LEADERS = 5
 DAY_NS = 86_400 * 10**9
 TMPFS_MB = 48
 
@@ -34,6 +36,8 @@ class Case:
     name: str
     run: Callable[[Field], Awaitable[None]]
     radio: Radio | None = None
+    clustered: str = ""
+    """The site that three servers store."""
     before: Callable[[Path], None] | None = None
     after: Callable[[Path], None] | None = None
 
@@ -86,6 +90,51 @@ async def slow_link(field: Field) -> None:
     relay.heal()
     field.healed("gw1")
     await field.wait(AFTER_S)
+
+
+async def slow_link_with_backlog(field: Field) -> None:
+    """After 60 s of cut a link of 100 ms and 16 KB/s: what is urgent comes at once, and the oldest drain beside it."""
+    relay = field.world.relays["gw1"]
+    await field.load()
+    await field.wait(WARM_S)
+    relay.pipe = Pipe(50 * NS_PER_MS, 16_000)
+    relay.cut()
+    await field.wait(60)
+    watching = asyncio.ensure_future(_urgent_delays(field, 12))
+    relay.heal()
+    field.healed("gw1")
+    took = await watching  # not scaled: some trips must come in it
+    old, at_once = field.old_stored, field.old_in_2_s
+    field.row.notes.append(f"{old} old messages in the first 12 s, {at_once} of them in 2 s")
+    field.row.notes.append(f"{len(took)} trips meanwhile, the slowest took {max(took, default=0):.2f} s")
+    assert old > 0, "the oldest have a share"
+    relay.pipe = Pipe(50 * NS_PER_MS, 320_000)
+    await field.wait(AFTER_S)
+
+
+async def _urgent_delays(field: Field, seconds: float) -> list[float]:
+    """Seconds from gw1's outbox to its parent's inbox of what is urgent and came within the next ``seconds``."""
+    appended: dict[int, float] = {}
+    stored: dict[int, float] = {}
+
+    async def follow(site: str, stream: str, prefix: str, times: dict[int, float]) -> None:
+        bus = field.bus(site)
+        async for message in bus.read(stream, (await bus.state(stream)).last_seq):
+            if message.subject.startswith(prefix):
+                number = message.seq if site == "gw1" else source_number(message.headers)
+                times[number] = time.monotonic()
+
+    lane = subjects.URGENT.prefix
+    following = [
+        asyncio.ensure_future(follow("gw1", subjects.outbox("gw1"), f"{lane}.", appended)),
+        asyncio.ensure_future(follow("edge1", subjects.inbox("edge1"), f"in.gw1.{lane}.", stored)),
+    ]
+    await asyncio.sleep(seconds)
+    for task in following:
+        task.cancel()
+    await asyncio.gather(*following, return_exceptions=True)
+    ended = time.monotonic()
+    return [stored.get(n, ended) - at for n, at in appended.items() if n in stored or ended - at > 2]
 
 
 def killed(sites: tuple[str, ...], what: str) -> Callable[[Field], Awaitable[None]]:
@@ -218,20 +267,37 @@ def _first_after(path: Path, began_ns: int) -> int | None:
     return min((c["arrived_ns"] for c in lines if c["arrived_ns"] > began_ns), default=None)
 
 
-def _mount(root: Path) -> None:
-    target = root / "run" / "nodes" / "gw1"
-    target.mkdir(parents=True)
-    command = ["mount", "-t", "tmpfs", "-o", f"size={TMPFS_MB}m", "ganglion-chaos", str(target)]
-    if subprocess.run(command, capture_output=True, check=False).returncode:
-        raise CannotRunError("disk full: this user may not mount a tmpfs")
+SMALL = ("nodes", "gw1")
+SMALL_HUB = ("servers", "cloud-2")
+"""Whose file system is small, below the run's directory."""
 
 
-def _unmount(root: Path) -> None:
-    subprocess.run(["umount", str(root / "run" / "nodes" / "gw1")], capture_output=True, check=False)
+def _mount(small: tuple[str, str]) -> Callable[[Path], None]:
+    def mount(root: Path) -> None:
+        target = root.joinpath("run", *small)
+        target.mkdir(parents=True)
+        command = ["mount", "-t", "tmpfs", "-o", f"size={TMPFS_MB}m", "ganglion-chaos", str(target)]
+        if subprocess.run(command, capture_output=True, check=False).returncode:
+            raise CannotRunError("disk full: this user may not mount a tmpfs")
+
+    return mount
+
+
+def _unmount(small: tuple[str, str]) -> Callable[[Path], None]:
+    def unmount(root: Path) -> None:
+        subprocess.run(["umount", str(root.joinpath("run", *small))], capture_output=True, check=False)
+
+    return unmount
 
 
 class CannotRunError(Exception):
     """This machine does not allow the case; the message says which and why."""
+
+
+def _fill(ballast: Path) -> None:
+    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
 
 
 async def disk_full(field: Field) -> None:
@@ -239,9 +305,7 @@ async def disk_full(field: Field) -> None:
     await field.load()
     await field.wait(WARM_S)
     ballast = field.world.node_directory("gw1") / "ballast"
-    with contextlib.suppress(OSError), ballast.open("wb", buffering=0) as file:
-        while True:
-            file.write(bytes(4096))
+    _fill(ballast)
     await field.wait(12)
     ballast.unlink()
     field.healed("gw1")
@@ -251,6 +315,86 @@ async def disk_full(field: Field) -> None:
     ]
 
 
+def leader_killed(site: str, child: str) -> Callable[[Field], Awaitable[None]]:
+    async def run(field: Field) -> None:
+        """Who leads a hub's inbox dies again and again; the two others go on, and it comes back to what it missed."""
+        cluster = field.world.clusters[site]
+        await field.load()
+        await field.wait(WARM_S)
+        seconds = []
+        for _ in range(max(1, round(LEADERS * field.scale))):
+            leader = await field.leader(site)
+            await cluster.hold_down(leader)
+            seconds.append(await field.stored_again(site))
+            await field.until(lambda: field.conditions(site) == ["health.cluster-member-away"])
+            await field.wait(2)
+            await cluster.raise_up(leader)
+            await field.until(lambda: field.conditions(site) == [])
+        seconds.sort()
+        field.row.notes.append(
+            f"{len(seconds)} leaders killed, the inbox went on after {statistics.median(seconds):.1f} s"
+            f" ({seconds[0]:.1f} to {seconds[-1]:.1f})"
+        )
+        field.healed(child)
+        await field.wait(AFTER_S)
+
+    return run
+
+
+async def quorum_lost(field: Field) -> None:
+    """Two of three die, the leader among them: nothing is acknowledged any more, until one is back."""
+    cluster = field.world.clusters["cloud"]
+    await field.load()
+    await field.wait(WARM_S)
+    leader = await field.leader("cloud")
+    other = field.chance.choice([name for name in cluster.servers if name != leader])
+    await asyncio.gather(cluster.hold_down(leader), cluster.hold_down(other))
+    await field.until(lambda: "health.cluster-no-quorum" in field.conditions("cloud"))
+    before = (await field.owed("edge1"))[1]
+    await field.wait(12)
+    await field.unload()
+    await asyncio.sleep(4)  # a parent acknowledges what it has once nothing more comes for a second
+    owed, after = await field.owed("edge1")
+    assert after == before, "a single server acknowledged"
+    assert owed > after, "there was nothing to acknowledge"
+    field.healed("edge1")
+    await cluster.raise_up(other)
+    await field.load()
+    await field.wait(AFTER_S)
+    await cluster.raise_up(leader)
+    await field.until(lambda: field.conditions("cloud") == [])
+    await field.wait(AFTER_S)
+
+
+async def leaders_disk_full(field: Field) -> None:
+    """The disk of the hub's leader has no byte left: the others go on, and it comes back once it is started anew."""
+    cluster, name = field.world.clusters["cloud"], SMALL_HUB[1]
+    ballast = field.root.joinpath("run", *SMALL_HUB, "ballast")
+    await field.load()
+    await field.wait(WARM_S)
+
+    async def leads() -> bool:
+        if await field.leader("cloud") == name:
+            return True
+        wish = {"placement": {"preferred": name}}
+        await field.bus("cloud").ask(f"STREAM.LEADER.STEPDOWN.{subjects.inbox('cloud')}", wish)
+        return False
+
+    await field.until(leads, every_s=2)
+    _fill(ballast)
+    seconds = await field.stored_again("cloud")
+    field.row.notes.append(f"the inbox went on after {seconds:.1f} s")
+    await field.wait(12)
+    field.row.notes.append(f"told: {', '.join(field.conditions('cloud')) or 'nothing'}")
+    ballast.unlink()
+    field.healed("edge1")
+    await field.wait(AFTER_S)
+    await cluster.hold_down(name)  # as the person does whom a condition tells to
+    await cluster.raise_up(name)
+    await field.until(lambda: field.conditions("cloud") == [])
+    await field.wait(AFTER_S)
+
+
 CASES = (
     Case("cut 2 s", cut(2)),
     Case("cut 20 s", cut(20)),
@@ -258,11 +402,12 @@ CASES = (
     Case("dead TCP", dead_tcp),
     Case("silent link 20 s", silent_link),
     Case("100 ms, 320 KB/s", slow_link),
+    Case("slow link, backlog", slow_link_with_backlog),
     Case("kill gateway server", killed(GATEWAYS, "server")),
     Case("kill edge server", killed(("edge1",), "server")),
     Case("kill hub server", killed(("cloud",), "server")),
     Case("kill agents", killed((*GATEWAYS, "edge1", "cloud"), "agent")),
-    Case("disk full", disk_full, before=_mount, after=_unmount),
+    Case("disk full", disk_full, before=_mount(SMALL), after=_unmount(SMALL)),
     Case("wiped gateway", wiped_gateway),
     Case("purged hub", purged_hub),
     Case("restored hub", restored_hub),
@@ -270,6 +415,16 @@ CASES = (
     Case("clock -1 day", clock_jump(-1)),
     Case("repeated datagrams", repeated_datagrams, radio=Radio(lost=0.1, repeated=0.5)),
     Case("cold boot, no uplink", cold_boot),
+    Case("leader of 3 hubs killed", leader_killed("cloud", "edge1"), clustered="cloud"),
+    Case("leader of 3 edge servers killed", leader_killed("edge1", "gw1"), clustered="edge1"),
+    Case("2 of 3 hubs killed", quorum_lost, clustered="cloud"),
+    Case(
+        "leader of 3 hubs, disk full",
+        leaders_disk_full,
+        clustered="cloud",
+        before=_mount(SMALL_HUB),
+        after=_unmount(SMALL_HUB),
+    ),
 )
 
 __all__ = ["CASES", "CannotRunError", "Case", "MessagingError"]

@@ -17,6 +17,7 @@ import numpy as np
 
 from ganglion.agent.config import device_host_json
 from ganglion.core.errors import MessagingError, RunError
+from ganglion.core.topology import Topology
 from ganglion.core.units import NS_PER_S
 from ganglion.flow.load import load_flow
 from ganglion.host.system import system_host
@@ -53,7 +54,16 @@ def record(directory: Path) -> None:
 class Field:
     """What a case may look at and break. ``scale`` shortens waits; ``chance`` is the case's own."""
 
-    def __init__(self, root: Path, case: str, seed: int, scale: float, *, radio: Radio | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        case: str,
+        seed: int,
+        scale: float,
+        *,
+        radio: Radio | None = None,
+        clustered: str = "",
+    ) -> None:
         self.row = Row(case)
         self.scale = scale
         self.seed = seed
@@ -68,6 +78,8 @@ class Field:
         self.host = system_host(settings.run_dir, seed)
         self.spec = load_flow(FLOW)
         self.topology = load_topology(FLOW)
+        if clustered:
+            self.topology = with_servers(self.topology, clustered)
         self.plan = plan(self.spec, self.topology, pins=PINS)
         self.world = World(settings, self.host, self.spec, self.topology, self.plan)
         self.settings = settings
@@ -77,6 +89,8 @@ class Field:
         self._buses: dict[str, NatsBus] = {}
         self._watching: list[asyncio.Task[None]] = []
         self._found: list[dict[str, float]] = []
+        self.old_stored = self.old_in_2_s = 0
+        """Messages that waited at a heal and are with the parent: in all, and within two seconds of it."""
 
     # ------------------------------------------------------------------------------------- life
     async def start(self) -> None:
@@ -145,7 +159,9 @@ class Field:
         return [k for name, k in self.world.keeper.all.items() if name in self.topology.sites]
 
     # ------------------------------------------------------------------------------------- looking
-    async def until(self, condition: Callable[[], Any], patience_s: float = PATIENCE_S) -> None:
+    async def until(
+        self, condition: Callable[[], Any], patience_s: float = PATIENCE_S, *, every_s: float = 0.05
+    ) -> None:
         deadline = time.monotonic() + patience_s
         while True:
             with contextlib.suppress(MessagingError):
@@ -154,10 +170,14 @@ class Field:
                     return
             self.world.keeper.check()
             assert time.monotonic() < deadline, "it did not happen"
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(every_s)
 
     def report(self, site: str) -> dict[str, Any]:
         return self.world.keeper.all[site].report() or {}
+
+    def conditions(self, site: str) -> list[str]:
+        """What is wrong with a site by its own account, but for what is information only."""
+        return [c["code"] for c in self.report(site).get("health", ()) if c["severity"] != "info"]
 
     def bus(self, site: str) -> NatsBus:
         return self._buses[site]
@@ -165,7 +185,8 @@ class Field:
     async def owed(self, site: str) -> tuple[int, int]:
         """(last number, acknowledged number) of a site's outbox."""
         bus, name = self._buses[site], subjects.outbox(site)
-        return (await bus.state(name)).last_seq, await bus.delivered(name)
+        state = await bus.state(name)
+        return state.last_seq, max(await bus.delivered(name), state.first_seq - 1)
 
     def healed(self, *sites: str) -> None:
         """Now is the heal: from here the row's seconds are counted, the slowest of ``sites`` counts."""
@@ -194,11 +215,16 @@ class Field:
                     if not stored.subject.startswith(f"in.{site}."):
                         continue
                     now, number = time.monotonic() - began, source_number(stored.headers)
+                    urgent = stored.subject.startswith(f"in.{site}.{subjects.URGENT.prefix}.")
                     found.setdefault("flowing_s", now)
-                    if number >= owed:
+                    if not urgent:
+                        self.old_stored += number <= owed
+                        self.old_in_2_s += number <= owed and now <= 2
+                    if number >= owed and not urgent:
                         found.setdefault("drained_s", now)
                     if number > owed:
                         found.setdefault("live_s", now)
+                    if len(found) == 3:
                         break
 
     async def _timed(self) -> None:
@@ -224,6 +250,27 @@ class Field:
         """SIGKILL to the site's nats-server; False when it is down already."""
         pid = self.report(site).get("server_pid")
         return pid is not None and _kill(int(pid), "nats-server")
+
+    async def leader(self, site: str) -> str:
+        """The server that leads the inbox of a site with several."""
+        return (await self.bus(site).replicas(subjects.inbox(site))).leader
+
+    async def stored_again(self, site: str) -> float:
+        """Seconds until the site's inbox holds a message more than when it first answered."""
+        began, stream, first = time.monotonic(), subjects.inbox(site), None
+        bus = await self.world.connect(site, NS_PER_S // 4)
+
+        async def more() -> bool:
+            nonlocal first
+            last = (await bus.state(stream)).last_seq
+            first = last if first is None else first
+            return last > first
+
+        try:
+            await self.until(more, every_s=0.01)
+            return time.monotonic() - began
+        finally:
+            await bus.close()
 
     def kill_agent(self, site: str) -> bool:
         """SIGKILL to the site's agent, which takes its server along; False when it is down already."""
@@ -256,6 +303,13 @@ class Field:
                 entry.unlink()
 
 
+def with_servers(topology: Topology, site: str) -> Topology:
+    """The same with a site that three servers store; a run puts them on loopback ports of its own."""
+    urls = tuple(f"nats://hub{n}.example.net:4222" for n in (1, 2, 3))
+    several = topology.sites[site].model_copy(update={"servers": urls})
+    return topology.model_copy(update={"sites": {**topology.sites, site: several}})
+
+
 def source_number(headers: Mapping[str, str]) -> int:
     """The number a sourced message had in the child's outbox."""
     return next(int(word) for word in headers["Nats-Stream-Source"].split() if word.isdigit())
@@ -280,10 +334,16 @@ def _kill(pid: int, program: str) -> bool:
 
 @contextlib.asynccontextmanager
 async def field_of(
-    root: Path, case: str, seed: int, scale: float, *, radio: Radio | None = None
+    root: Path,
+    case: str,
+    seed: int,
+    scale: float,
+    *,
+    radio: Radio | None = None,
+    clustered: str = "",
 ) -> AsyncIterator[Field]:
     """A field that is always closed."""
-    field = Field(root, case, seed, scale, radio=radio)
+    field = Field(root, case, seed, scale, radio=radio, clustered=clustered)
     try:
         yield field
     finally:

@@ -78,6 +78,13 @@ def test_fresh_removes_only_what_a_node_left(ganglion, tmp_path):
     assert (tmp_path / "precious" / "file").exists()
 
 
+def test_a_local_run_says_that_nothing_plays_rows(ganglion, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["ganglion", "run", copied(tmp_path)])
+    with pytest.raises(SystemExit):
+        main()
+    assert "[run.rows]" in capsys.readouterr().err
+
+
 def test_dead_letters_of_no_node(ganglion, tmp_path):
     status, _, error = ganglion("dead-letters", str(tmp_path))
     assert (status, "[node.directory]" in error) == (2, True)

@@ -88,6 +88,15 @@ def test_health_tells_what_each_node_said_and_who_is_silent(tmp_path):
     assert "next: look" in text
 
 
+def test_health_of_one_nodes_own_directory(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    report = {"phase": "stopped", "at_ns": 1, "health": []}
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    found = ganglion("health", tmp_path, "--json")
+    assert found.returncode == 0, found.stderr
+    assert [c["code"] for c in json.loads(found.stdout)[tmp_path.name]] == ["health.stopped"]
+
+
 def test_health_of_a_directory_without_nodes_is_explained(tmp_path):
     found = ganglion("health", tmp_path)
     assert found.returncode == 2

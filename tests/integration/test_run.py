@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ganglion.device.firmware.boards import lacks_emulator
+from ganglion.device.firmware.calls import lacks_emulator
 from tests.integration.conftest import FEEDER, REPOSITORY
 from tests.integration.processes import agent_pid, remaining, server_pid, wait_for
 

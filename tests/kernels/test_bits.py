@@ -1,9 +1,11 @@
 """One program, the same bytes: the reference interpreter and every C compiler of this machine, on hostile frames."""
 
+import gc
 import platform
 import re
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -247,9 +249,20 @@ from ganglion.kernels.c.proof import shown
 from ganglion.core.errors import KernelError
 ctypes.CDLL({library!r}).rude()
 try:
-    shown(Path("none"), [])
+    shown(Path("none"), [], None)
 except KernelError as error:
     print(error.code)
 """
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "kernel.subnormals"
+
+
+@pytest.mark.skipif(not COMPILERS, reason="there is no C compiler (gcc, clang or ziglang)")
+def test_a_bound_call_keeps_its_arrays_when_it_outlives_them(cache):
+    bound = Library.build(zoo.program_of("vibration"), COMPILERS[0], cache).bind(3)
+    kept = [weakref.ref(array) for array in (*bound.inputs.values(), *bound.outputs.values(), bound.emitted)]
+    call = bound.call
+    del bound
+    gc.collect()
+    assert all(one() is not None for one in kept)
+    call()

@@ -1,28 +1,25 @@
 """The same bytes on processors that this machine is not: Cortex-M with and without floating point, RISC-V, ARM64."""
 
 import importlib.util
-import json
 import os
-import subprocess
-import sys
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
+from ganglion.device.firmware.calls import Calls
+from ganglion.device.firmware.stepping import step
+from ganglion.host.system import SystemProcesses
 from ganglion.kernels.c import toolchain
 from ganglion.kernels.c.emission import emit, runtime_header
 from ganglion.kernels.c.targets import TARGETS
 from ganglion.kernels.c.toolchain import build_image, compilers, cross_compilers
-from ganglion.kernels.ir.interpret import Computed
 from ganglion.kernels.vectors import differences
 from tests.kernels import zoo
 
 FRAMES = int(os.environ.get("GANGLION_FRAMES", "300"))
 SEED = 20_261_125
 FLASH, RAM = 0x10000, 0x2000_0000
-ENTRY = "gg_kernel_rows"
+ENTRY = "gg_kernel_step"
 ZIG = [c for c in compilers() if c.kind == "zig"]
 NEEDED = [m for m in ("ziglang", "unicorn", "elftools") if importlib.util.find_spec(m) is None]
 pytestmark = pytest.mark.skipif(bool(NEEDED), reason=f"{', '.join(NEEDED)} is not installed")
@@ -59,34 +56,8 @@ def emulated(program, given, held, target, directory, compiler=None):
     table = np.zeros(FRAMES, written.state)
     for name, values in held.items():
         table[name] = values
-    outputs = [(name, program.nodes[n].type) for name, n in program.outputs]
-    about = {
-        "target": target,
-        "image": str(image),
-        "flash": FLASH,
-        "ram": RAM,
-        "symbol": ENTRY,
-        "inputs": len(program.inputs),
-        "output_bytes": [kind.size_bytes for _, kind in outputs],
-        "workspace_bytes": written.workspace_bytes,
-    }
-    job, result = directory / "job.npz", directory / "result.npz"
-    columns: dict[str, Any] = {
-        f"in{k}": np.ascontiguousarray(given[n]).view(np.uint8).reshape(FRAMES, -1)
-        for k, (n, _) in enumerate(program.inputs)
-    }
-    np.savez(job, about=json.dumps(about), table=np.frombuffer(table.tobytes(), np.uint8), **columns)
-    subprocess.run([sys.executable, Path(__file__).with_name("emulated.py"), job, result], check=True)
-    with np.load(result) as done:
-        after = np.frombuffer(done["table"].tobytes(), written.state) if table.nbytes else table
-        return Computed(
-            {
-                n: done[f"out{k}"].view(kind.numpy).reshape(FRAMES, *kind.shape)
-                for k, (n, kind) in enumerate(outputs)
-            },
-            done["emit"].astype(np.bool_),
-            {f.name: after[f.name] for f in program.state},
-        )
+    with Calls(image, target, SystemProcesses(), directory / "emulator.txt") as calls:
+        return step(calls, program, "gg_kernel", written.workspace_bytes, given, table).computed
 
 
 @pytest.mark.parametrize("name, target", CASES)

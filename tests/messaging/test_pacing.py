@@ -137,7 +137,7 @@ def test_nothing_is_lost_or_doubled_when_all_is_drained():
 
 def test_a_fast_link_gets_the_whole_window():
     windows = Windows()
-    stored = 0
+    stored = bulk = 0
     for step in range(8):
         now_ns = step * EVERY_NS
         bulk, _ = windows.judge(

@@ -81,6 +81,16 @@ def test_caps_beyond_what_the_server_may_store_are_refused(run):
     run(test)
 
 
+def test_a_server_alone_stores_nothing_three_times(run):
+    async def test(_sites, _up, down):
+        config = {"name": "X", "subjects": ["x"], "max_bytes": 100, "num_replicas": 3}
+        with pytest.raises(ApiRefused) as caught:
+            await down.ask("STREAM.CREATE.X", config)
+        assert caught.value.number == 10074
+
+    run(test)
+
+
 def test_another_configuration_of_the_same_name_is_refused_and_an_update_takes_it(run):
     async def test(_sites, _up, down):
         config = (await down.ask(f"STREAM.INFO.{J}", {}))["config"]

@@ -99,7 +99,7 @@ def node(**more: Any) -> dict[str, Any]:
     counts = dict.fromkeys(
         ("duplicated_rows", "out_of_order_rows", "bad_messages", "input_seq", "process_cpu_ns", "at_ns"), 0
     )
-    empty: dict[str, Any] = {name: {} for name in ("stages", "kernels", "works", "exported")}
+    empty: dict[str, Any] = {name: {} for name in ("stages", "kernels", "kernel_builds", "works", "exported")}
     return {**counts, **empty, "ingest": None, **more}
 
 
@@ -148,8 +148,8 @@ def host(**works: Any) -> dict[str, Any]:
     sent = {**dict.fromkeys(names, 0), "messages": 10}
     counts = {"devices": 2, "frames": 1000, "frames_of": {}, "raw_bytes": 0, "commands": 0}
     ran_as = {"board": 0, "qemu": 0, "firmware": 2, "python": 0}
-    return {"name": "devices-gw1", **counts, "stages": {}, "kernels": {}, "ran_as": ran_as, "ledgers": {},
-            "works": works, "streams": {"trips": sent}}  # fmt: skip
+    return {"name": "devices-gw1", **counts, "stages": {}, "kernels": {}, "kernel_builds": {}, "ran_as": ran_as,
+            "ledgers": {}, "works": works, "streams": {"trips": sent}}  # fmt: skip
 
 
 def test_a_devices_frames_and_messages_are_told_apart():

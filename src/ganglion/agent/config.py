@@ -39,10 +39,12 @@ class Limits:
 class NodeConfig:
     """A gateway, edge or cloud node. Ports are of 127.0.0.1; 0 means there is none.
 
-    ``parent_url``: the leaf address of the parent site's server, empty at the top. ``children``: site ids.
-    ``coap_port``: where devices send by CoAP, for gateways. ``paths``: whose origins may send here. ``kernel_dir``:
-    where compiled kernels are kept. ``identity_dir``: the site's keys (None: its server lets in whoever reaches it).
-    ``mqtt``: of a gateway with MQTT devices, files relative to ``flow_dir``; ``mqtt_devices``: group -> how many.
+    ``parent_url``: the leaf address of the parent site's server, empty at the top; commas stand between several.
+    ``servers``: the message servers of the site that others run; then the agent starts none and both ports are 0.
+    ``children``: site ids. ``coap_port``: where devices send by CoAP, for gateways. ``paths``: whose origins may send
+    here. ``kernel_dir``: where compiled kernels are kept. ``identity_dir``: the site's keys (None: its server lets in
+    whoever reaches it). ``mqtt``: of a gateway with MQTT devices, files relative to ``flow_dir``; ``mqtt_devices``:
+    group -> how many.
     """
 
     assignment: Assignment
@@ -58,6 +60,7 @@ class NodeConfig:
     identity_dir: Path | None = None
     mqtt: Mqtt | None = None
     mqtt_devices: Mapping[str, int] = field(default_factory=dict)
+    servers: tuple[str, ...] = ()
 
     @property
     def site(self) -> str:
@@ -85,6 +88,7 @@ class NodeConfig:
             "identity_dir": str(self.identity_dir) if self.identity_dir is not None else None,
             "mqtt": self.mqtt.model_dump(mode="json", exclude_unset=True) if self.mqtt is not None else None,
             "mqtt_devices": dict(self.mqtt_devices),
+            "servers": list(self.servers),
         }
 
 
@@ -120,7 +124,7 @@ def load_config(path: Path) -> NodeConfig | DeviceHostConfig:
         value = orjson.loads(path.read_bytes())
         if value["kind"] == "devices":
             return _device_host(value)
-        return _node(value)
+        return _of_one_kind(_node(value))
     except (OSError, orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise DataError(
             "agent.config",
@@ -145,7 +149,17 @@ def _node(value: Mapping[str, Any]) -> NodeConfig:
         Path(value["identity_dir"]) if value.get("identity_dir") else None,
         Mqtt.model_validate(value["mqtt"]) if value.get("mqtt") else None,
         {str(k): int(v) for k, v in value.get("mqtt_devices", {}).items()},
+        tuple(value.get("servers", ())),
     )
+
+
+def _of_one_kind(config: NodeConfig) -> NodeConfig:
+    """Raises ValueError for a node that is to start a message server and to use those of others."""
+    if config.servers and (config.nats_port or config.leaf_port or config.is_gateway):
+        raise ValueError("servers are named, and ports for a server of its own; one of the two must go")
+    if not config.servers and not config.nats_port:
+        raise ValueError("it has neither a port for a message server of its own nor servers of others")
+    return config
 
 
 def _device_host(value: Mapping[str, Any]) -> DeviceHostConfig:

@@ -51,6 +51,9 @@ class Observed:
     ``answers``: the message server does. ``drawn``: the parent draws from the outbox. ``uplink_answers``: the
     parent's port greets, whether or not the link is up. ``missing``: streams and consumers that are not there.
     ``refused``: what the server last said when it would not write, though there is room. ``shed``: rows per stream.
+    ``refused``: what the server last said when it would not write, though there is room. ``servers``: of a site with
+    several message servers, each one's address and whether it greets; None for a site with one. ``behind``: servers
+    that do not hold all of some stream yet.
     """
 
     site: str
@@ -66,6 +69,8 @@ class Observed:
     server_restarts: int = 0
     last_cause: str = ""
     shed: Mapping[str, int] | None = None
+    servers: Mapping[str, bool] | None = None
+    behind: tuple[str, ...] = ()
 
 
 def conditions(seen: Observed) -> list[Condition]:
@@ -74,7 +79,36 @@ def conditions(seen: Observed) -> list[Condition]:
     return sorted(found, key=lambda c: SEVERITIES.index(c.severity))
 
 
+def _cluster(seen: Observed, servers: Mapping[str, bool]) -> list[Condition]:
+    """Most of the servers must be there to acknowledge anything, and all of them to bear another death."""
+    away = sorted(address for address, greets in servers.items() if not greets)
+    start = f"nats-server -c server.conf  # on {', '.join(away or sorted(servers))}"
+    names, many = ", ".join(away), len(servers)
+    if 2 * len(away) >= many:
+        text = f"{len(away)} of the {many} message servers of {seen.site} are away ({names}): nothing is acknowledged"
+        return [Condition("health.cluster-no-quorum", "critical", text, start)]
+    found = []
+    if not seen.answers:
+        text = (
+            f"the message servers of {seen.site} have no leader: nothing is acknowledged until they chose one"
+        )
+        found.append(
+            Condition("health.cluster-no-leader", "critical", text, "tail -n 20 server.log  # on each")
+        )
+    if away:
+        text = f"{names} of {seen.site} is away: the others hold everything, and cannot spare another"
+        found.append(Condition("health.cluster-member-away", "warning", text, start))
+    elif seen.behind:
+        behind = ", ".join(seen.behind)
+        text = f"{behind} does not hold everything yet: no other message server of {seen.site} can be spared"
+        command = f"tail -n 20 server.log  # on {behind}"
+        found.append(Condition("health.cluster-member-behind", "warning", text, command))
+    return found
+
+
 def _server(seen: Observed) -> list[Condition]:
+    if seen.servers is not None:
+        return _cluster(seen, seen.servers)
     log = f"tail -n 20 {seen.server_log}"
     found = []
     if not seen.answers:

@@ -10,12 +10,14 @@ import asyncio
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import orjson
 
 from ganglion.agent.config import NodeConfig
 from ganglion.agent.dead_letters import DeadLetters
+from ganglion.agent.health import Condition
 from ganglion.agent.ingest import COMMAND_TIMEOUT_NS, COMMANDS_MAX, REACTIONS_MAX, Reaction
 from ganglion.agent.intake import Intake
 from ganglion.agent.streams import BusJournal, PassingJournal
@@ -220,6 +222,18 @@ class MqttDoor:
     def troubles(self) -> tuple[str, ...]:
         """What a person should see, "" where all is well."""
         return self.client.trouble, self.letters.trouble, self.trouble
+
+    def conditions(self, node_dir: Path) -> list[Condition]:
+        """What is wrong with the way to the broker, or with what comes from there."""
+        found = []
+        if not self.client.subscribed:
+            text = f"the MQTT broker is away: {self.client.trouble or 'subscriptions are not granted yet'}"
+            found.append(Condition("health.mqtt-away", "warning", text, f"cat {node_dir / 'report.json'}"))
+        if refused := sum(self.letters.counts.values()):
+            text = f"{refused} MQTT messages or readings could not be taken since the start"
+            command = f"ganglion node dead-letters {node_dir}"
+            found.append(Condition("health.mqtt-dead-letters", "info", text, command))
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """For the node's report."""

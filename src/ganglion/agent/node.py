@@ -16,12 +16,13 @@ import orjson
 from ganglion.agent.backlog import SheddingOutbox
 from ganglion.agent.collecting import Collecting
 from ganglion.agent.config import NodeConfig
-from ganglion.agent.health import conditions
+from ganglion.agent.health import Condition, conditions
 from ganglion.agent.ingest import Ingest
 from ganglion.agent.inputs import InputRecorder
 from ganglion.agent.metering import meters
-from ganglion.agent.mqtt import mqtt_door, mqtt_listener
+from ganglion.agent.mqtt import mqtt_door
 from ganglion.agent.recorded import record
+from ganglion.agent.servers import message_servers, unwatched
 from ganglion.agent.streams import BusJournal, BusOutbox, PassingJournal, answered, ticking
 from ganglion.agent.supervisor import Supervisor, supervised
 from ganglion.agent.watch import ServerWatch
@@ -38,17 +39,17 @@ from ganglion.flow.spec import FlowSpec
 from ganglion.host.ports import Host
 from ganglion.host.private import PrivateDirectory
 from ganglion.kernels.loading import load
-from ganglion.kernels.running import Libraries
+from ganglion.kernels.running import Libraries, claims
 from ganglion.messaging import nats, subjects
+from ganglion.messaging.cluster import REPLICAS, ClusterServers
 from ganglion.messaging.janitor import Janitor, Tail
 from ganglion.messaging.pacing import Pacer
 from ganglion.messaging.provision import Caps, SiteBus, provision
 from ganglion.messaging.security.identity import SiteIdentity
-from ganglion.messaging.server import ServerSettings, SiteServer
+from ganglion.messaging.server import SiteServer
 
 REPORT = "report.json"
 REACTIONS = "reactions.json"
-STORE_RESERVE_BYTES = 256 << 20
 METERED_EVERY = 8
 
 
@@ -60,14 +61,14 @@ Connect = Callable[[str, str], Awaitable[SiteBus]]
 class Subsystems:
     """What a running node consists of."""
 
-    server: SiteServer
+    server: SiteServer | ClusterServers
     bus: SiteBus
     engine: Durable
     outbox: SheddingOutbox | None
     janitor: Janitor
     ingest: Ingest | None
     recorder: InputRecorder | None
-    watch: ServerWatch
+    watch: ServerWatch | None
     supervisor: Supervisor | None
     pacer: Pacer | None
     journal: BusJournal | PassingJournal
@@ -102,7 +103,9 @@ class Node:
         self._stop = asyncio.Event()
         self._parts: Subsystems | None = None
         self._checkpoint_seq = 0
+        self._last_known = (0, 0)
         self._libraries: Libraries = {}
+        self._builds: dict[str, str] = {}
         self._meter = Meter(host.clock.cpu_ns, METERED_EVERY)
         self._collecting: Collecting | None = None
         self._spec = self._load(flow)
@@ -132,9 +135,11 @@ class Node:
         runs = self.config.assignment.runs
         kernels, folds = self._spec.kernels(runs), self._spec.folds(runs)
         self._libraries = await asyncio.to_thread(self._load_kernels, kernels, self.config.kernel_dir, folds)
+        self._builds = claims(self._libraries, self._spec.computed_by(self.config.assignment.runs))
         if self._real:
             warm(self._spec, self.config.assignment, self._libraries, self._host.disk)
-        server = self._server()
+        trust = self._identity.trust() if self._identity is not None and not self.config.servers else None
+        server = message_servers(self.config, self._host, trust, self._binary)
         await server.start()
         try:
             async with asyncio.TaskGroup() as group:
@@ -142,9 +147,8 @@ class Node:
                 parts = self._parts = await self._open(server)
                 reporting = group.create_task(self._report())
                 engine = group.create_task(parts.engine.run())
-                watching = group.create_task(parts.watch.run())
-                tasks = [keeping, reporting, engine, watching, group.create_task(parts.janitor.run())]
-                beside = [p.run() for p in (parts.supervisor, parts.pacer) if p is not None]
+                tasks = [keeping, reporting, engine, group.create_task(parts.janitor.run())]
+                beside = [p.run() for p in (parts.watch, parts.supervisor, parts.pacer) if p is not None]
                 tasks += [group.create_task(running) for running in beside]
                 await self._first(engine, parts.engine.caught_up)
                 if parts.ingest is not None:
@@ -178,31 +182,13 @@ class Node:
         await asyncio.wait({engine, waiting}, return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
 
-    def _server(self) -> SiteServer:
-        config, limits = self.config, self.config.limits
-        return SiteServer(
-            ServerSettings(
-                site=config.site,
-                port=config.nats_port,
-                store_max_bytes=limits.journal_bytes_max
-                + limits.outbox_bytes_max
-                + limits.inbox_bytes_max
-                + STORE_RESERVE_BYTES,
-                leaf_port=config.leaf_port or None,
-                parent_url=config.parent_url or None,
-                trust=self._identity.trust() if self._identity is not None else None,
-                mqtt=mqtt_listener(config.mqtt) if config.mqtt is not None else None,
-                binary=self._binary,
-            ),
-            self._host,
-        )
-
-    async def _open(self, server: SiteServer) -> Subsystems:
+    async def _open(self, server: SiteServer | ClusterServers) -> Subsystems:
         config, site = self.config, self.config.site
         limits = config.limits
         clock = self._host.clock
         bus = await answered(lambda: self._connect(server.url, config.assignment.node), clock)
-        caps = Caps(limits.journal_bytes_max, limits.outbox_bytes_max, limits.inbox_bytes_max)
+        replicas = REPLICAS if config.servers else 1
+        caps = Caps(limits.journal_bytes_max, limits.outbox_bytes_max, limits.inbox_bytes_max, replicas)
         born_s = clock.wall_ns() // NS_PER_S if self._real else 0
 
         async def provisioned() -> int:
@@ -214,15 +200,18 @@ class Node:
         source = subjects.journal(site) if config.is_gateway else subjects.inbox(site)
         tail = Tail(limits.outbox_tail_bytes if self._real else 0, limits.outbox_bytes_max)
         janitor = Janitor(bus, clock, source=source, outbox=subjects.outbox(site), tail=tail)
-        watch = ServerWatch(server, bus, source, self._host.disk, clock)
-        outbox = self._outbox(bus, watch, offset) if config.parent_url else None
+        watch = None
+        if isinstance(server, SiteServer):  # the servers of others are for others to restart
+            watch = ServerWatch(server, bus, source, self._host.disk, clock)
+        wrote = watch.wrote if watch is not None else unwatched
+        outbox = self._outbox(bus, wrote, offset) if config.parent_url else None
 
         def checkpointed(seq: int) -> None:
             self._checkpoint_seq = seq
             janitor.processed(seq)
 
         kept = limits.durable or not config.is_gateway
-        journal = BusJournal(bus, source, clock, watch.wrote) if kept else PassingJournal(clock)
+        journal = BusJournal(bus, source, clock, wrote) if kept else PassingJournal(clock)
         recorder = await self._recorder()
         journal.encodes |= recorder is not None
         engine = Durable(
@@ -250,10 +239,10 @@ class Node:
             server, bus, engine, outbox, janitor, ingest, recorder, watch, supervisor, pacer, journal
         )
 
-    def _outbox(self, bus: SiteBus, watch: ServerWatch, offset: int) -> SheddingOutbox:
+    def _outbox(self, bus: SiteBus, wrote: Callable[[str, bool], None], offset: int) -> SheddingOutbox:
         """What goes to the parent, each stream as the flow declared it."""
         host, name = self._host, subjects.outbox(self.config.site)
-        box = BusOutbox(bus, name, host.clock, watch.wrote, offset, self._spec.urgent)
+        box = BusOutbox(bus, name, host.clock, wrote, offset, self._spec.urgent)
         declared = {stream: self._spec[stream].backlog for stream in self.config.assignment.exports}
         cap_bytes = self.config.limits.outbox_bytes_max
         return SheddingOutbox(box, bus, name, declared, cap_bytes, clock=host.clock, disk=host.disk)
@@ -326,7 +315,7 @@ class Node:
         try:
             report = await self._state(parts)
             await asyncio.to_thread(self._host.disk.replace, REPORT, orjson.dumps(report))
-        except (MessagingError, HostError):
+        except HostError:
             return  # a report that cannot be made now is made next time; its age tells
 
     def _trouble(self, parts: Subsystems) -> tuple[str, ...]:
@@ -335,14 +324,26 @@ class Node:
         door = self._door.troubles if self._door else ()
         return parts.engine.progress.disk_trouble, outbox, parts.janitor.trouble, recorder, *door
 
+    def _conditions(self, parts: Subsystems) -> list[Condition]:
+        found = conditions(parts.supervisor.seen) if parts.supervisor else []
+        return [*found, *(self._door.conditions(self._host.disk.root) if self._door else ())]
+
     async def _state(self, parts: Subsystems) -> dict[str, Any]:
         """What the node runs and how far it is; ``settled`` when it owes nobody anything."""
-        config, engine, progress = self.config, parts.engine, parts.engine.progress
+        config, engine = self.config, parts.engine
         source = subjects.journal(config.site) if config.is_gateway else subjects.inbox(config.site)
-        input_last = (await parts.bus.state(source)).last_seq if parts.journal.keeps else progress.input_seq
-        delivered = await parts.outbox.delivered() if parts.outbox else engine.progress.ordinal
+        known, (input_last, delivered), progress = True, self._last_known, engine.progress
+        try:
+            input_last = (
+                (await parts.bus.state(source)).last_seq if parts.journal.keeps else progress.input_seq
+            )
+            delivered = await parts.outbox.delivered() if parts.outbox else engine.progress.ordinal
+        except MessagingError:
+            known = False  # as they were last; what is wrong with the server is told by ``health``
+        self._last_known, progress = (input_last, delivered), engine.progress
         settled = (
-            progress.input_seq == input_last == self._checkpoint_seq
+            known
+            and progress.input_seq == input_last == self._checkpoint_seq
             and not engine.holds
             and delivered == progress.ordinal
         )
@@ -355,6 +356,7 @@ class Node:
             "server_restarts": parts.server.restarts,
             "runs": sorted(config.assignment.runs),
             "kernels": self._spec.ran_as(config.assignment.runs, self._libraries),
+            "kernel_builds": self._builds,
             "input_seq": progress.input_seq,
             "input_last": input_last,
             "checkpoint_seq": self._checkpoint_seq,
@@ -364,7 +366,7 @@ class Node:
             "bad_messages": progress.bad_messages,
             "duplicated_rows": progress.duplicated_rows,
             "out_of_order_rows": progress.out_of_order_rows,
-            "health": [c.to_json() for c in conditions(parts.supervisor.seen)] if parts.supervisor else [],
+            "health": [c.to_json() for c in self._conditions(parts)],
             "trouble": [t for t in self._trouble(parts) if t],
             "stages": {s: c.to_json() for s, c in engine.counts().items()},
             "ingest": asdict(parts.ingest.counts) if parts.ingest else None,

@@ -20,8 +20,10 @@ from ganglion.core.units import NS_PER_S
 from ganglion.host.ports import Clock, Disk, Host
 from ganglion.messaging import subjects
 from ganglion.messaging.bus import Bus
+from ganglion.messaging.cluster import ClusterServers, Replicas
+from ganglion.messaging.greeting import answers
 from ganglion.messaging.janitor import Janitor
-from ganglion.messaging.server import answers
+from ganglion.messaging.server import SiteServer
 
 EVERY_NS = NS_PER_S
 
@@ -39,6 +41,8 @@ class Patience:
 
 
 NEVER_NS = 1 << 62
+HANDS_OFF = Patience(NEVER_NS, NEVER_NS, NEVER_NS, NEVER_NS)
+"""For a node whose message servers are run by others."""
 LINK_ONLY = Patience(silent_ns=NEVER_NS, refused_ns=NEVER_NS, freed_ns=NEVER_NS)
 """For a node whose `ServerWatch` restarts servers that do not answer or write."""
 
@@ -116,16 +120,19 @@ class Server(Protocol):
 
 
 class Watched(Bus, Protocol):
-    """A bus that also tells whether a parent draws from an outbox."""
+    """A bus that also tells whether a parent draws from an outbox, and which servers of a cluster have a stream."""
 
     async def drawn(self, stream: str) -> bool: ...
+
+    async def replicas(self, stream: str) -> Replicas: ...
 
 
 class Supervisor:
     """``caps``: streams and their byte caps; ``outbox`` is one of them, "" at the top of the tree.
 
     ``uplink_answers`` asks the parent's port. ``troubles`` tells what the site's own writers were last told.
-    ``repair`` makes missing streams and consumers again; it is called when some are missing.
+    ``repair`` makes missing streams and consumers again; it is called when some are missing. ``look_at_servers``: of a
+    site with several message servers, asks each.
     """
 
     def __init__(
@@ -142,6 +149,7 @@ class Supervisor:
         troubles: Callable[[], tuple[str, ...]],
         repair: Callable[[], Awaitable[object]],
         patience: Patience | None = None,
+        look_at_servers: Callable[[], Awaitable[Mapping[str, bool]]] | None = None,
     ) -> None:
         self.seen = Observed(site, server.log)
         self.cause = ""
@@ -158,6 +166,7 @@ class Supervisor:
         self._troubles = troubles
         self._repair = repair
         self._diagnosis = Diagnosis(patience)
+        self._look_at_servers = look_at_servers
 
     async def run(self) -> None:
         """Goes on for ever."""
@@ -176,6 +185,8 @@ class Supervisor:
     async def look(self) -> Observed:
         """One observation; whatever does not answer is part of it."""
         missing: list[str] = []
+        behind: set[str] = set()
+        clustered = self._look_at_servers is not None
         streams: dict[str, StreamUse] = {}
         answers = True
         drawn, backlog = (False, 0) if self._outbox else (None, 0)
@@ -183,9 +194,13 @@ class Supervisor:
             try:
                 state = await self._bus.state(name)
                 streams[name] = StreamUse(state.size_bytes, cap)
+                if clustered:
+                    behind.update((await self._bus.replicas(name)).behind)
                 if name == self._outbox:
-                    backlog = state.last_seq - await self._bus.delivered(name)
                     drawn = await self._bus.drawn(name)
+                    if not drawn:  # numbers of an outbox begin far beyond 0 (`provision`)
+                        done = max(await self._bus.delivered(name), state.first_seq - 1)
+                        backlog = state.last_seq - done
             except MessagingError as error:
                 if error.code == "messaging.unavailable":
                     answers = False
@@ -212,7 +227,17 @@ class Supervisor:
             server_restarts=self._server.restarts,
             last_cause=self.cause,
             shed=self.shed(),
+            servers=await self._servers(well=answers and not behind),
+            behind=tuple(sorted(behind)),
         )
+
+    async def _servers(self, *, well: bool) -> Mapping[str, bool] | None:
+        """Which of several servers are there. Each that is asked logs a connection without a word, so not always."""
+        if self._look_at_servers is None:
+            return None
+        if well and self.seen.servers is not None:
+            return dict.fromkeys(self.seen.servers, True)
+        return await self._look_at_servers()
 
 
 def _is_stuck(trouble: str) -> bool:
@@ -222,7 +247,7 @@ def _is_stuck(trouble: str) -> bool:
 
 def supervised(
     config: NodeConfig,
-    server: Server,
+    server: SiteServer | ClusterServers,
     bus: Watched,
     host: Host,
     janitor: Janitor,
@@ -245,5 +270,6 @@ def supervised(
         uplink_answers=lambda: answers(config.parent_url),
         troubles=lambda: (janitor.trouble,),
         repair=repair,
-        patience=LINK_ONLY,
+        patience=LINK_ONLY if isinstance(server, SiteServer) else HANDS_OFF,
+        look_at_servers=server.look if isinstance(server, ClusterServers) else None,
     )

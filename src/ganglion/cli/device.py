@@ -23,6 +23,7 @@ from ganglion.device.firmware.choice import limits_for
 from ganglion.device.firmware.export import KINDS, WHAT, Kind, export
 from ganglion.device.firmware.generate import generate
 from ganglion.device.firmware.rehearsal import count
+from ganglion.device.firmware.trial import tried
 from ganglion.device.recording import Event, load_recording
 from ganglion.flow.assignment import Assignment, origin_name
 from ganglion.flow.load import load_flow
@@ -89,7 +90,9 @@ def build_command(
         )
         file = directory / f"{spec.name}-{paths[0]}-{target.name}.bin"
         _keep(file, image.flash())
-        rows.append(_row(image, paths, file) | _instructions(image, directory / "emulator.txt", events))
+        log = directory / "emulator.txt"
+        shown = {"same_bits": tried(image, SystemProcesses(), log) or None}
+        rows.append(_row(image, paths, file) | _instructions(image, log, events) | shown)
     if as_json:
         sys.stdout.write(orjson.dumps(rows, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE).decode())
     else:
@@ -269,6 +272,11 @@ def _instructions_text(row: Mapping[str, Any]) -> str:
     )
 
 
+def _bits_text(row: Mapping[str, Any]) -> str:
+    shown = row["same_bits"]
+    return f"the reference's: {shown}" if shown else "not tried: pip install 'ganglion[emulator]'"
+
+
 def _text(row: Mapping[str, Any]) -> str:
     return (
         f"{', '.join(row['devices'])} on {row['target']}\n"
@@ -278,5 +286,6 @@ def _text(row: Mapping[str, Any]) -> str:
         f"  RAM     {format_bytes(row['ram_bytes'])}, of it stack {row['stack_bytes']} bytes at most: "
         f"{' > '.join(row['deepest_call'])}\n"
         f"  a frame {_instructions_text(row)}\n"
+        f"  bits    {_bits_text(row)}\n"
         f"  image   {row['file']}\n"
     )

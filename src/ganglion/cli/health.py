@@ -16,9 +16,7 @@ from ganglion.host.system import SystemClock
 STALE_NS = 10 * 10**9
 EXIT_UNWELL = 1
 
-RunDir = Annotated[
-    Path, typer.Argument(metavar="RUN_DIR", help="A run's directory, as `ganglion run` names it.")
-]
+RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="The directory of a run, or of a node.")]
 
 
 def health(
@@ -29,13 +27,14 @@ def health(
 
     Exit status 0: nothing is worse than information. 1: something is. 2: there is nothing to look at.
     """
-    found = {p.parent.name: conditions_of(p.parent) for p in sorted(run_dir.glob("nodes/*/config.json"))}
+    places = sorted(run_dir.glob("nodes/*/config.json")) or sorted(run_dir.glob("config.json"))
+    found = {p.parent.name: conditions_of(p.parent) for p in places}
     if not found:
         raise RunError(
             "run.health",
             f"there are no nodes in {run_dir}",
             why="it is not the directory of a run, or the run has not started yet",
-            next_step="name the directory that ganglion run printed, or gave with --run-dir",
+            next_step="name the directory that ganglion run or ganglion node run printed",
         )
     if as_json:
         value = {node: [c.to_json() for c in conditions] for node, conditions in found.items()}

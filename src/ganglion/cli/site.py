@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from ganglion.cli.cluster import cluster
 from ganglion.core.errors import RunError
 from ganglion.host.private import PrivateDirectory
 from ganglion.host.system import SystemClock
@@ -21,6 +22,8 @@ from ganglion.messaging.security.authority import Authority
 from ganglion.messaging.security.identity import SiteIdentity
 
 site = typer.Typer(no_args_is_help=True, help="Make and withdraw the identities of sites.")
+
+site.command()(cluster)
 
 AuthorityDir = Annotated[
     Path, typer.Argument(metavar="AUTHORITY", help="The private directory of the tree's keys.")

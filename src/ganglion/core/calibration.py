@@ -50,6 +50,7 @@ class StageFigures(_Frozen):
     ``warm_ns``: a call with one row in a loop without pause, which is what the caches make of it at best.
     ``instructions``: of one row, where they were counted for a microcontroller instead of timed; the class says how
     long one takes. ``flash_bytes``, ``ram_bytes``: of the stage's kernel in an image, where it was linked.
+    ``energy_nj``: nanojoule of one row above idle, where someone put a meter to it.
     """
 
     stage: Name
@@ -59,6 +60,7 @@ class StageFigures(_Frozen):
     instructions: Spread | None = None
     flash_bytes: Annotated[int, Field(ge=0)] | None = None
     ram_bytes: Annotated[int, Field(ge=0)] | None = None
+    energy_nj: Spread | None = None
 
 
 class HopFigures(_Frozen):

@@ -14,7 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr,
 
 from ganglion.core.errors import GanglionError, TopologyError
 from ganglion.core.labels import CATEGORIES
-from ganglion.core.topology_checks import RuleBroken, check_devices, check_nodes, check_sites
+from ganglion.core.topology_checks import RuleBroken, check_devices, check_nodes, check_servers, check_sites
 from ganglion.core.topology_mqtt import Mqtt, check_mqtt
 from ganglion.core.units import parse_duration_ns, parse_rate_bit_per_s, parse_size_bytes
 
@@ -30,6 +30,8 @@ DEVICES_MAX = 10_000_000
 LATENCY_NS_MAX = 60 * 10**9
 BANDWIDTH_BIT_PER_S_MAX = 10**13
 MEMORY_BYTES_MAX = 2**50
+SERVERS_MAX = 5
+LEAF_PORT = 7422
 PRICE_MAX = 1e9
 
 SiteTier = Literal["gateway", "edge", "cloud"]
@@ -50,6 +52,13 @@ def _written(parse: Callable[[str], int]) -> BeforeValidator:
 Id = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{0,20}$")]
 """No ``-``: a path is called ``<gateway>-<group>`` and an origin ``<path>-<number>``."""
 ActuatorName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,40}$")]
+ServerUrl = Annotated[
+    str,
+    Field(
+        pattern=r"^nats://([A-Za-z0-9]([A-Za-z0-9.-]{0,250}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,45}\]):[1-9][0-9]{0,4}$"
+    ),
+]
+"""``nats://host:port``; an IPv6 address stands in brackets."""
 Jurisdiction = Annotated[str, Field(pattern=r"^[A-Z]{2}(-[A-Z0-9]{1,3})?$")]
 """ISO 3166-1 alpha-2 or 3166-2 code, or ``EU``."""
 Duration = Annotated[int, _written(parse_duration_ns), Field(ge=0, le=LATENCY_NS_MAX)]
@@ -77,6 +86,8 @@ class NodeClass(_Frozen):
     """Microseconds a node spends on one message: receive, dispatch, send."""
     memory_bytes: Size = Field(alias="memory")
     """What stages may use, beyond the node's own programs."""
+    flash_bytes: Size | None = Field(default=None, alias="flash")
+    """What the kernels of a device may use of its flash, beyond its runtime; not limited without it."""
     cpus: Annotated[float, Field(strict=True, gt=0, le=10_000, allow_inf_nan=False)] = 1.0
     """Processors that stages may keep busy."""
     watts_idle: Amount = 0.0
@@ -153,6 +164,14 @@ class Site(_Frozen):
     """Categories of data that do not come there."""
     mqtt: Mqtt | None = None
     """Of a gateway: where its MQTT devices are."""
+    servers: Annotated[tuple[ServerUrl, ...], Field(max_length=SERVERS_MAX)] = ()
+    """The message servers of a site that outgrew one machine, run by its operator; none: the agent starts its own."""
+    leaf_servers: Annotated[tuple[ServerUrl, ...], Field(max_length=SERVERS_MAX)] = ()
+    """Where children link to each of ``servers``; unless given at the same hosts, port `LEAF_PORT`."""
+
+    def leaves(self) -> tuple[str, ...]:
+        """Where children link to each of ``servers``, in their order."""
+        return self.leaf_servers or tuple(f"{url.rpartition(':')[0]}:{LEAF_PORT}" for url in self.servers)
 
 
 class DeviceGroup(_Frozen):
@@ -217,6 +236,7 @@ class Topology(_Frozen):
     def _whole(self) -> Topology:
         check_sites(self)
         check_nodes(self)
+        check_servers(self)
         check_devices(self)
         check_mqtt(self)
         return self

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # these are what it is made of, and it is checked while it is made
     from ganglion.core.topology import DeviceGroup, Site, Topology
 
+SERVER_COUNTS = (3, 5)
+PORT_MAX = 65_535
 EXPANDED_SITES_MAX = 200_000
 """Sites when each of the alike is written out."""
 
@@ -119,6 +121,13 @@ def check_nodes(topology: Topology) -> None:
     for site_id, site in topology.sites.items():
         if site.node.class_name not in topology.classes:
             raise _no_class(topology, ("sites", site_id, "node", "class"), site.node.class_name)
+        if topology.classes[site.node.class_name].flash_bytes is not None:
+            raise RuleBroken(
+                ("sites", site_id, "node", "class"),
+                f"{site_id} is of class {site.node.class_name}, which says how much flash it has",
+                "only devices' flash is counted",
+                "remove flash from the class, or give the site a class of its own",
+            )
         node_id = topology.node_id(site_id)
         if node_id in seen:
             raise RuleBroken(
@@ -128,6 +137,72 @@ def check_nodes(topology: Topology) -> None:
                 "give one of them another id",
             )
         seen[node_id] = site_id
+
+
+def check_servers(topology: Topology) -> None:
+    """Sites whose message servers are several: three or five of them, each at an address of its own."""
+    given: dict[str, str] = {}
+    for site_id, site in topology.sites.items():
+        if wrong := _wrong_servers(site):
+            key, what, why, next_step = wrong
+            raise RuleBroken(("sites", site_id, key), f"{site_id} has {what}", why, next_step)
+        for key, urls in (("servers", site.servers), ("leaf_servers", site.leaves())):
+            for url in urls:
+                address, port = url.lower(), int(url.rpartition(":")[2])
+                if port > PORT_MAX:
+                    raise RuleBroken(
+                        ("sites", site_id, key),
+                        f"{url} has port {port}",
+                        f"ports go to {PORT_MAX}",
+                        "correct it",
+                    )
+                if address in given:
+                    raise RuleBroken(
+                        ("sites", site_id, key if getattr(site, key) else "servers"),
+                        f"{url} of {site_id} is given twice, also as one of {given[address]}",
+                        "each server listens at addresses of its own, for clients and for children",
+                        "correct one of the two; servers on one machine need leaf_servers with different ports",
+                    )
+                given[address] = f"{key} of {site_id}"
+
+
+def _wrong_servers(site: Site) -> tuple[str, str, str, str] | None:
+    """(field, what, why, next step) of the first rule that is broken."""
+    count = len(site.servers)
+    if site.leaf_servers and len(site.leaf_servers) != count:
+        what = f"{len(site.leaf_servers)} leaf_servers and {count} servers"
+        return "leaf_servers", what, "there is one for each of servers, in their order", "give as many"
+    if not count:
+        return None
+    if site.tier == "gateway":
+        why = (
+            "a gateway works on while nobody else can be reached, so its message server is on its own machine"
+        )
+        return (
+            "servers",
+            "servers though it is a gateway",
+            why,
+            "remove servers; hubs above gateways may have some",
+        )
+    if site.count > 1:
+        why = "sites alike cannot all be stored by the same servers"
+        return (
+            "servers",
+            f"servers and stands for {site.count} sites",
+            why,
+            "give each such site an entry of its own",
+        )
+    if count not in SERVER_COUNTS:
+        why = (
+            "most of the servers must agree: a second adds no safety, and four bear no more deaths than three"
+        )
+        return (
+            "servers",
+            f"{count} servers",
+            why,
+            f"give {' or '.join(map(str, SERVER_COUNTS))}, or none for one of the agent's own",
+        )
+    return None
 
 
 def check_devices(topology: Topology) -> None:

@@ -39,7 +39,7 @@ from ganglion.flow.load import load_flow
 from ganglion.host.ports import Host
 from ganglion.host.threads import to_its_end
 from ganglion.kernels.loading import load
-from ganglion.kernels.running import Libraries
+from ganglion.kernels.running import Libraries, claims
 
 DEVICES_MAX = 1000
 LOG_EVERY_NS = 500_000_000
@@ -109,6 +109,7 @@ class DeviceHost:
         runs = frozenset(stage for d in config.devices for stage in d.assignment.runs)
         libraries = load(self._spec.kernels(runs), config.kernel_dir, self._spec.folds(runs))
         self._kernels = self._spec.ran_as(runs, libraries)
+        self._builds = claims(libraries, self._spec.computed_by(runs))
         self._made = self._firmware()
         self.devices: list[EmulatedDevice | FirmwareDevice] = []
         self._warm(events)
@@ -136,9 +137,8 @@ class DeviceHost:
         if config.runs_as in ("qemu", "qemu-serial"):
             link: Link = "serial" if config.runs_as == "qemu-serial" else "ethernet"
             log = self._host.disk.root / "qemu.txt"
-            return qemu_for(
-                self._spec, assignments, limits, config.kernel_dir, log, len(config.devices), link
-            )
+            processes, devices = self._host.processes, len(config.devices)
+            return qemu_for(self._spec, assignments, limits, config.kernel_dir, processes, log, devices, link)
         if config.runs_as == "firmware":
             return firmware_for(self._spec, assignments, limits, config.kernel_dir)
         return {}
@@ -306,27 +306,44 @@ class DeviceHost:
             "streams": streams,
             "stages": stages,
             "kernels": self._ran_kernels(),
+            "kernel_builds": self._kernel_builds(),
             "ran_as": self._ran_as(),
             "ledgers": {p.origin: p.ledger for p in parts if p.ledger is not None},
         }
 
     def _ran_kernels(self) -> dict[str, list[str]]:
-        """Per map stage: ``compiled`` (a build that was proven), ``board`` (an image that was not), ``numpy``."""
-        ran = {kind for kind, count in self._ran_as().items() if count}
-        images = {"board": "board", "qemu": "board", "firmware": "compiled"}
-        ways = {s: {images[k] for k in ran - {"python"}} for s in self._kernels}
-        if "python" in ran:
+        """Per map stage: ``compiled``, ``board`` (builds that were tried), ``board-untried``, ``numpy``."""
+        ways = {_way(made) for made in self._made_of_devices() if made is not None}
+        found = {stage: set(ways) for stage in self._kernels}
+        if None in self._made_of_devices():
             for stage, way in self._kernels.items():
-                ways[stage].add(way)
-        return {stage: sorted(found) for stage, found in ways.items()}
+                found[stage].add(way)
+        return {stage: sorted(ways) for stage, ways in found.items()}
+
+    def _kernel_builds(self) -> dict[str, list[str]]:
+        """Per map stage: the builds that computed it, and what each was tried on."""
+        devices = self._made_of_devices()
+        claims_of_images = {made.claim for made in devices if made is not None and made.claim}
+        own = self._builds if None in devices else {}
+        found = {s: claims_of_images | ({own[s]} if s in own else set()) for s in self._kernels}
+        return {stage: sorted(builds) for stage, builds in found.items()}
+
+    def _made_of_devices(self) -> list[Made | None]:
+        return [self._made.get(path_of(d.origin)) for d in self.devices]
 
     def _ran_as(self) -> dict[str, int]:
-        kinds = [self._made.get(path_of(d.origin)) for d in self.devices]
+        kinds = self._made_of_devices()
         found = {
             name: sum(isinstance(k, kind) for k in kinds)
             for name, kind in (("board", Boards), ("qemu", QemuBoards), ("firmware", HostedFirmware))
         }
         return found | {"python": len(kinds) - sum(found.values())}
+
+
+def _way(made: Made) -> str:
+    if isinstance(made, HostedFirmware):
+        return "compiled"
+    return "board" if made.claim else "board-untried"
 
 
 def _counts(device: EmulatedDevice | FirmwareDevice) -> _Counted:

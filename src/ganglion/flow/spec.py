@@ -91,10 +91,14 @@ class FlowSpec:
         """The kernels of those of ``stages`` that are maps."""
         return tuple(s.kernel for s in self.stages if isinstance(s, MapStage) and s.id in stages)
 
-    def ran_as(self, stages: Container[str], compiled: Container[str]) -> dict[str, str]:
-        """For each of ``stages`` that is a map or a window: compiled, if its digest is among those, or numpy."""
+    def computed_by(self, stages: Container[str]) -> dict[str, str]:
+        """For each of ``stages`` that is a map or a window of rows: the digest of what it computes."""
         digests = {s.id: s.kernel.digest for s in self.stages if isinstance(s, MapStage) and s.id in stages}
-        digests |= {s.id: self.fold(s).digest for s in self._windows(stages)}
+        return digests | {s.id: self.fold(s).digest for s in self._windows(stages)}
+
+    def ran_as(self, stages: Container[str], compiled: Container[str]) -> dict[str, str]:
+        """For each of those: compiled, if its digest is among ``compiled``, or numpy."""
+        digests = self.computed_by(stages)
         return {stage: "compiled" if digest in compiled else "numpy" for stage, digest in digests.items()}
 
     def fold(self, stage: WindowStage) -> Fold:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ganglion.core.schema import TensorType
 from ganglion.kernels.c.library import Library
+from ganglion.kernels.c.proof import claim
 from ganglion.kernels.folds.compiled import CompiledFolder
 from ganglion.kernels.folds.fold import Fold, Folder, ReferenceFolder
 from ganglion.kernels.kernel import Kernel, Record
@@ -155,6 +156,13 @@ class NumpyRunner:
 def _fixed(state: Mapping[str, Any]) -> dict[str, Any]:
     """State a kernel cannot write into: it would alter rows already given, and a failed call would leave a trace."""
     return {name: _read_only(v) if isinstance(v, np.ndarray) else v for name, v in state.items()}
+
+
+def claims(libraries: Libraries, computed_by: Mapping[str, str]) -> dict[str, str]:
+    """Stage -> the build that computes it, and what that was tried on; ``computed_by``: stage -> digest."""
+    return {
+        stage: claim(libraries[digest].path) for stage, digest in computed_by.items() if digest in libraries
+    }
 
 
 def runner_of(kernel: Kernel, libraries: Libraries) -> Runner:

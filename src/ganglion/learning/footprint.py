@@ -1,23 +1,20 @@
 """What a network needs of a microcontroller: flash, RAM and stack of a linked image, instructions of an emulated one.
 
-The image holds the network and nothing else: from reset it sleeps, and each time it wakes it computes one frame. The
-emulator is the firmware's own, in a process of its own; the frame lies where a device's box would.
+The image holds the network and nothing else: from reset it sleeps, and each time it wakes it computes one frame.
+Counted is the network's own function, by the firmware's emulator.
 """
 
 from __future__ import annotations
 
-import struct
-import sys
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
 from ganglion.core.errors import DataError
-from ganglion.device.firmware import boards
-from ganglion.device.firmware.box import HEAD
+from ganglion.device.firmware.calls import Calls, lacks_emulator
 from ganglion.device.firmware.image import Elf, worst_stack
+from ganglion.device.firmware.stepping import step_network
 from ganglion.host.ports import Processes
 from ganglion.kernels.c.targets import TARGETS, Target
 from ganglion.kernels.c.toolchain import Compiler, build_image, compilers
@@ -29,13 +26,17 @@ FLASH_AT, RAM_AT, REGION_BYTES = 0x0800_0000, 0x2000_0000, 0x0800_0000
 SYMBOL = "gg_network"
 FRAMES_MAX = 8
 STACK_BYTES = 4096
-EMULATOR = Path(boards.__file__).with_name("emulator.py")
 
+_APART = """\
+#include <stdint.h>
+/* Not copied into its caller: it is called by itself, too. */
+__attribute__((noinline)) void {symbol}_step(const int8_t *in, int8_t *out, void *work);
+
+"""
 _BOARD = """
-typedef struct {{ uint8_t head[{head}]; int8_t in[{taken}]; int8_t out[{given}]; }} net_box;
-net_box board_box __attribute__((aligned(8)));
+static int8_t net_in[{taken}] __attribute__((aligned(8))), net_out[{given}];
 static uint64_t net_work[{work} / 8] __attribute__((aligned(8)));
-uint64_t board_stack[{stack} / 8] __attribute__((aligned(8), used));
+static uint64_t board_stack[{stack} / 8] __attribute__((aligned(8), used));
 
 void Reset(void) {{
 #if defined(__ARM_FP)
@@ -44,8 +45,7 @@ void Reset(void) {{
 #endif
   for (;;) {{
     __asm__ volatile("wfi" ::: "memory");
-    {symbol}_step(board_box.in, board_box.out, net_work);
-    *(volatile uint32_t *)(board_box.head + {head} - 4) = {given}u;
+    {symbol}_step(net_in, net_out, net_work);
   }}
 }}
 
@@ -107,17 +107,16 @@ def footprint(
     content = Elf.read(elf)
     flash, _ = content.bytes_at(FLASH_AT, FLASH_AT + REGION_BYTES)
     stack = worst_stack(content, "Reset", ()).depth_bytes
-    absent = [name for name in ("unicorn", "elftools") if find_spec(name) is None]
-    if absent:
-        return Footprint(target.name, flash, ram, stack, None, (f"instructions: {absent[0]}",))
+    if (lacking := lacks_emulator()) is not None:
+        return Footprint(target.name, flash, ram, stack, None, (f"instructions: {lacking}",))
     counted = _counted(written, network, frames[:FRAMES_MAX], elf, target, directory, processes)
     return Footprint(target.name, flash, ram, stack, counted)
 
 
 def _image(written: EmittedNetwork, target: Target, zig: Compiler, directory: Path) -> Path:
-    source = written.source + _BOARD.format(
-        head=HEAD.size,
-        taken=_padded(written.input_bytes),
+    source = _APART.format(symbol=written.symbol) + written.source
+    source += _BOARD.format(
+        taken=max(8, written.input_bytes),
         given=written.output_bytes,
         work=max(8, (written.workspace_bytes + 7) // 8 * 8),
         stack=STACK_BYTES,
@@ -125,10 +124,6 @@ def _image(written: EmittedNetwork, target: Target, zig: Compiler, directory: Pa
     )
     measured = _Measured(target.name, target.triple, target.cpu, target.float_unit)
     return build_image(source, measured, zig, directory, entry="Reset", flash=FLASH_AT, ram=RAM_AT)
-
-
-def _padded(size: int) -> int:
-    return (size + 7) // 8 * 8
 
 
 def _counted(
@@ -140,21 +135,11 @@ def _counted(
     directory: Path,
     processes: Processes,
 ) -> int:
-    """The most instructions of a frame, from waking to sleeping."""
+    """The most instructions of a frame."""
     from ganglion.kernels.networks.reference import compute
 
-    taken = _padded(written.input_bytes)
-    command = [sys.executable, str(EMULATOR), str(elf), target.name, str(taken), "count"]
-    child = processes.converse(command, log=directory / "emulator.log")
-    wanted, most = compute(network, frames).reshape(len(frames), -1), 0
-    try:
-        for frame, right in zip(frames, wanted, strict=True):
-            content = bytes(HEAD.size) + frame.tobytes().ljust(taken, b"\0")
-            child.write(struct.pack("<II", 1, len(content)) + content)
-            size, instructions = struct.unpack("<IQ", child.read(12))
-            answer = np.frombuffer(child.read(size)[HEAD.size :], np.int8)
-            assert np.array_equal(answer, right), "emulated integers differ from the reference"
-            most = max(most, instructions)
-    finally:
-        child.close()
-    return most
+    with Calls(elf, target.name, processes, directory / "emulator.log", counting=True) as calls:
+        found = step_network(calls, written, frames)
+    wanted = compute(network, frames).reshape(len(frames), -1)
+    assert np.array_equal(found.integers, wanted), "emulated integers differ from the reference"
+    return max(found.instructions)

@@ -18,6 +18,8 @@ WRONG_STREAM = 10060
 NO_SPACE_RESERVED = 10047
 IN_USE = 10058
 NOT_PURGED = 10051
+ALONE = 10074
+"""A server that is no cluster was to store something several times."""
 
 
 class ApiRefused(MessagingError):

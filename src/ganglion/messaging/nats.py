@@ -54,6 +54,7 @@ async def connect(
 ) -> NatsBus:
     """A bus on the server at ``url`` that reconnects for ever; raises ``messaging.unavailable`` if none answers.
 
+    ``url`` may be those of a cluster with commas between them: the bus goes on with the next when its own is gone.
     ``access``: who we are, for a server that wants to know; refused is ``messaging.unavailable`` too.
     Every later request, a write above all, fails with that code when no answer came ``answer_within_ns``.
     """
@@ -67,7 +68,7 @@ async def connect(
 
     async def connecting() -> None:
         await client.connect(
-            url,
+            url.split(","),
             name=name,
             error_cb=failed,
             disconnected_cb=bus._lose,  # built here and nowhere else

@@ -24,10 +24,10 @@ QUEUE_NS = 500 * NS_PER_MS
 """How long the backlog's messages on their way may take to be stored."""
 OLDEST_SHARE = 0.25
 """Of the bytes on their way, when both lanes have a backlog."""
-FIRST_BYTES = 128_000
+FIRST_BYTES = 16_000
 """On their way before anything is known of a link."""
 MEASURED_OVER_NS = 2 * NS_PER_S
-WINDOW_MIN = 2
+WINDOW_MIN = 1
 CHANGE_MIN = 0.25
 """A smaller change of a window is not worth a write to the server's disk."""
 

@@ -45,6 +45,8 @@ class Caps:
     journal_max_bytes: int
     outbox_max_bytes: int
     inbox_max_bytes: int
+    replicas: int = 1
+    """How many servers of a cluster store each stream."""
 
     @property
     def sum_bytes(self) -> int:
@@ -89,14 +91,14 @@ async def provision(
     streams are drawn before others; a lane for them that is there already stays. Raises ``messaging.refused``, for
     example when the caps exceed what the server may store, and ``messaging.unavailable``.
     """
-    await _stream(api, _plain(journal(site), ["j.>"], caps.journal_max_bytes))
-    offset = await _outbox(api, site, caps.outbox_max_bytes, born_s)
+    await _stream(api, _plain(journal(site), ["j.>"], caps.journal_max_bytes, caps.replicas))
+    offset = await _outbox(api, site, caps, born_s)
     if urgent:
         await _consumer(api, site, URGENT)
     await _consumer(api, site, BULK)
     if adopt_later:
         children = sorted({child for child, _ in await _adopted(api, site)} & set(children))
-    await _inbox(api, site, caps.inbox_max_bytes, children, urgent=urgent)
+    await _inbox(api, site, caps, children, urgent=urgent)
     return offset
 
 
@@ -114,7 +116,7 @@ async def adopt_children(
             adopted = {child for child, _ in await _adopted(api, site)}
             ready = [c for c in children if c not in adopted and await reaches(api, c)]
             if ready:
-                await _inbox(api, site, caps.inbox_max_bytes, sorted(adopted | set(ready)), urgent=urgent)
+                await _inbox(api, site, caps, sorted(adopted | set(ready)), urgent=urgent)
             if adopted.issuperset(children):
                 return
         except MessagingError as error:
@@ -171,10 +173,8 @@ async def _adopted(api: StreamApi, site: str) -> set[tuple[str, str]]:
     return {(source["name"].removeprefix(OUTBOX_PREFIX), source["consumer"]["name"]) for source in sources}
 
 
-async def _inbox(
-    api: StreamApi, site: str, size_max_bytes: int, children: Sequence[str], *, urgent: bool
-) -> None:
-    config = _plain(inbox(site), [], size_max_bytes)
+async def _inbox(api: StreamApi, site: str, caps: Caps, children: Sequence[str], *, urgent: bool) -> None:
+    config = _plain(inbox(site), [], caps.inbox_max_bytes, caps.replicas)
     kept = await _adopted(api, site)
     config["sources"] = [
         _source(child, lane)
@@ -185,8 +185,9 @@ async def _inbox(
     await _stream(api, config)
 
 
-async def _outbox(api: StreamApi, site: str, size_max_bytes: int, born_s: int) -> int:
-    config = _plain(outbox(site), sorted(lane.filter for lane in LANES), size_max_bytes)
+async def _outbox(api: StreamApi, site: str, caps: Caps, born_s: int) -> int:
+    subjects = sorted(lane.filter for lane in LANES)
+    config = _plain(outbox(site), subjects, caps.outbox_max_bytes, caps.replicas)
     try:
         info = await api.ask(f"STREAM.INFO.{outbox(site)}", {})
     except MessagingError as error:
@@ -203,7 +204,7 @@ async def _outbox(api: StreamApi, site: str, size_max_bytes: int, born_s: int) -
     return offset if int(info["state"]["last_seq"]) >= offset else 0
 
 
-def _plain(name: str, subjects: list[str], size_max_bytes: int) -> dict[str, Any]:
+def _plain(name: str, subjects: list[str], size_max_bytes: int, replicas: int) -> dict[str, Any]:
     return {
         "name": name,
         "subjects": subjects,
@@ -212,7 +213,7 @@ def _plain(name: str, subjects: list[str], size_max_bytes: int) -> dict[str, Any
         "discard": "new",
         "max_bytes": size_max_bytes,
         "max_age": 0,  # the clock of a gateway may be wrong by years: only bytes limit
-        "num_replicas": 1,
+        "num_replicas": replicas,
     }
 
 

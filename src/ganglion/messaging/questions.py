@@ -8,6 +8,7 @@ from typing import Any
 
 from ganglion.messaging.answers import NO_CONSUMER, NO_MESSAGE, ApiRefused
 from ganglion.messaging.bus import StreamState
+from ganglion.messaging.cluster import Replicas
 from ganglion.messaging.subjects import BULK, LANES, Lane
 
 
@@ -29,6 +30,13 @@ class Questions(ABC):
             first if held["messages"] else last + 1, last, int(held["messages"]), int(held["bytes"])
         )
 
+    async def replicas(self, stream: str) -> Replicas:
+        """Which servers of a cluster have a stream; of a single server's nobody leads and nobody lags."""
+        cluster = (await self.ask(f"STREAM.INFO.{stream}", {})).get("cluster") or {}
+        others = cluster.get("replicas") or ()
+        lag = (r["name"] for r in others if not r.get("current") or r.get("offline"))
+        return Replicas(str(cluster.get("leader") or ""), tuple(sorted(map(str, lag))))
+
     async def purge(self, stream: str, up_to_seq: int) -> None:
         # Purging beyond the end would move last_seq, which others count by.
         up_to = min(up_to_seq, (await self.state(stream)).last_seq)
@@ -37,13 +45,13 @@ class Questions(ABC):
 
     async def delivered(self, stream: str) -> int:
         last = (await self.state(stream)).last_seq
-        if await self._lane_info(stream, BULK) is None:
+        infos = {lane: await self._lane_info(stream, lane) for lane in LANES}
+        if infos[BULK] is None:
             return 0
-        return min([await self._delivered(stream, lane, last) for lane in LANES])
+        return min([await self._delivered(stream, lane, info, last) for lane, info in infos.items()])
 
-    async def _delivered(self, stream: str, lane: Lane, last_seq: int) -> int:
+    async def _delivered(self, stream: str, lane: Lane, info: Mapping[str, Any] | None, last_seq: int) -> int:
         """Up to where the parent has all of a lane; ``last_seq``: where the stream ended before the lane was asked."""
-        info = await self._lane_info(stream, lane)
         # A consumer that never delivered says 0, or one less than the stream's first number.
         floor = 0 if info is None else int(info["ack_floor"]["stream_seq"])
         if floor >= last_seq:

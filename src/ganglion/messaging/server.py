@@ -9,13 +9,13 @@ import shutil
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 from ganglion.core.errors import HostError, MessagingError
 from ganglion.core.units import NS_PER_MS, NS_PER_S
 from ganglion.host.ports import Host, Process
 from ganglion.messaging.bus import PAYLOAD_MAX_BYTES
+from ganglion.messaging.cluster import Member
+from ganglion.messaging.greeting import greets
 from ganglion.messaging.mqtt import Listener, listening
 from ganglion.messaging.security.claims import issued_s
 from ganglion.messaging.security.identity import Trust
@@ -31,9 +31,9 @@ STEADY_AFTER_NS = 30 * NS_PER_S
 NICENESS = 5
 """Storing and forwarding steps back behind the agent, for a reflex runs there."""
 _POLL_NS = 20 * NS_PER_MS
-_CONFIG = f"{DIRECTORY}/server.conf"
-_PID = f"{DIRECTORY}/server.pid"
-_LOG = f"{DIRECTORY}/server.log"
+_CONFIG = "server.conf"
+_PID = "server.pid"
+_LOG = "server.log"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +42,10 @@ class ServerSettings:
 
     ``port`` is for this site's own processes, ``leaf_port`` for its children (None: it has none), both on the loopback
     interface; ``parent_url`` is the parent's leaf port, like ``nats-leaf://host:port``, or ``tls://host:port`` with
-    ``trust`` (None: top of the tree). ``store_max_bytes`` must be at least the sum of the site's stream caps.
-    ``trust``: ports speak mutual TLS and every connection needs a signed user; None: whoever reaches a port may use
-    it. ``mqtt``: where MQTT devices come in. ``binary`` replaces the packaged server.
+    ``trust`` (None: top of the tree), or all of a parent's ports with commas between them. ``store_max_bytes`` must be
+    at least the sum of the site's stream caps. ``trust``: ports speak mutual TLS and every connection needs a signed
+    user; None: whoever reaches a port may use it. ``mqtt``: where MQTT devices come in. ``member``: the server is one
+    of a cluster. ``binary`` replaces the packaged server.
     """
 
     site: str
@@ -54,7 +55,13 @@ class ServerSettings:
     parent_url: str | None = None
     trust: Trust | None = None
     mqtt: Listener | None = None
+    member: Member | None = None
     binary: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The server's name: the site's, or its own within a cluster."""
+        return self.site if self.member is None else self.member.name
 
 
 def find_binary(chosen: str | None) -> str:
@@ -75,16 +82,18 @@ def find_binary(chosen: str | None) -> str:
     return found
 
 
-def render(settings: ServerSettings, directory: Path) -> str:
+def render(settings: ServerSettings, directory: Path, *, preload: bool = True) -> str:
     """The server's configuration file, with everything it writes below ``directory``.
+
+    Without ``preload`` the account's claims are in the folder ``jwt`` there already, and newer ones take their place.
 
     The children's own subjects are denied on the link: every site has streams on the same subjects, and a plain
     message that crossed would be stored by the parent as the parent's own. Only sourcing moves data.
     """
-    site = check_site(settings.site)
+    site, host = check_site(settings.site), "127.0.0.1" if settings.member is None else settings.member.host
     lines = [
-        f"server_name: {_quoted(site)}",
-        f'listen: "127.0.0.1:{settings.port}"',
+        f"server_name: {_quoted(settings.name)}",
+        f'listen: "{host}:{settings.port}"',
         f"pid_file: {_quoted(str(directory / 'server.pid'))}",
         f"log_file: {_quoted(str(directory / 'server.log'))}",
         "logfile_size_limit: 4194304",
@@ -102,12 +111,12 @@ def render(settings: ServerSettings, directory: Path) -> str:
     ]
     trust = settings.trust
     if trust is not None:
-        lines += [*_tls(trust, verify=True, indent=""), *_claims(trust, directory)]
+        lines += [*_tls(trust, verify=True, indent=""), *_claims(trust, directory, preload=preload)]
     if settings.mqtt is not None:
         lines += listening(settings.mqtt, trusted=trust is not None)
     leaf = []
     if settings.leaf_port is not None:
-        leaf += [f'  listen: "127.0.0.1:{settings.leaf_port}"', "  no_advertise: true"]
+        leaf += [f'  listen: "{host}:{settings.leaf_port}"', "  no_advertise: true"]
         if trust is not None:
             leaf += _tls(trust, verify=True, indent="  ")
     if settings.parent_url is not None:
@@ -115,7 +124,7 @@ def render(settings: ServerSettings, directory: Path) -> str:
         leaf += [
             '  reconnect: "250ms"',
             "  remotes: [ {",
-            f"    url: {_quoted(settings.parent_url)}",
+            _addresses(settings.parent_url),
             *(() if trust is None else _as_child(trust)),
             f"    deny_imports: {denied}",
             f"    deny_exports: {denied}",
@@ -123,23 +132,51 @@ def render(settings: ServerSettings, directory: Path) -> str:
         ]
     if leaf:
         lines += ["leafnodes {", *leaf, "}"]
+    if settings.member is not None:
+        lines += _cluster(site, settings.member)
     return "\n".join(lines) + "\n"
 
 
-def _tls(trust: Trust, *, verify: bool, indent: str) -> list[str]:
+def _addresses(urls: str) -> str:
+    """One way up, or several of which the server takes the first that answers."""
+    several = urls.split(",")
+    return f"    urls: {json.dumps(several)}" if len(several) > 1 else f"    url: {_quoted(urls)}"
+
+
+def _cluster(site: str, member: Member) -> list[str]:
+    """How the members find each other. A route carries everything of everybody: who may make one is a member."""
+    proven = _tls(member, verify=True, indent="  ") if member.authority is not None else []
+    return [
+        "cluster {",
+        f"  name: {_quoted(site)}",
+        f'  listen: "{member.host}:{member.route_port}"',
+        "  no_advertise: true",
+        f"  routes: {json.dumps([f'nats-route://{route}' for route in member.routes])}",
+        *proven,
+        "}",
+    ]
+
+
+def _tls(files: Trust | Member, *, verify: bool, indent: str) -> list[str]:
     return [
         f"{indent}tls {{",
-        f"{indent}  cert_file: {_quoted(str(trust.certificate))}",
-        f"{indent}  key_file: {_quoted(str(trust.certificate_key))}",
-        f"{indent}  ca_file: {_quoted(str(trust.authority))}",
+        f"{indent}  cert_file: {_quoted(str(files.certificate))}",
+        f"{indent}  key_file: {_quoted(str(files.certificate_key))}",
+        f"{indent}  ca_file: {_quoted(str(files.authority))}",
         *([f"{indent}  verify: true"] if verify else []),
         f'{indent}  min_version: "1.3"',
         f"{indent}}}",
     ]
 
 
-def _claims(trust: Trust, directory: Path) -> list[str]:
+def _claims(trust: Trust, directory: Path, *, preload: bool) -> list[str]:
     """Whom the server believes. The claims are public; what is withdrawn later is kept in the directory ``jwt``."""
+    believed = [
+        "resolver_preload {",
+        f"  {trust.account}: {_quoted(trust.account_claims)}",
+        f"  {trust.system}: {_quoted(trust.system_claims)}",
+        "}",
+    ]
     return [
         f"operator: {_quoted(trust.operator)}",
         f"system_account: {_quoted(trust.system)}",
@@ -148,10 +185,7 @@ def _claims(trust: Trust, directory: Path) -> list[str]:
         f"  dir: {_quoted(str(directory / 'jwt'))}",
         '  interval: "2m"',
         "}",
-        "resolver_preload {",
-        f"  {trust.account}: {_quoted(trust.account_claims)}",
-        f"  {trust.system}: {_quoted(trust.system_claims)}",
-        "}",
+        *(believed if preload else ()),
     ]
 
 
@@ -164,16 +198,17 @@ def _as_child(trust: Trust) -> list[str]:
 
 
 class SiteServer:
-    """Runs one nats-server below ``host.disk.root``; ``run`` keeps it running.
+    """Runs one nats-server in ``folder`` below ``host.disk.root``; ``run`` keeps it running.
 
     ``restarts`` counts how often it had to be started again.
     """
 
-    def __init__(self, settings: ServerSettings, host: Host) -> None:
+    def __init__(self, settings: ServerSettings, host: Host, folder: str = DIRECTORY) -> None:
         self.restarts = 0
         self._settings = settings
         self._host = host
-        self._directory = host.disk.root.absolute() / DIRECTORY
+        self._folder = folder
+        self._directory = host.disk.root.absolute() / folder
         self._process: Process | None = None
         self._stopping = False
 
@@ -197,7 +232,9 @@ class SiteServer:
         self._stopping = False
         binary = find_binary(self._settings.binary)
         await self._end_stale(binary)
-        for port in (self._settings.port, self._settings.leaf_port):
+        member = self._settings.member
+        routes = None if member is None else member.route_port
+        for port in (self._settings.port, self._settings.leaf_port, routes):
             if port is not None and self._host.ports.taken(port):
                 raise _port_taken(port)
         await self._launch(binary)
@@ -244,13 +281,14 @@ class SiteServer:
         """
         settings, trust = self._settings, self._settings.trust
         if trust is not None:
-            held = self._host.disk.read(f"{DIRECTORY}/jwt/{trust.account}.jwt")
+            held = self._host.disk.read(f"{self._folder}/jwt/{trust.account}.jwt")
             if held is not None and issued_s(held.decode()) >= issued_s(trust.account_claims):
                 settings = replace(settings, trust=replace(trust, account_claims=held.decode()))
         content = render(settings, self._directory).encode()
         # Written only when it differs: a site that starts again on a full disk must come up, for its reflexes.
-        if self._host.disk.read(_CONFIG) != content:
-            self._host.disk.replace(_CONFIG, content)
+        name = f"{self._folder}/{_CONFIG}"
+        if self._host.disk.read(name) != content:
+            self._host.disk.replace(name, content)
 
     async def _launch(self, binary: str) -> None:
         await asyncio.to_thread(self._configure)
@@ -262,27 +300,32 @@ class SiteServer:
         while self._host.clock.monotonic_ns() < until_ns:
             if not self._process.alive():
                 break
-            if await _greets(self._settings.port, self._settings.site):
+            if await greets(self._settings.port, self._settings.name):
                 return
             await self._host.clock.sleep_ns(_POLL_NS)
         self._process.kill()
         raise MessagingError(
             "messaging.server-start",
-            f"the message server of {self._settings.site} did not start",
+            f"the message server {self._settings.name} did not start",
             why=await asyncio.to_thread(self._last_words),
             next_step=f"read {self._directory / 'server.log'}",
         )
 
     def _last_words(self) -> str:
-        for name in (_LOG, f"{DIRECTORY}/server.out"):
-            lines = (self._host.disk.read(name) or b"").decode(errors="replace").strip().splitlines()
+        for name in (_LOG, "server.out"):
+            lines = (
+                (self._host.disk.read(f"{self._folder}/{name}") or b"")
+                .decode(errors="replace")
+                .strip()
+                .splitlines()
+            )
             if lines:
                 return lines[-1]
         return "it left no log"
 
     async def _end_stale(self, binary: str) -> None:
         """A server of an earlier run would hold our port and our store."""
-        text = await asyncio.to_thread(self._host.disk.read, _PID)
+        text = await asyncio.to_thread(self._host.disk.read, f"{self._folder}/{_PID}")
         if text is None or not text.strip().isdigit():
             return
         pid = int(text)
@@ -312,32 +355,6 @@ def _is_ours(pid: int, directory: Path) -> bool:
     except OSError:
         return False
     return str(directory / "server.conf").encode() in words
-
-
-async def _greets(port: int, site: str) -> bool:
-    """True when a NATS server of this name answers; it does so only once its store is recovered."""
-    return (await _greeting("127.0.0.1", port)).get("server_name") == site
-
-
-async def answers(url: str) -> bool:
-    """True when a NATS server greets at a leaf or client address, like ``tls://host:port``; greeting needs no keys."""
-    parts = urlsplit(url)
-    return bool(await _greeting(parts.hostname or "", parts.port or 0))
-
-
-async def _greeting(host: str, port: int) -> dict[str, Any]:
-    writer = None
-    try:
-        async with asyncio.timeout(1):
-            reader, writer = await asyncio.open_connection(host, port)
-            verb, _, content = (await reader.readline()).partition(b" ")
-            greeting: dict[str, Any] = json.loads(content) if verb == b"INFO" else {}
-            return greeting
-    except (OSError, TimeoutError, ValueError):
-        return {}
-    finally:
-        if writer is not None:
-            writer.close()
 
 
 def _port_taken(port: int) -> MessagingError:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from ganglion.core.errors import MessagingError
 
@@ -47,6 +48,7 @@ class Address:
     origin: str
 
 
+@lru_cache(1024)
 def check_site(site: str) -> str:
     """``site`` itself; raises `MessagingError` ``messaging.site`` unless it matches ``[a-z][a-z0-9-]{0,30}``."""
     if not _SITE.fullmatch(site):

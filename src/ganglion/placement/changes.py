@@ -21,7 +21,7 @@ FORMS = (
     "link SITE halves",
     "node SITE KEY=VALUE... (memory, class)",
     "node SITE dies",
-    "class NAME KEY=VALUE... (cpus, memory, ns_per_call, price_per_cpu_month, ...)",
+    "class NAME KEY=VALUE... (cpus, memory, flash, ns_per_call, price_per_cpu_month, ...)",
     "site SITE KEY=VALUE... (jurisdiction, carbon_g_per_kwh)",
     "home SITE PARENT",
     "devices GROUP count=NUMBER",
@@ -69,6 +69,8 @@ def _restore_units(value: Value) -> None:
         link["latency"], link["bandwidth"] = f"{link['latency']}ns", f"{link['bandwidth']}bit"
     for kind in value["classes"].values():
         kind["memory"] = f"{kind['memory']}B"
+        if "flash" in kind:
+            kind["flash"] = f"{kind['flash']}B"
     for site in value["sites"].values():
         if "memory" in site["node"]:
             site["node"]["memory"] = f"{site['node']['memory']}B"

@@ -67,7 +67,7 @@ def clash(formulation: Formulation, *, keep: Iterable[Rule] = ()) -> tuple[Rule,
 
 def _with_remedy(rule: Rule, ground: Ground, pins: Mapping[str, str], formulation: Formulation) -> str:
     remedy = ""
-    if rule.kind in ("cpu", "memory", "bandwidth", "deadline"):
+    if rule.kind in ("cpu", "memory", "flash", "bandwidth", "deadline"):
         remedy = _by_amount(rule, ground, formulation)
     elif rule.kind == "jurisdiction":
         remedy = _by_place(rule, ground, pins) or _by_declassifier(rule, ground, pins)
@@ -114,6 +114,11 @@ def _amount(rule: Rule, ground: Ground, beyond: float) -> str:
         share = wire.share_max - idle + row_scale(wire.share_max - idle) * beyond
         needed = wire.link.bandwidth_bit_per_s * (share + idle) / wire.share_max * 1.001
         return f"{needed / 1e6:.4g} Mbit of {wire.id}"
+    if rule.kind == "flash":
+        limits = {s.class_name: s.flash_bytes for s in ground.spots().values() if s.flash_bytes is not None}
+        there = limits[rule.subject]
+        needed_bytes = math.ceil((there + row_scale(there) * beyond) * 1.01)
+        return f"{format_bytes(needed_bytes)} of flash of class {rule.subject}"
     spot = ground.spots()[rule.subject]
     if rule.kind == "cpu":
         return f"{spot.node_class.cpus * (1 + beyond) * 1.001:.4g} cpus of {spot.node}"

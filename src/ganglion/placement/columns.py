@@ -37,14 +37,14 @@ _SLACK = 1e-9
 
 ROWS = ("cpu", "memory", "bandwidth")
 _FIRST = len(QUANTITIES)
-OWN = slice(_FIRST, _FIRST + 3)
-"""Shares of the device's processors, memory and link."""
-AT_GATEWAY = slice(_FIRST + 3, _FIRST + 6)
-AT_EDGE = slice(_FIRST + 6, _FIRST + 9)
-AT_CLOUD = slice(_FIRST + 9, _FIRST + 11)
-SHARED = slice(_FIRST + 3, _FIRST + 11)
+OWN = slice(_FIRST, _FIRST + 4)
+"""Shares of the device's processors, memory, link and flash."""
+AT_GATEWAY = slice(_FIRST + 4, _FIRST + 7)
+AT_EDGE = slice(_FIRST + 7, _FIRST + 10)
+AT_CLOUD = slice(_FIRST + 10, _FIRST + 12)
+SHARED = slice(_FIRST + 4, _FIRST + 12)
 """Shares of what devices share: of the gateway, the edge site, the cloud."""
-WIDTH = _FIRST + 11
+WIDTH = _FIRST + 12
 _START = {DEVICE: OWN.start, GATEWAY: AT_GATEWAY.start, EDGE: AT_EDGE.start, CLOUD: AT_CLOUD.start}
 _QUANTITY = {name: place for place, name in enumerate(QUANTITIES)}
 
@@ -173,6 +173,8 @@ def _seat(load: Load, spot: Spot, width: int) -> Floats:
     start = _START[spot.rank]
     vector[start] = cpu_share(cost.stage_cpus(load, spot), spot)
     vector[start + 1] = memory_share(cost.stage_memory_bytes(load, spot), spot)
+    if spot.flash_bytes is not None:
+        vector[start + 3] = cost.stage_flash_bytes(load, spot) / max(spot.flash_bytes, 1e-12)
     return vector
 
 

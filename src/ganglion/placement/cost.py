@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ganglion.core.calibration import ClassFigures, HopFigures
+from ganglion.core.calibration import ClassFigures, HopFigures, StageFigures
 from ganglion.core.units import NS_PER_S, NS_PER_US
 from ganglion.flow.stages import ActStage, SourceStage
 from ganglion.placement.demand import COMMAND_BYTES, UPLINK_IDLE_BYTES_PER_S, Carriage, Load
@@ -22,8 +22,7 @@ def compute_ns(load: Load, spot: Spot) -> float:
 
 def measured_ns(load: Load, spot: Spot) -> float | None:
     """The same from the class's calibration: timed, or counted instructions; None where it has no such figure."""
-    figures = spot.figures
-    found = figures.stages.get(load.digest) if figures else None
+    found = _figures(load, spot)
     if found is None:
         return None
     if found.call_ns is not None and found.row_ns is not None:
@@ -32,6 +31,10 @@ def measured_ns(load: Load, spot: Spot) -> float | None:
     if found.instructions is None or clock_mhz is None:
         return None
     return found.instructions.median * spot.node_class.cycles_per_instruction * 1e3 / clock_mhz
+
+
+def _figures(load: Load, spot: Spot) -> StageFigures | None:
+    return spot.figures.stages.get(load.digest) if spot.figures else None
 
 
 _UNMEASURED = ClassFigures(measured_on="")
@@ -69,15 +72,30 @@ def stage_cpus(load: Load, spot: Spot) -> float:
 
 def stage_memory_bytes(load: Load, spot: Spot) -> int:
     """Memory of one node that the stage takes; for devices: of each. With its working memory, where that is known."""
-    figures = spot.figures
-    found = figures.stages.get(load.digest) if figures else None
-    working_bytes = (found.ram_bytes or 0) if found else 0
+    found = _figures(load, spot)
+    working_bytes = found.ram_bytes if found and found.ram_bytes is not None else load.working_bytes
     return load.memory_bytes * _instances(load, spot) + working_bytes
 
 
-def stage_money(load: Load, spot: Spot) -> float:
-    """Money for a month of the stage at the spot, all devices together."""
-    return stage_cpus(load, spot) * spot.count * spot.cpu_per_month
+def stage_flash_bytes(load: Load, spot: Spot) -> int:
+    """Flash of one device that the stage's kernel takes: as it was linked, or its constants at least."""
+    found = _figures(load, spot)
+    return found.flash_bytes if found and found.flash_bytes is not None else load.flash_bytes
+
+
+def stage_kilowatt(load: Load, spot: Spot) -> float:
+    """Power above idle that the stage takes of one node; for devices: of each.
+
+    Rows times what a row takes: metered, or its counted instructions times what the class says of one. Else the
+    processors that it keeps busy times their power.
+    """
+    found = _figures(load, spot)
+    rows_per_s = load.rows_in_per_s * _instances(load, spot)
+    if found and found.energy_nj is not None:
+        return rows_per_s * found.energy_nj.median * 1e-12
+    if found and found.instructions is not None and spot.node_class.nj_per_instruction:
+        return rows_per_s * found.instructions.median * spot.node_class.nj_per_instruction * 1e-12
+    return stage_cpus(load, spot) * spot.busy_kilowatt
 
 
 def carriage(wire: Wire, *, urgent: bool) -> Carriage:

@@ -26,6 +26,7 @@ from ganglion.flow.stages import (
     WhereStage,
     WindowStage,
 )
+from ganglion.kernels.cost import constant_bytes, network_memory_bytes
 
 ROW_HEAD_BYTES = 16
 """Sequence number and time: of each row in memory, and once per message (they go up evenly)."""
@@ -78,6 +79,8 @@ class Load:
     for figures that were measured. ``rows_per_call``: rows that come to it at once, by rank of its node, when its input
     comes from below. ``uplink_row_bytes``: of one output row in an uplink's message, where that was measured.
     ``bursts_per_s``: how often rows come, for rows that come only at times, each time for ``burst_s``.
+    ``working_bytes``, ``flash_bytes``: a network's working memory, and a kernel's constants, once per node; where a
+    class was calibrated, its own figures take their place.
     """
 
     stage: Stage
@@ -93,6 +96,8 @@ class Load:
     uplink_row_bytes: float | None = None
     bursts_per_s: float | None = None
     burst_s: float = 0.0
+    working_bytes: int = 0
+    flash_bytes: int = 0
 
     row_bytes: int = field(init=False, compare=False)
     """Bytes of one output row."""
@@ -171,6 +176,7 @@ def demand(
     loads: dict[Key, Load] = {}
     for stage in spec.stages:
         digest = work_digest(spec, stage.id)
+        kept = _kept(stage)
         for path in (ALL,) if stage.id in merged else origins:
             inputs = [_rate(loads, name, path, origins) for name in stage.inputs]
             calls, operations = _computing(stage)
@@ -188,6 +194,7 @@ def demand(
                 _rows_per_call(loads, stage, path, origins, urgent=stage.id in leading),
                 uplink_row_bytes.get(stage.id),
                 *_bursts(stage, inputs),
+                *kept,
             )
     return loads
 
@@ -256,6 +263,14 @@ def _computing(stage: Stage) -> tuple[float, float]:
             return 1 + len(stage.aggregates), 4 * len(stage.aggregates) + 2
         case _:  # around copies a row, a sink writes it, an act reads it
             return 1, row
+
+
+def _kept(stage: Stage) -> tuple[int, int]:
+    """Working memory of a stage's networks, and constants of its kernel."""
+    if not isinstance(stage, MapStage):
+        return 0, 0
+    program = stage.kernel.program
+    return network_memory_bytes(program), constant_bytes(program)
 
 
 def _operators(expression: Expression) -> int:

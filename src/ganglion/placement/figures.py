@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ganglion.core.topology import Topology
 from ganglion.core.units import SECONDS_PER_DAY
@@ -26,23 +26,26 @@ class Ground:
     topology: Topology
     ways: Mapping[str, Route]
     loads: Mapping[Key, Load]
+    leading: frozenset[str] = field(init=False, compare=False)
+    """The stages that reflexes need, and the reflexes."""
+    _readers: Mapping[str, tuple[str, ...]] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        acts = self.spec.reflexes
+        leading = frozenset(x for act in acts for x in (*self.spec.ancestors(act.id), act.id))
+        object.__setattr__(self, "leading", leading)
+        readers = {s.id: tuple(c.id for c in self.spec.consumers(s.id)) for s in self.spec.stages}
+        object.__setattr__(self, "_readers", readers)
 
     def readers(self, key: Key) -> list[Key]:
         """The stages, each on its path, that read the output of ``key``."""
         stage, path = key
-        names = [s.id for s in self.spec.consumers(stage)]
-        return [(n, path) if (n, path) in self.loads else (n, ALL) for n in names]
+        return [(n, path) if (n, path) in self.loads else (n, ALL) for n in self._readers[stage]]
 
     def urgent_readers(self, key: Key) -> list[Key]:
         """Those of them that lead to an actuator, when the stage does too."""
         leading = self.leading
         return [r for r in self.readers(key) if r[0] in leading] if key[0] in leading else []
-
-    @property
-    def leading(self) -> frozenset[str]:
-        """The stages that reflexes need, and the reflexes."""
-        acts = self.spec.reflexes
-        return frozenset(x for act in acts for x in (*self.spec.ancestors(act.id), act.id))
 
     def loop_stages(self, act: str, path: str) -> list[Key]:
         """The stages a frame goes through until the command is given, in flow order."""
@@ -151,13 +154,29 @@ def cpus(ground: Ground, ranks: Ranks) -> dict[str, float]:
     return {node: math.fsum(values) for node, values in parts.items()}
 
 
+def kilowatts(ground: Ground, ranks: Ranks) -> dict[str, float]:
+    """Node -> power above idle (of each device)."""
+    parts: dict[str, list[float]] = {node: [] for node in ground.spots()}
+    for key, load in ground.loads.items():
+        spot = ground.ways[key[1]].spots[ranks[key]]
+        parts[spot.node].append(cost.stage_kilowatt(load, spot))
+    for key, wire, urgent in crossings(ground, ranks):
+        for rank in (wire.lower, wire.upper):
+            spot = ground.ways[key[1]].spots[rank]
+            busy = cost.hop_cpus(ground.loads[key], wire, spot, urgent=urgent)
+            parts[spot.node].append(busy * spot.busy_kilowatt)
+    return {node: math.fsum(values) for node, values in parts.items()}
+
+
 def nodes(ground: Ground, ranks: Ranks) -> tuple[NodeUse, ...]:
     """What every node has to do."""
     busy = cpus(ground, ranks)
     memory = dict.fromkeys(busy, 0)
+    flash = dict.fromkeys(busy, 0)
     for key, load in ground.loads.items():
         spot = ground.ways[key[1]].spots[ranks[key]]
         memory[spot.node] += cost.stage_memory_bytes(load, spot)
+        flash[spot.node] += cost.stage_flash_bytes(load, spot)
     return tuple(
         NodeUse(
             node,
@@ -166,6 +185,8 @@ def nodes(ground: Ground, ranks: Ranks) -> tuple[NodeUse, ...]:
             spot.node_class.cpus * CPU_SHARE_MAX,
             memory[node],
             spot.memory_bytes,
+            None if spot.flash_bytes is None else flash[node],
+            spot.flash_bytes,
         )
         for node, spot in ground.spots().items()
     )
@@ -182,11 +203,11 @@ def money(ground: Ground, ranks: Ranks) -> Money:
         volume.append(per_s * SECONDS_PER_MONTH * (wire.per_byte - wire.energy_per_byte))
         energy.append(per_s * SECONDS_PER_MONTH * wire.energy_per_byte)
 
-    spots = ground.spots()
+    spots, power = ground.spots(), kilowatts(ground, ranks)
     for node, busy in cpus(ground, ranks).items():
         spot = spots[node]
-        energy.append(busy * spot.count * spot.busy_energy_per_month)
-        cpu.append(busy * spot.count * (spot.cpu_per_month - spot.busy_energy_per_month))
+        energy.append(power[node] * spot.count * HOURS_PER_MONTH * spot.energy_per_kwh)
+        cpu.append(busy * spot.count * spot.node_class.price_per_cpu_month)
         idle_kilowatt_hours = spot.node_class.watts_idle / 1000 * HOURS_PER_MONTH
         energy.append(spot.count * idle_kilowatt_hours * ground.topology.electricity_per_kwh)
         fixed.append(spot.count * spot.node_class.price_per_month)

@@ -173,12 +173,14 @@ def _nodes(ground: Ground, formulation: Formulation) -> None:
     spots = ground.spots()
     cpu: dict[str, Terms] = {node: {} for node in spots}
     memory: dict[str, Terms] = {node: {} for node in spots}
+    flash: dict[str, Terms] = {node: {} for node in spots}
     for (stage, path, rank), column in formulation.seats.items():
         spot = ground.ways[path].spots.get(rank)
         if spot is not None:
             load = ground.loads[stage, path]
             cpu[spot.node][column] = cost.stage_cpus(load, spot)
             memory[spot.node][column] = float(cost.stage_memory_bytes(load, spot))
+            flash[spot.node][column] = float(cost.stage_flash_bytes(load, spot))
 
     for key, wire, column, urgent, sign in _carried(ground, formulation):
         for spot in _ends(ground, key, wire):
@@ -186,6 +188,9 @@ def _nodes(ground: Ground, formulation: Formulation) -> None:
             cpu[spot.node][column] = cpu[spot.node].get(column, 0.0) + used
 
     for node, spot in spots.items():
+        if spot.flash_bytes is not None:
+            rule = rules.flash_rule(spot, spot.flash_bytes)
+            _capacity(formulation, flash[node], float(spot.flash_bytes), rule)
         _capacity(formulation, cpu[node], spot.node_class.cpus * CPU_SHARE_MAX, rules.cpu_rule(spot))
         _capacity(formulation, memory[node], float(spot.memory_bytes), rules.memory_rule(spot))
 

@@ -5,21 +5,23 @@ Gateways that do the same are drawn once, with their number.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from xml.sax.saxutils import escape
 
-from ganglion.core.errors import PlacementInfeasible
 from ganglion.core.topology import Topology
 from ganglion.core.units import format_bytes, format_duration
 from ganglion.flow.spec import FlowSpec
 from ganglion.flow.stages import TIERS
-from ganglion.placement.plan import LinkUse, NodeUse, Plan
+from ganglion.placement.plan import Aggregate, LinkUse, NodeUse, Plan
 
 ROWS_MAX = 14
 """Kinds of gateway that are drawn; more are counted."""
 STAGES_MAX = 12
 GATEWAYS_MAX = 300
+"""Of more the kinds are drawn, not the gateways."""
+KINDS_MAX = 6
+"""Kinds of gateway of such a fleet, and of edge site."""
 _WIDTH, _COLUMN, _BOX, _LINE, _TOP = 1240, 310, 220, 15, 96
 _PAPER, _INK, _FAINT, _FULL = "#fcfcfa", "#1f2430", "#8a8f99", "#c2410c"
 _TIMES = "\N{MULTIPLICATION SIGN}"
@@ -44,6 +46,8 @@ class _Card:
     up: LinkUse | None = None
     parent: str = ""
     names: list[str] = field(default_factory=list)
+    label: str = ""
+    """What is written at its top, instead of its title."""
 
     @property
     def height(self) -> float:
@@ -51,15 +55,11 @@ class _Card:
 
 
 def picture(plan: Plan, spec: FlowSpec, topology: Topology) -> str:
-    """The SVG text. Raises ``placement.size`` for a fleet that is too large to be written out."""
-    if plan.summary.gateways > GATEWAYS_MAX:
-        raise PlacementInfeasible(
-            "placement.size",
-            f"a plan of {plan.summary.gateways} gateways is not drawn",
-            why=f"pictures have at most {GATEWAYS_MAX} gateways",
-            next_step="draw a part: lower the counts in a copy of the topology",
-        )
-    cards = _cards(plan, spec, topology.expanded())
+    """The SVG text. Of more than `GATEWAYS_MAX` gateways the kinds are drawn, the most frequent ones."""
+    if plan.summary.gateways > GATEWAYS_MAX and plan.aggregate is not None:
+        cards, left_out = _kinds(plan.aggregate(), spec)
+    else:
+        cards, left_out = _cards(plan, spec, topology.expanded()), ""
     columns: dict[str, list[_Card]] = {t: [c for c in cards.values() if c.tier == t] for t in TIERS}
     height = max(_lay(column) for column in columns.values())
     for tier in ("gateway", "edge", "cloud"):
@@ -69,7 +69,7 @@ def picture(plan: Plan, spec: FlowSpec, topology: Topology) -> str:
     body += [_text(_left(t), _TOP - 14, t, size=13, weight=600) for t in TIERS if columns[t]]
     body += [_wire(card, cards) for card in cards.values() if card.parent]
     body += [_box(card) for card in cards.values()]
-    body.append(_text(24, height - 18, _FOOT, size=12, fill=_FAINT))
+    body.append(_text(24, height - 18, _FOOT + left_out, size=12, fill=_FAINT))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height:.0f}" width="{_WIDTH}" '
         f'height="{height:.0f}" font-family="system-ui, DejaVu Sans, sans-serif">'
@@ -105,6 +105,29 @@ def _cards(plan: Plan, spec: FlowSpec, topology: Topology) -> dict[str, _Card]:
         same[key] = cards[use.node] = card
     kept = _few(cards)
     return {name: card for name, card in kept.items() if card.title == name}
+
+
+def _kinds(found: Sequence[Aggregate], spec: FlowSpec) -> tuple[dict[str, _Card], str]:
+    """Cards of a fleet's kinds of node, and how many gateways are of kinds that are not drawn."""
+    leading = {n for act in spec.reflexes for n in (*spec.ancestors(act.id), act.id)}
+    kept: set[str] = set()
+    cards: dict[str, _Card] = {}
+    gateways = [one for one in found if one.tier == "gateway"]
+    edges = [one for one in found if one.tier == "edge"]
+    drawn = {one.name for one in (*gateways[:KINDS_MAX], *edges[:KINDS_MAX])}
+    for one in found:
+        if one.tier in ("gateway", "edge") and one.name not in drawn:
+            continue
+        if one.tier != "cloud" and one.parent not in kept:
+            continue
+        kept.add(one.name)
+        cards[one.name] = _Card(
+            one.name, one.tier, list(one.stages), one.use, leading, one.many, up=one.up, parent=one.parent
+        )
+        if one.tier == "device":  # a line leads to its gateways
+            cards[one.name].label = one.name.partition(" ")[0]
+    missed = sum(one.many for one in gateways if one.name not in kept)
+    return cards, f" · {missed:,} gateways of other kinds are not drawn" if missed else ""
 
 
 def _siblings(
@@ -174,7 +197,9 @@ def _box(card: _Card) -> str:
         f'fill="{_FILL[card.tier]}" stroke="#c9ccd3"/>'
     )
     parts = [frame]
-    title = card.title.removeprefix("device:") + (f"  {_TIMES}{card.many}" if card.many > 1 else "")
+    title = (card.label or card.title.removeprefix("device:")) + (
+        f"  {_TIMES}{card.many:,}" if card.many > 1 else ""
+    )
     parts.append(_text(x + 10, card.top + 20, title, size=13, weight=600))
     y = card.top + 20 + _LINE
     for stage in shown:

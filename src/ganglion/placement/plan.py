@@ -51,7 +51,7 @@ class LinkUse:
 class NodeUse:
     """What stages take on a node, of what they may take; of ``device:<path>``: on each device.
 
-    ``cpus``: processors kept busy, messages included.
+    ``cpus``: processors kept busy, messages included; flash only where the class says how much there is.
     """
 
     node: str
@@ -60,6 +60,8 @@ class NodeUse:
     cpus_max: float
     memory_bytes: int
     memory_bytes_max: int
+    flash_bytes: int | None = None
+    flash_bytes_max: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,22 @@ class Detail:
     links: tuple[LinkUse, ...]
     nodes: tuple[NodeUse, ...]
     assigned: Mapping[str, Assignment]
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate:
+    """``many`` nodes alike: what each runs (in flow order), takes and sends up; ``parent``: the name of what is above.
+
+    ``use`` and ``up`` are means over the nodes; ``up`` is None for the cloud.
+    """
+
+    name: str
+    tier: str
+    many: int
+    stages: tuple[str, ...]
+    use: NodeUse
+    up: LinkUse | None
+    parent: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +140,8 @@ class Plan:
     summary: Summary
     write_out: Callable[[], Detail] = field(repr=False, compare=False)
     assign: Callable[[str], Assignment] = field(repr=False, compare=False)
+    aggregate: Callable[[], tuple[Aggregate, ...]] | None = field(default=None, repr=False, compare=False)
+    """A fleet's nodes in kinds; None for plans that are always written out."""
 
     @cached_property
     def detail(self) -> Detail:
@@ -214,4 +234,5 @@ def _rounded(value: float) -> float:
 
 
 def _record(value: LinkUse | NodeUse) -> dict[str, Any]:
-    return {k: _rounded(v) if isinstance(v, float) else v for k, v in asdict(value).items()}
+    values = {k: v for k, v in asdict(value).items() if v is not None}
+    return {k: _rounded(v) if isinstance(v, float) else v for k, v in values.items()}

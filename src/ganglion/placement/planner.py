@@ -10,6 +10,7 @@ from ganglion.core.topology import Topology
 from ganglion.flow.spec import FlowSpec
 from ganglion.flow.stages import TIERS, WhereStage
 from ganglion.placement import figures, solver
+from ganglion.placement.aggregates import aggregates
 from ganglion.placement.blocks import GAP_MAX
 from ganglion.placement.clash import block_ground, face_ground, fits, infeasible
 from ganglion.placement.decompose import FleetSolution, NoBlock, NoColumns, solve_fleet
@@ -167,6 +168,7 @@ def fleet_plan(solution: FleetSolution, pins: Mapping[str, str], selectivities: 
         summary,
         expansion.detail,
         expansion.assignment,
+        lambda: aggregates(expansion),
     )
 
 

@@ -85,6 +85,9 @@ def _nodes(plan: Plan) -> str:
     for x in plan.nodes:
         memory = [format_bytes(x.memory_bytes), format_bytes(x.memory_bytes_max)]
         rows.append([x.node, f"{x.cpus:.4f}", f"{x.cpus_max:g}", *memory])
+        if x.flash_bytes is not None and x.flash_bytes_max is not None:
+            flash = f"{format_bytes(x.flash_bytes)} of {format_bytes(x.flash_bytes_max)}"
+            rows[-1][-1] += f", flash {flash}"
     return _table(rows)
 
 

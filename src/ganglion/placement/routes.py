@@ -30,14 +30,14 @@ class Spot:
     class_name: str
     node_class: NodeClass
     memory_bytes: int
+    flash_bytes: int | None
+    """Of a device, for its kernels; None where it is not limited."""
     jurisdiction: str | None
     count: int
-    cpu_per_month: float
-    """Money for one of its processors kept busy for a month: price and the power above idle."""
-    busy_energy_per_month: float
-    """The part of it that is for power."""
     busy_kilowatt: float
     """Power above idle of one processor kept busy."""
+    energy_per_kwh: float
+    """Money."""
     carbon_kg_per_kwh: float
     refuses: frozenset[str]
     """Categories of data that do not come there."""
@@ -140,8 +140,7 @@ def _spot(topology: Topology, path: Path, tier: str, class_name: str) -> Spot:
     kind = topology.classes[class_name]
     site = path.sites.get(tier, path.gateway)
     device = tier == "device"
-    kilowatt = (kind.watts_busy - kind.watts_idle) / 1000
-    energy = kilowatt * HOURS_PER_MONTH * topology.electricity_per_kwh
+    kilowatt = _busy_watts(kind) / 1000
     return Spot(
         path.nodes[tier],
         site,
@@ -149,12 +148,19 @@ def _spot(topology: Topology, path: Path, tier: str, class_name: str) -> Spot:
         class_name,
         kind,
         kind.memory_bytes if device else topology.memory_bytes(site),
+        kind.flash_bytes if device else None,
         topology.sites[site].jurisdiction,
         path.count if device else 1,
-        kind.price_per_cpu_month + energy,
-        energy,
         kilowatt,
+        topology.electricity_per_kwh,
         topology.carbon(site) / 1000,
         frozenset(topology.sites[site].refuses),
         figures_of(kind),
     )
+
+
+def _busy_watts(kind: NodeClass) -> float:
+    """Above idle, of one processor kept busy: by its instructions, where the class says what those take."""
+    if kind.nj_per_instruction and kind.clock_mhz:
+        return kind.nj_per_instruction * kind.clock_mhz / kind.cycles_per_instruction / 1000
+    return kind.watts_busy - kind.watts_idle

@@ -30,6 +30,7 @@ KINDS = (
     "bandwidth",
     "cpu",
     "memory",
+    "flash",
     "topology",
     "capability",
     "actuator",
@@ -200,6 +201,13 @@ def memory_rule(spot: Spot) -> Rule:
     """Stages fit into the node's memory."""
     text = f"stages have {format_bytes(spot.memory_bytes)}"
     return Rule("memory", spot.node, text, f"give class {spot.class_name} more memory, or shorten keep=")
+
+
+def flash_rule(spot: Spot, limit_bytes: int) -> Rule:
+    """Kernels fit into a device's flash; one rule for all devices of a class."""
+    text = f"kernels have {format_bytes(limit_bytes)} on a device"
+    lift = f"give class {spot.class_name} more flash, or run smaller kernels there"
+    return Rule("flash", spot.class_name, text, lift)
 
 
 def cpu_rule(spot: Spot) -> Rule:

@@ -12,12 +12,10 @@ from ganglion.placement.routes import HOURS_PER_MONTH, SECONDS_PER_MONTH, Spot, 
 
 def seat_quantities(load: Load, spot: Spot) -> dict[str, float]:
     """Objective quantities (see `ganglion.placement.objective`) of the stage at the spot, latency not included."""
-    cpus = cost.stage_cpus(load, spot) * spot.count
-    energy = cpus * spot.busy_energy_per_month
-    kwh = cpus * spot.busy_kilowatt * HOURS_PER_MONTH
+    kwh = cost.stage_kilowatt(load, spot) * spot.count * HOURS_PER_MONTH
     return {
-        "cpu": cost.stage_money(load, spot) - energy,
-        "energy": energy,
+        "cpu": cost.stage_cpus(load, spot) * spot.count * spot.node_class.price_per_cpu_month,
+        "energy": kwh * spot.energy_per_kwh,
         "kwh": kwh,
         "carbon_kg": kwh * spot.carbon_kg_per_kwh,
         "height": float(spot.rank),
@@ -34,9 +32,9 @@ def wire_quantities(load: Load, wire: Wire, ends: tuple[Spot, Spot], *, urgent: 
     cpu = 0.0
     for spot in ends:
         cpus = cost.hop_cpus(load, wire, spot, urgent=urgent) * spot.count
-        energy += cpus * spot.busy_energy_per_month
-        cpu += cpus * (spot.cpu_per_month - spot.busy_energy_per_month)
+        cpu += cpus * spot.node_class.price_per_cpu_month
         spent = cpus * spot.busy_kilowatt * HOURS_PER_MONTH
+        energy += spent * spot.energy_per_kwh
         kwh += spent
         carbon_kg += spent * spot.carbon_kg_per_kwh
     return {"links": links, "energy": energy, "cpu": cpu, "kwh": kwh, "carbon_kg": carbon_kg}

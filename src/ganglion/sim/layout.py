@@ -14,8 +14,9 @@ from ganglion.device.player import shot_frames_min
 from ganglion.device.recording import Event
 from ganglion.flow.assignment import origin_name
 from ganglion.flow.spec import FlowSpec
-from ganglion.host.ports import Clock, Ports
+from ganglion.host.ports import Clock, Ports, Processes
 from ganglion.host.private import PrivateDirectory
+from ganglion.messaging.cluster import Place
 from ganglion.messaging.security.authority import Authority
 from ganglion.placement import Plan
 from ganglion.sim.rundir import KERNELS
@@ -30,11 +31,23 @@ LEAD_NS = 1_500_000_000
 
 @dataclass(frozen=True, slots=True)
 class SitePorts:
-    """Loopback ports of a site; 0 where it needs none."""
+    """Loopback ports of a site; 0 where it needs none. ``places``: its servers, where they are several."""
 
     nats: int
     leaf: int
     coap: int
+    places: tuple[Place, ...] = ()
+
+    @property
+    def leaves(self) -> tuple[int, ...]:
+        """Where its children link."""
+        return tuple(p.leaf_port for p in self.places) or (self.leaf,)
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """Where clients connect."""
+        ports = tuple(p.port for p in self.places) or (self.nats,)
+        return tuple(f"nats://127.0.0.1:{port}" for port in ports)
 
 
 def choose_ports(topology: Topology, ports: Ports) -> dict[str, SitePorts]:
@@ -47,8 +60,17 @@ def choose_ports(topology: Topology, ports: Ports) -> dict[str, SitePorts]:
         given.add(port)
         return port
 
+    def several(site_id: str, count: int) -> SitePorts:
+        numbered = range(1, count + 1)
+        places = (
+            Place(f"{site_id}-{n}", "127.0.0.1", free("tcp"), free("tcp"), free("tcp")) for n in numbered
+        )
+        return SitePorts(0, 0, 0, tuple(places))
+
     return {
-        site_id: SitePorts(
+        site_id: several(site_id, len(site.servers))
+        if site.servers
+        else SitePorts(
             free("tcp"),
             free("tcp") if topology.children(site_id) else 0,
             free("udp") if site.tier == "gateway" else 0,
@@ -66,21 +88,27 @@ def start_order(topology: Topology) -> list[str]:
 
 
 def node_config(
-    settings: Settings, topology: Topology, plan: Plan, site: str, ports: SitePorts, parent_port: int
+    settings: Settings,
+    topology: Topology,
+    plan: Plan,
+    site: str,
+    ports: SitePorts,
+    parent_ports: Sequence[int],
 ) -> NodeConfig:
-    """The configuration of a site's node; ``parent_port``: where its relay to the parent listens, 0 at the top."""
+    """The configuration of a site's node; ``parent_ports``: where its relay to the parent listens, none at the top."""
     return NodeConfig(
         assignment=plan.assignments()[topology.node_id(site)],
         flow_dir=settings.flow_dir.resolve(),
         nats_port=ports.nats,
         leaf_port=ports.leaf,
-        parent_url=f"tls://127.0.0.1:{parent_port}" if parent_port else "",
+        parent_url=",".join(f"tls://127.0.0.1:{port}" for port in parent_ports),
         children=tuple(topology.children(site)),
         coap_port=ports.coap,
         paths=tuple(p.id for p in topology.paths() if p.gateway == site),
         kernel_dir=kernel_dir(settings),
         limits=Limits(recording_bytes_max=settings.recording_bytes_max),
         identity_dir=identity_dir(settings, site),
+        servers=ports.urls if ports.places else (),
     )
 
 
@@ -88,8 +116,17 @@ def make_identities(settings: Settings, topology: Topology, clock: Clock) -> Non
     """An authority for this run alone, and an identity for each of its sites; all of it ends with the directory."""
     authority = Authority(PrivateDirectory(_identities(settings) / "authority"), clock)
     authority.init("ganglion run")
-    for site in topology.sites:
-        authority.join(site, PrivateDirectory(identity_dir(settings, site)))
+    for site_id, site in topology.sites.items():
+        identity = PrivateDirectory(identity_dir(settings, site_id))
+        authority.join(site_id, identity)
+        for number in range(len(site.servers)):
+            keys = PrivateDirectory(server_keys(settings, site_id, number))
+            authority.equip(site_id, keys, hosts=(), leaf=identity.read("leaf.creds"))
+
+
+def server_keys(settings: Settings, site: str, number: int) -> Path:
+    """Where the files are that one of a site's several servers proves itself with."""
+    return _identities(settings) / "servers" / f"{site}-{number + 1}"
 
 
 def identity_dir(settings: Settings, site: str) -> Path:
@@ -167,8 +204,10 @@ def device_hosts(
     }
 
 
-def chosen_devices(settings: Settings, topology: Topology, spec: FlowSpec, plan: Plan) -> Chosen:
-    """What the devices of a run are. Blocks for seconds where it builds their images."""
+def chosen_devices(
+    settings: Settings, topology: Topology, spec: FlowSpec, plan: Plan, processes: Processes
+) -> Chosen:
+    """What the devices of a run are. Blocks for seconds where it builds their images and tries them."""
     paths, every_ns = topology.paths(), spec.sources[0].every_ns
     assignments = plan.assignments()
     return choose(
@@ -178,4 +217,5 @@ def chosen_devices(settings: Settings, topology: Topology, spec: FlowSpec, plan:
         {p.id: assignments[f"device:{p.id}"] for p in paths},
         limits_for([origin_name(p.id, p.count - 1) for p in paths]),
         kernel_dir(settings),
+        processes,
     )

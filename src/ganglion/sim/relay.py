@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from dataclasses import dataclass
+from functools import partial
 
 CHUNK_BYTES = 1 << 16
 LINE_CHUNKS_MAX = 64
@@ -28,27 +29,31 @@ class LinkBytes:
 
 
 class Relay:
-    """Listens on a loopback port and passes every connection on to another.
+    """Listens on loopback ports and passes every connection on to another: a port for each of ``target_ports``.
 
     `cut` aborts and refuses all. `swallow` is worse: what is connected stays so, and nothing passes any more.
     """
 
-    def __init__(self, name: str, target_port: int) -> None:
+    def __init__(self, name: str, *target_ports: int) -> None:
         self.name = name
+        self.ports: tuple[int, ...] = ()
         self.bytes = LinkBytes()
         self.is_cut = False
         self.pipe = Pipe()
         self._deaf: set[asyncio.StreamWriter] = set()
         self._swallows = False
-        self._target_port = target_port
-        self._server: asyncio.Server | None = None
+        self._target_ports = target_ports
+        self._servers: list[asyncio.Server] = []
         self._writers: set[asyncio.StreamWriter] = set()
         self._pumps: set[asyncio.Task[None]] = set()
 
     async def open(self) -> int:
-        """Starts to listen; returns the port."""
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        return int(self._server.sockets[0].getsockname()[1])
+        """Starts to listen; returns the first of its ``ports``."""
+        for target in self._target_ports:
+            server = await asyncio.start_server(partial(self._accept, target), "127.0.0.1", 0)
+            self._servers.append(server)
+            self.ports += (int(server.sockets[0].getsockname()[1]),)
+        return self.ports[0]
 
     def cut(self) -> None:
         """Aborts what is connected and aborts every new connection until `heal`."""
@@ -70,21 +75,23 @@ class Relay:
 
     async def close(self) -> None:
         """Stops listening and ends every connection."""
-        if self._server is not None:
-            self._server.close()
+        for server in self._servers:
+            server.close()
         for writer in list(self._writers):
             writer.transport.abort()
         for pump in list(self._pumps):
             pump.cancel()
         await asyncio.gather(*self._pumps, return_exceptions=True)
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _accept(
+        self, target_port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         if self.is_cut:
             writer.transport.abort()
             return
         self._writers.add(writer)
         try:
-            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target_port)
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", target_port)
         except OSError:
             self._drop(writer)
             return

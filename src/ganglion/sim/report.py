@@ -76,7 +76,8 @@ def build(
         "accuracy": _accuracy(spec, topology, plan, evidence, reports, played_s),
         "device_ledgers": ledgers(topology, evidence.device_hosts, played_s),
         "stages": _stages(evidence),
-        "kernels_ran_as": _kernels(evidence),
+        "kernels_ran_as": _by_stage(evidence, "kernels"),
+        "kernel_builds": _by_stage(evidence, "kernel_builds"),
         "devices_ran_as": {
             kind: sum(d["ran_as"][kind] for d in evidence.device_hosts)
             for kind in ("board", "qemu", "firmware", "python")
@@ -209,13 +210,13 @@ def _accuracy(
     }
 
 
-def _kernels(evidence: Evidence) -> dict[str, list[str]]:
-    """Per map stage, the ways in which its kernel ran: compiled and proven, on a board, in NumPy."""
+def _by_stage(evidence: Evidence, field: str) -> dict[str, list[str]]:
+    """Per stage, what all nodes and devices said in this field: the ways in which its kernel ran, or its builds."""
     total: dict[str, set[str]] = {}
     for report in [*evidence.device_hosts, *evidence.nodes.values()]:
-        for stage, ways in report["kernels"].items():
-            total.setdefault(stage, set()).update([ways] if isinstance(ways, str) else ways)
-    return {stage: sorted(ways) for stage, ways in total.items()}
+        for stage, said in report[field].items():
+            total.setdefault(stage, set()).update([said] if isinstance(said, str) else said)
+    return {stage: sorted(found) for stage, found in total.items()}
 
 
 def _stages(evidence: Evidence) -> dict[str, dict[str, int]]:

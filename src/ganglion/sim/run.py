@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ganglion.core.calibration import FILE, Calibration, calibrated, read_calibration
-from ganglion.core.errors import TopologyError
+from ganglion.core.errors import RunError, TopologyError
 from ganglion.core.schema import TensorType
 from ganglion.core.topology import Topology
 from ganglion.core.topology_text import read_topology
@@ -111,6 +111,13 @@ def prepare(settings: Settings) -> Job:
     Raises a `GanglionError` for whatever would keep it from running.
     """
     spec = load_flow(settings.flow_dir)
+    if rows := [s.id for s in spec.sources if s.schema.names != ("frame",)]:
+        raise RunError(
+            "run.rows",
+            f"the devices of a run cannot measure {rows[0]}",
+            why="they play recordings of frames, and this source has plain rows",
+            next_step=f"run its gateway on an MQTT broker: ganglion node run {settings.flow_dir} --broker URL",
+        )
     topology = load_topology(settings.flow_dir).expanded()  # every site is a process here
     if settings.devices is not None:
         topology = topology.with_devices(settings.devices)
@@ -137,7 +144,9 @@ async def run(
     selectivities = shares(spec, topology) | played_selectivities(spec, settings, events, count)
     chosen = plan(spec, topology, pins=settings.pins, selectivities=selectivities)
     await asyncio.to_thread(load, spec.kernels({s.id for s in spec.stages}), layout.kernel_dir(settings))
-    devices_as = await asyncio.to_thread(layout.chosen_devices, settings, topology, spec, chosen)
+    devices_as = await asyncio.to_thread(
+        layout.chosen_devices, settings, topology, spec, chosen, host.processes
+    )
     world = World(settings, host, spec, topology, chosen)
     watch(world, chosen)
     try:

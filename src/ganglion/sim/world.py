@@ -22,6 +22,7 @@ from ganglion.placement import Plan
 from ganglion.sim.layout import choose_ports, identity_dir, make_identities, node_config, start_order
 from ganglion.sim.processes import Keeper
 from ganglion.sim.relay import Relay
+from ganglion.sim.servers import LocalCluster
 from ganglion.sim.settings import Cut, Settings
 
 SETTLE_NS_MAX = 120 * 10**9
@@ -68,6 +69,7 @@ class World:
     ) -> None:
         self.state = WorldState()
         self.relays: dict[str, Relay] = {}
+        self.clusters: dict[str, LocalCluster] = {}
         self.keeper = Keeper(host)
         self._settings = settings
         self._host = host
@@ -91,7 +93,7 @@ class World:
     async def connect(self, site: str, answer_within_ns: int = ANSWER_WITHIN_NS) -> NatsBus:
         """A connection to a site's message server, as the site's own agent has one; the caller closes it."""
         identity = SiteIdentity(PrivateDirectory(identity_dir(self._settings, site)), site)
-        url = f"nats://127.0.0.1:{self._ports[site].nats}"
+        url = ",".join(self._ports[site].urls)
         return await connect(
             url, name="ganglion-run", access=identity.access(), answer_within_ns=answer_within_ns
         )
@@ -110,14 +112,17 @@ class World:
         self.state.phase = "starting sites"
         for site in start_order(self._topology):
             parent = self._topology.sites[site].parent
-            parent_port = 0
+            up: tuple[int, ...] = ()
             if parent is not None:
-                relay = Relay(self._topology.uplink_id(site), self._ports[parent].leaf)
-                self.relays[site] = relay
-                parent_port = await relay.open()
-            config = node_config(
-                self._settings, self._topology, self._plan, site, self._ports[site], parent_port
-            )
+                relay = self.relays[site] = Relay(self._topology.uplink_id(site), *self._ports[parent].leaves)
+                await relay.open()
+                up = relay.ports
+            config = node_config(self._settings, self._topology, self._plan, site, self._ports[site], up)
+            if config.servers:
+                cluster = self.clusters[site] = LocalCluster(
+                    self._settings, self._host, site, self._ports[site], config.parent_url
+                )
+                await cluster.start()
             await self.keeper.start(
                 site,
                 self.node_directory(site),
@@ -227,6 +232,8 @@ class World:
         await self._let_go()
         for site in reversed(start_order(self._topology)):
             await self.keeper.stop(site)
+            if site in self.clusters:
+                await self.clusters[site].close()
         self.state.phase = "stopped"
 
     async def close(self) -> None:
@@ -235,6 +242,8 @@ class World:
             task.cancel()
         await self._let_go()
         await self.keeper.stop_all()
+        for cluster in self.clusters.values():
+            await cluster.close()
         for relay in self.relays.values():
             await relay.close()
 

@@ -1,4 +1,4 @@
-"""What the chaos suite runs: every raw frame to the cloud, counts in windows on the way, and a reflex."""
+"""What the chaos suite runs: every raw frame to the cloud, counts in windows on the way, and a reflex told at once."""
 
 import numpy as np
 
@@ -14,7 +14,8 @@ def level(x):
 flow = gg.Flow("chaos")
 frames = flow.source("frames", gg.Frame(2, 16, dtype="i16", scale=(1.0, 1.0)), every="50ms")
 levels = frames.map(level)
-trips = levels.where(lambda t: t.rms > 100, id="trips", selectivity=0.1)
+trips = levels.where(lambda t: t.rms > 100, id="trips", selectivity=0.1).backlog(urgent=True)
 trips.act("relay", "open", within="1s")
+trips.sink("tripped")
 frames.sink("readings")
 levels.window("1s").aggregate(rms=gg.mean("rms"), id="seconds").sink("trends")

@@ -194,7 +194,7 @@ def test_a_board_that_goes_wrong_is_one_clear_error(folder: Path, tmp_path: Path
     runs = "gd_box_run(&board_flow, &board_box);"
     broken = resource("cortex_m.c").replace(runs, f"if (board_box.op) {{ {body} }}\n{runs}")
     spec, part = stage("plant")
-    support = building.Support(broken, building.FLASH_AT)
+    support = building.Support(broken, building.FLASH_AT, boxed=True)
     image = build(spec, assigned(spec, part), TARGETS["cortex-m4f"], folder, support=support)
     boards = Boards(image, SystemProcesses(), tmp_path / "boards.txt", answer_ns_max=answer_ns_max)
     try:

@@ -12,7 +12,10 @@ from ganglion.device.firmware import build as building
 from ganglion.device.firmware import choice
 from ganglion.device.firmware.choice import BOARD_FRAMES_PER_S_MAX, Chosen, choose, qemu_for
 from ganglion.device.firmware.layout import Limits
-from ganglion.device.firmware.qemu import DEVICES_MAX
+from ganglion.device.firmware.qemu import DEVICES_MAX, Link
+from ganglion.host.system import SystemProcesses
+from ganglion.kernels.c import toolchain
+from ganglion.kernels.c.emission import runtime_header
 from tests.device import bays
 
 NEEDED = [m for m in ("ziglang", "unicorn", "elftools") if importlib.util.find_spec(m) is None]
@@ -21,7 +24,11 @@ ASSIGNMENTS = {bays.PATH: bays.assigned(bays.DECIDES)}
 
 
 def chosen(folder: Path, asked: choice.RunsAs | None = None, frames_per_s: float = 100.0) -> Chosen:
-    return choose(asked, frames_per_s, bays.SPEC, ASSIGNMENTS, Limits(), folder)
+    return choose(asked, frames_per_s, bays.SPEC, ASSIGNMENTS, Limits(), folder, SystemProcesses())
+
+
+def qemu_of(folder: Path, devices: int, link: Link) -> None:
+    qemu_for(bays.SPEC, ASSIGNMENTS, Limits(), folder, SystemProcesses(), folder / "q", devices, link)
 
 
 @needs_boards
@@ -57,11 +64,23 @@ def test_without_zig_it_is_firmware_and_says_so(folder: Path, monkeypatch: pytes
 
 def test_qemu_takes_so_many_devices_and_no_more(folder: Path) -> None:
     with pytest.raises(HostError) as caught:
-        qemu_for(bays.SPEC, ASSIGNMENTS, Limits(), folder, folder / "q", DEVICES_MAX + 1, "ethernet")
+        qemu_of(folder, DEVICES_MAX + 1, "ethernet")
     assert caught.value.code == "firmware.qemu" and str(DEVICES_MAX + 1) in str(caught.value)
 
 
 def test_a_line_that_is_too_slow_for_the_frames_is_refused(folder: Path) -> None:
     with pytest.raises(FlowError) as caught:
-        qemu_for(bays.SPEC, ASSIGNMENTS, Limits(), folder, folder / "q", 1, "serial")
+        qemu_of(folder, 1, "serial")
     assert caught.value.code == "firmware.line" and "115,200 baud" in str(caught.value)
+
+
+@needs_boards
+def test_an_image_with_other_bits_is_not_run_and_says_so(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Planted: NaN is stored as it comes."""
+    header = runtime_header().replace("(u & 0x7fffffffu) > 0x7f800000u ? 0x7fc00000u : u", "u")
+    assert header != runtime_header()
+    monkeypatch.setattr(toolchain, "runtime_header", lambda: header)
+    found = chosen(folder)
+    assert found.runs_as == "firmware" and "computes hostile frames differently" in found.why

@@ -179,6 +179,14 @@ def test_a_window_is_refused_by_its_name() -> None:
     assert code_of(raised) == "firmware.stage" and "seconds is a window" in str(raised.value)
 
 
+def test_a_source_of_plain_rows_is_refused() -> None:
+    flow = gg.Flow("rows")
+    flow.source("readings", gg.Row(temp=gg.f32), every="1s").sink("kept", at="gateway")
+    with pytest.raises(FlowError) as raised:
+        generate(flow.spec(), assigned(flow.spec(), part(exports=("readings",))))
+    assert code_of(raised) == "firmware.rows"
+
+
 def test_streams_that_leave_no_room_for_gathering_are_refused() -> None:
     streams = len(PLANT_PART["exports"])
     generate(plant(), assigned(plant(), PLANT_PART), limits=Limits(messages_max=streams + 1))

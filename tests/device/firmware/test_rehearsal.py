@@ -10,7 +10,7 @@ import pytest
 
 from ganglion.cli import device as command
 from ganglion.core.schema import TensorType
-from ganglion.device.firmware import boards
+from ganglion.device.firmware import boards, calls
 from ganglion.device.firmware.build import Image, build
 from ganglion.device.firmware.hosted import HostedFirmware
 from ganglion.device.firmware.rehearsal import count, hostile, rehearse, waves
@@ -73,7 +73,7 @@ def test_frames_are_of_the_sources_type(dtype: str) -> None:
 
 @needs_boards
 def test_without_an_emulator_it_is_said_and_there_is_no_number(image: Image, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(boards, "find_spec", lambda name: None if name == "unicorn" else object())
+    monkeypatch.setattr(calls, "find_spec", lambda name: None if name == "unicorn" else object())
     row = command._instructions(image, tmp_path / "log.txt", None)
     assert row["instructions_per_frame"] is None
     said = command._instructions_text(row)

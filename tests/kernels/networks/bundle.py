@@ -1,14 +1,11 @@
-"""Several networks in one C source with one entry of the form that ``tests/kernels/emulated.py`` calls."""
+"""Several networks in one C source with one entry, of the form that a kernel's rows have."""
 
 import ctypes
-import json
-import subprocess
-import sys
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from ganglion.device.firmware.calls import Calls, Room
+from ganglion.host.system import SystemProcesses
 from ganglion.kernels.c.targets import TARGETS
 from ganglion.kernels.c.toolchain import build_image, build_library
 from ganglion.kernels.networks.emission import emit_network
@@ -62,22 +59,12 @@ class Bundle:
     def emulated(self, target, zig, directory):
         """The results of an image on an emulated processor, in a process of its own."""
         image = build_image(self.source, TARGETS[target], zig, directory, entry=ENTRY, flash=FLASH, ram=RAM)
-        about = {
-            "target": target,
-            "image": str(image),
-            "flash": FLASH,
-            "ram": RAM,
-            "symbol": ENTRY,
-            "inputs": len(self.networks),
-            "output_bytes": [n.elements(n.output) for n in self.networks],
-            "workspace_bytes": self.workspace_bytes,
-        }
-        job, result = directory / "job.npz", directory / "result.npz"
-        columns: dict[str, Any] = {
-            f"in{k}": f.view(np.uint8).reshape(len(f), -1) for k, f in enumerate(self.frames)
-        }
-        np.savez(job, about=json.dumps(about), table=np.zeros(0, np.uint8), **columns)
-        script = Path(__file__).parents[1] / "emulated.py"
-        subprocess.run([sys.executable, script, job, result], check=True)
-        with np.load(result) as done:
-            return self._shaped([done[f"out{k}"] for k in range(len(self.networks))])
+        with Calls(image, target, SystemProcesses(), directory / "emulator.txt") as calls:
+            room = Room(calls.pointer_bytes)
+            given = room.pointers([room.put(f.tobytes()) for f in self.frames])
+            sizes = [len(f) * n.elements(n.output) for f, n in zip(self.frames, self.networks, strict=True)]
+            places = [room.place(size) for size in sizes]
+            out, work = room.pointers(places), room.place(self.workspace_bytes)
+            row = (len(self.frames[0]), given, 0, 0, out, 0, work)
+            done = calls.call(ENTRY, [row], room.given, list(zip(places, sizes, strict=True)))
+        return self._shaped([np.frombuffer(content, np.int8) for content in done.read])

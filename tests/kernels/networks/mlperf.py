@@ -14,11 +14,11 @@ RELU = -128
 SOFTMAX = (1 / 256, -128)
 
 
-def keyword_spotting():
+def keyword_spotting(form=QOPERATOR):
     """The reference DS-CNN's int8 weights as QLinear operators, without its softmax: (49, 10) to 12 logits."""
     tensors, operators = tflite.read((DATA / "reference_models" / "kws_ref_model.tflite").read_bytes())
     first = tensors[operators[0].inputs[0]]
-    sketch = Sketch(QOPERATOR, (1, 49, 10), np.random.default_rng(0), whole=(first.scales[0], first.zeros[0]))
+    sketch = Sketch(form, (1, 49, 10), np.random.default_rng(0), whole=(first.scales[0], first.zeros[0]))
     for operator in operators:
         result = tensors[operator.outputs[0]]
         after = (result.scales[0], int(result.zeros[0]))

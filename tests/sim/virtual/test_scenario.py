@@ -38,8 +38,7 @@ def test_a_file_is_read_with_its_units(write):
     assert sorted(loaded.topology.sites) == ["cloud", "edge1", "gw1", "gw2"]
 
 
-def test_a_topology_may_stand_in_the_file(write):
-    topology = """
+TOPOLOGY = """
 [topology]
 topology = 1
 currency = "EUR"
@@ -68,7 +67,18 @@ gateways = ["gw9"]
 actuators = ["breaker"]
 link = {latency = "1ms", bandwidth = "1Mbit"}
 """
-    assert sorted(load_scenario(write(MINIMAL + topology)).topology.sites) == ["cloud", "gw9"]
+
+
+def test_a_topology_may_stand_in_the_file(write):
+    assert sorted(load_scenario(write(MINIMAL + TOPOLOGY)).topology.sites) == ["cloud", "gw9"]
+
+
+def test_a_hub_of_several_servers_has_no_twin(write):
+    servers = 'servers = ["nats://a:1", "nats://b:1", "nats://c:1"]'
+    text = TOPOLOGY.replace('tier = "cloud"', f'tier = "cloud"\n{servers}')
+    with pytest.raises(RunError) as caught:
+        load_scenario(write(MINIMAL + text))
+    assert "cloud has several message servers" in str(caught.value)
 
 
 def test_every_built_in_scenario_is_read():
@@ -112,3 +122,24 @@ def test_a_missing_file_is_told_with_what_there_is(tmp_path):
     with pytest.raises(RunError) as caught:
         load_scenario(tmp_path / "nothing.toml")
     assert "storm" in caught.value.why
+
+
+UNREADABLE = {
+    "nosuch.toml": (None, "there is no such file; built in are "),
+    "folder": (b"", "it is a folder, not a file"),
+    "latin.toml": (b"x = '\xe4'", "it is not text in UTF-8"),
+    "torn.toml": (b"x = [", "it cannot be read as TOML: "),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_what_cannot_be_read_is_said_in_words(name: str, tmp_path: Path) -> None:
+    content, why = UNREADABLE[name]
+    if name == "folder":
+        (tmp_path / name).mkdir()
+    elif content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(RunError) as caught:
+        load_scenario(tmp_path / name)
+    assert caught.value.code == "run.scenario" and caught.value.why.startswith(why)
+    assert "Errno" not in str(caught.value)

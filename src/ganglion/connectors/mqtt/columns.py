@@ -20,6 +20,14 @@ EXACT_MAX = 1 << 53
 TIME_NS_MAX = (1 << 63) - 1
 UNITS_NS = {"s": 1_000_000_000, "ms": 1_000_000, "us": 1_000, "ns": 1}
 _NUMBERS = frozenset({int, float})
+_RANGES: dict[str, tuple[float, float]] = {
+    "bool": (0, 1),
+    "i16": (-(1 << 15), (1 << 15) - 1),
+    "i32": (-(1 << 31), (1 << 31) - 1),
+    "i64": (-(1 << 63), (1 << 63) - 1),
+    "f32": (-float(np.finfo(np.float32).max), float(np.finfo(np.float32).max)),
+    "f64": (-float(np.finfo(np.float64).max), float(np.finfo(np.float64).max)),
+}
 _SHOWN = 60
 
 
@@ -55,16 +63,19 @@ class Column:
         if isinstance(values, np.ndarray):
             return self._array(values)
         types = set(map(type, values))
+        low, high = _RANGES[kind]
         try:
-            if kind == "bool":
-                if types <= {int, bool}:
-                    return self._array(np.array(values, np.int64))
-            elif types == {float} or (types <= _NUMBERS and kind in ("f32", "f64")):
+            if types == {int} or (kind == "bool" and types <= {int, bool}):
+                # Reductions of NumPy cost more than the rest where a block is small.
+                if low <= min(values) and max(values) <= high:
+                    return np.array(values, self.field.type.numpy)
+            elif kind != "bool" and types <= _NUMBERS:
+                if kind not in ("f32", "f64"):
+                    return self._array(np.array([_whole(v) for v in values], np.int64))
+                # A sum is finite only if every part is; one that is not may have grown too large: look closer.
+                if math.isfinite(sum(values)) and low <= min(values) and max(values) <= high:
+                    return np.array(values, self.field.type.numpy)
                 return self._array(np.array(values, np.float64))
-            elif types == {int}:
-                return self._array(np.array(values, np.int64))
-            elif types <= _NUMBERS:
-                return self._array(np.array([_whole(v) for v in values], np.int64))
         except OverflowError:
             raise Odd from None
         raise Odd
@@ -127,10 +138,9 @@ class Times:
         types = set(map(type, values))
         try:
             if types == {int}:
-                whole = np.array(values, np.int64)
-                if int(whole.min()) < 0 or int(whole.max()) > TIME_NS_MAX // factor:
+                if min(values) < 0 or max(values) > TIME_NS_MAX // factor:
                     raise Odd
-                return whole * factor
+                return np.array(values, np.int64) * factor
             if types <= _NUMBERS:
                 return np.array([self._one(v) for v in values], np.int64)
         except OverflowError:
@@ -169,13 +179,9 @@ class Numbers:
         """All of them; raises `Odd`."""
         if set(map(type, values)) != {int}:
             raise Odd
-        try:
-            whole = np.array(values, np.int64)
-        except OverflowError:
-            raise Odd from None
-        if int(whole.min()) < 0 or int(whole.max()) > 1 << 62:
+        if min(values) < 0 or max(values) > 1 << 62:
             raise Odd
-        return whole
+        return np.array(values, np.int64)
 
     @staticmethod
     def check(value: Any) -> None:

@@ -251,8 +251,11 @@ class Connection(asyncio.Protocol):
             except GanglionError as error:
                 self.fail(error)
                 return
-            self._unsettled.append(first)
-            self._handed_over.set()
+            if first.published.packet_ids:
+                self._unsettled.append(first)
+                self._handed_over.set()
+            else:  # nobody waits for an answer, and who took it has its own limit
+                self._let_go(first.size_bytes)
             await self._rest(BUSY_REST_S if len(first.published) >= BUSY_MESSAGES else REST_S)
 
     async def _rest(self, rest_s: float) -> None:
@@ -279,15 +282,18 @@ class Connection(asyncio.Protocol):
                     # Not safe, so not acknowledged: the broker gives it again to the next connection.
                     self.fail(error)
                     return
-            self._unsettled_bytes -= first.size_bytes
-            if packet_ids := first.published.packet_ids:
-                self.write(_pubacks(packet_ids))
-                self.acknowledged += len(packet_ids)
-            if self.paused and self._unsettled_bytes <= self._settings.unsettled_bytes_max // 2:
-                assert self._transport is not None
-                self.paused = False
-                if not self._resting:
-                    self._transport.resume_reading()
+            packet_ids = first.published.packet_ids
+            self.write(_pubacks(packet_ids))
+            self.acknowledged += len(packet_ids)
+            self._let_go(first.size_bytes)
+
+    def _let_go(self, size_bytes: int) -> None:
+        self._unsettled_bytes -= size_bytes
+        if self.paused and self._unsettled_bytes <= self._settings.unsettled_bytes_max // 2:
+            assert self._transport is not None
+            self.paused = False
+            if not self._resting:
+                self._transport.resume_reading()
 
     def ping(self) -> None:
         """Asks whether the broker is there."""

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import struct
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 from ganglion.core.errors import HostError
 from ganglion.device.firmware.box import HEAD
 from ganglion.device.firmware.build import Image
+from ganglion.device.firmware.calls import PROGRAM, needs_emulator
 from ganglion.host.ports import ANSWER_NS_MAX, Processes
+from ganglion.kernels.c.proof import claim
 
 BOARD = "cortex-m4f"
 """The processor that is emulated."""
 BOARDS_MAX = 256
 """Boards of one emulator, each with its RAM."""
-_PROGRAM = Path(__file__).with_name("emulator.py")
 
 
 class Boards:
@@ -36,16 +36,11 @@ class Boards:
         counting: bool = False,
         answer_ns_max: int = ANSWER_NS_MAX,
     ) -> None:
-        if (lacking := lacks_emulator()) is not None:
-            raise HostError(
-                "firmware.emulator",
-                "boards cannot be emulated",
-                why=lacking,
-                next_step="pip install 'ganglion[emulator]', or run devices as firmware",
-            )
+        needs_emulator("boards cannot be emulated")
         self.firmware = image.firmware
+        self.claim = claim(image.elf)
         in_bytes = str(image.firmware.sizes["GD_IN_BYTES"])
-        command = [sys.executable, str(_PROGRAM), str(image.elf), image.target, in_bytes]
+        command = [sys.executable, str(PROGRAM), str(image.elf), image.target, in_bytes]
         command.append("count" if counting else "fast")
         self._log = log
         self._child = processes.converse(command, log=log, answer_ns_max=answer_ns_max)
@@ -76,12 +71,6 @@ class Boards:
         except HostError as error:
             self._failed = _stopped(board, error, self._log)
             raise self._failed from error
-
-
-def lacks_emulator() -> str | None:
-    """Why no boards can be emulated here; None when they can."""
-    missing = [name for name in ("unicorn", "elftools") if find_spec(name) is None]
-    return f"{' and '.join(missing)} is not installed" if missing else None
 
 
 def _stopped(board: int, error: HostError, log: Path) -> HostError:

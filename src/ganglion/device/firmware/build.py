@@ -33,10 +33,14 @@ class _Measured(Target):
 
 @dataclass(frozen=True, slots=True)
 class Support:
-    """What makes firmware an image for a board: C from reset on, and where the board's flash lies."""
+    """What makes firmware an image for a board: C from reset on, and where the board's flash lies.
+
+    ``boxed``: from reset on nothing is asked of hardware, and whoever wakes the board has put something into its box.
+    """
 
     source: str
     flash_at: int
+    boxed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +52,14 @@ class Image:
 
     firmware: Firmware
     target: str
+    compiler: str
     elf: Path
     flash_bytes: int
     ram_bytes: int
     device_bytes: int
     box_bytes: int
     stack: Stack
+    boxed: bool
 
     def flash(self) -> bytes:
         """What is written to the board, from `FLASH_AT` on: the same for the same flow, limits and compiler.
@@ -83,7 +89,7 @@ def build(
     """
     firmware = generate(spec, assignment, path=path, limits=limits)
     compiler = _zig()
-    board = support or Support(resource("cortex_m.c"), FLASH_AT)
+    board = support or Support(resource("cortex_m.c"), FLASH_AT, boxed=True)
     draft = _link(firmware, target, compiler, directory, board)
     stack = worst_stack(Elf.read(draft), ENTRY, PORT)
     # Once more with exactly the stack it needs: its size changes no code.
@@ -97,7 +103,7 @@ def build(
     _fits(spec, target, "flash", flash, flash_bytes_max)
     _fits(spec, target, "RAM", ram, ram_bytes_max)
     device, box = (elf.variable(name).size for name in ("board_flow", "board_box"))
-    return Image(firmware, target.name, file, flash, ram, device, box, stack)
+    return Image(firmware, target.name, compiler.label, file, flash, ram, device, box, stack, board.boxed)
 
 
 def _zig() -> Compiler:

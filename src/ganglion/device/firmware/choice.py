@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Literal
 
 from ganglion.core.errors import FlowError, HostError, KernelError
-from ganglion.device.firmware.boards import BOARD, Boards, lacks_emulator
+from ganglion.device.firmware.boards import BOARD, Boards
 from ganglion.device.firmware.box import HEAD
 from ganglion.device.firmware.build import build
+from ganglion.device.firmware.calls import lacks_emulator
 from ganglion.device.firmware.generate import generate
 from ganglion.device.firmware.hosted import HostedFirmware
 from ganglion.device.firmware.layout import Limits
 from ganglion.device.firmware.qemu import DEVICES_MAX, MESSAGE_BYTES, Link, QemuBoards, qemu_boards
+from ganglion.device.firmware.trial import tried
 from ganglion.flow.assignment import Assignment
 from ganglion.flow.spec import FlowSpec
 from ganglion.host.ports import Processes
@@ -29,6 +31,8 @@ BOARD_FRAMES_PER_S_MAX = 1200
 0.25 ms there, so this is a third of a processor; hosted firmware takes a fiftieth of it."""
 
 
+LOG = "emulator.txt"
+"""What the emulator says while images are tried."""
 LINE_BYTES_PER_S = 11_520
 """115,200 baud with a start and a stop bit. QEMU's line is not slower than that, and not much faster."""
 
@@ -48,10 +52,11 @@ def choose(
     assignments: Mapping[str, Assignment],
     limits: Limits,
     directory: Path,
+    processes: Processes,
 ) -> Chosen:
     """What devices of a run are to be: what was asked for, else boards where they can be emulated in time.
 
-    Blocks for seconds: images are built into ``directory``, where device hosts find them.
+    Blocks for seconds: images are built and tried in ``directory``, where device hosts find them.
     """
     if asked is not None:
         return Chosen(asked)
@@ -64,7 +69,8 @@ def choose(
         )
     try:
         for path, assignment in assignments.items():
-            build(spec, assignment, TARGETS[BOARD], directory, path=path, limits=limits)
+            image = build(spec, assignment, TARGETS[BOARD], directory, path=path, limits=limits)
+            tried(image, processes, directory / LOG)
     except (FlowError, HostError, KernelError) as error:
         return Chosen("firmware", f"{error.what}: {error.why}")
     return Chosen("board")
@@ -80,12 +86,14 @@ def boards_for(
 ) -> dict[str, Made]:
     """Emulated boards for each path. Blocks for seconds.
 
-    Raises as `build` and `Boards` do: who asks for boards is told why there are none.
+    Raises as `build`, `tried` and `Boards` do: who asks for boards is told why there are none.
     """
     images = {
         path: build(spec, assignment, TARGETS[BOARD], directory, path=path, limits=limits)
         for path, assignment in assignments.items()
     }
+    for image in images.values():
+        tried(image, processes, log)
     return {path: Boards(image, processes, log) for path, image in images.items()}
 
 
@@ -94,6 +102,7 @@ def qemu_for(
     assignments: Mapping[str, Assignment],
     limits: Limits,
     directory: Path,
+    processes: Processes,
     log: Path,
     devices: int,
     link: Link,
@@ -101,7 +110,7 @@ def qemu_for(
     """Boards in QEMU for each path, at most `DEVICES_MAX` devices. Blocks for seconds.
 
     Raises ``firmware.qemu`` when there are more, ``firmware.line`` when a serial line is too slow for the frames, and
-    as `qemu_boards` does.
+    as `qemu_boards` and `tried` do.
     """
     if devices > DEVICES_MAX:
         raise HostError(
@@ -120,10 +129,13 @@ def qemu_for(
             next_step="--devices-as qemu has Ethernet; or measure smaller frames, or fewer",
         )
     smaller = replace(limits, message_bytes=MESSAGE_BYTES)
-    return {
+    made = {
         path: qemu_boards(spec, assignment, directory, log, path=path, limits=smaller, link=link)
         for path, assignment in assignments.items()
     }
+    for boards in made.values():
+        tried(boards.image, processes, log)
+    return dict(made)
 
 
 def firmware_for(

@@ -113,6 +113,13 @@ class _Generator:
         self._spec, self._limits = spec, limits
         self._runs = {s.id for s in spec.stages if s.inputs and path in assignment.runs.get(s.id, ())}
         self._source = spec.sources[0]
+        if self._source.schema.names != ("frame",):
+            raise FlowError(
+                "firmware.rows",
+                f"a device cannot measure {self._source.id}",
+                why="its sampler fills frames, and this source has plain rows",
+                next_step="declare it as gg.Frame(...), or let devices send it over MQTT: docs/how-to/mqtt.md",
+            )
         reached = self._reached()
         self._operators = tuple(s for s in spec.stages if s.id in reached and not isinstance(s, ActStage))
         self._streams = tuple(

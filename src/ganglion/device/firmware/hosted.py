@@ -9,12 +9,12 @@ from typing import Any
 import cffi
 import numpy as np
 
-from ganglion.core.errors import KernelError
 from ganglion.device.firmware.box import HEAD
 from ganglion.device.firmware.generate import Firmware
+from ganglion.device.firmware.trial import differs
 from ganglion.kernels.c.library import Library
-from ganglion.kernels.c.proof import shown
-from ganglion.kernels.c.toolchain import COMPILER_VARIABLE, Compiler, build_library
+from ganglion.kernels.c.proof import claim, shown
+from ganglion.kernels.c.toolchain import Compiler, build_library
 
 _FFI = cffi.FFI()
 _FFI.cdef(
@@ -35,6 +35,7 @@ class HostedFirmware:
 
     def __init__(self, firmware: Firmware, path: Path) -> None:
         self.firmware = firmware
+        self.claim = claim(path)
         loaded: Any = _FFI.dlopen(str(path))
         self._loaded = loaded
         assert int(loaded.gd_in_bytes) == firmware.sizes["GD_IN_BYTES"], "built from another flow"
@@ -46,13 +47,9 @@ class HostedFirmware:
         Raises `KernelError` ``kernel.compile``, and ``kernel.bits`` when a kernel in it differs from the reference.
         """
         path = build_library(firmware.source, compiler, directory, ("-O2",))
-        if not shown(path, [Library(program, path, symbol) for symbol, program in firmware.kernels]):
-            raise KernelError(
-                "kernel.bits",
-                f"the firmware of {firmware.spec.name} does not give the reference's bytes",
-                why=f"{compiler.version} computes hostile frames differently",
-                next_step=f"name another C compiler with {COMPILER_VARIABLE}=/path/to/cc",
-            )
+        libraries = [Library(program, path, symbol) for symbol, program in firmware.kernels]
+        if not shown(path, libraries, compiler):
+            raise differs(firmware, compiler.label)
         return HostedFirmware(firmware, path)
 
     @property

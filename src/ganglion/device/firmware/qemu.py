@@ -19,6 +19,7 @@ from ganglion.device.firmware.layout import Limits
 from ganglion.device.firmware.packets import CARRIED_BYTES_MAX
 from ganglion.flow.assignment import Assignment
 from ganglion.flow.spec import FlowSpec
+from ganglion.kernels.c.proof import claim
 from ganglion.kernels.c.targets import TARGETS
 
 Link = Literal["ethernet", "serial"]
@@ -40,6 +41,11 @@ class QemuBoards:
     image: Image
     log: Path
     link: Link
+
+    @property
+    def claim(self) -> str:
+        """What the image was tried on; empty where it was not."""
+        return claim(self.image.elf)
 
     def command(self, own_port: int, board_port: int) -> list[str]:
         """Starts one at the end of a wire: Ethernet frames go to UDP ``own_port`` of this machine and are taken at
@@ -99,6 +105,6 @@ def qemu_boards(
             why=f"the board's Ethernet carries {CARRIED_BYTES_MAX} bytes of a datagram, and cuts none in pieces",
             next_step="choose a smaller frame, run the stages that make it smaller there, or run devices as board",
         )
-    target, support = TARGETS["cortex-m4f"], Support(source, FLASH_AT)
+    target, support = TARGETS["cortex-m4f"], Support(source, FLASH_AT, boxed=False)
     image = build(spec, assignment, target, directory, path=path, limits=limits, support=support)
     return QemuBoards(image.firmware, image, log, link)

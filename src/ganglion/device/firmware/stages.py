@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from ganglion.device.firmware.generate import Exported
 
 WORK_ALIGNMENT_BYTES = 16
+_APART = """\
+/* Not copied into its callers: what is tried on hostile frames is then what they call. */
+__attribute__((noinline)) void {symbol}_step(const void *const *in, void *state, void *const *out, uint8_t *emit,
+                                             void *work);
+
+"""
 
 
 def text(content: str) -> str:
@@ -52,7 +58,7 @@ class StageWriter:
             if isinstance(stage, MapStage) and stage.kernel.digest not in self._emitted:
                 written = emit(stage.kernel.program, f"gg_k{len(self._emitted)}")
                 self._emitted[stage.kernel.digest] = written
-                self.kernels.append(written.source)
+                self.kernels.append(_APART.format(symbol=written.symbol) + written.source)
 
     @property
     def programs(self) -> tuple[tuple[str, Program], ...]:

@@ -29,7 +29,7 @@ from ganglion.kernels.ops import OPS
 from ganglion.kernels.ops.op import flat_index
 from ganglion.kernels.ops.reduction import C_TYPES
 
-RUNTIME_VERSION = 3
+RUNTIME_VERSION = 4
 """Changes with every change of the C that could change a result."""
 
 
@@ -217,9 +217,7 @@ class Emitter(Reader):
         self._text.depth += 1
         self.line(f"{C_TYPES[node.type.dtype]} *restrict const r = {target};")
         index = self.loop(node.type.shape)
-        value = self.element(number, index)
-        stored = f"gg_canonical({value})" if node.type.dtype == "f32" else value
-        self.line(f"r[{flat_index(index, node.type.shape)}] = {stored};")
+        self.line(f"r[{flat_index(index, node.type.shape)}] = {self.stored(number, index)};")
         self.end(len(node.type.shape) or 1)
         self.end()
 

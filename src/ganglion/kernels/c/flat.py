@@ -121,12 +121,9 @@ class _FlatEmitter(Emitter):
         return self._text.lines
 
     def _over(self, head: str) -> None:
-        nodes = self._program.nodes
         self.line(head)
         self._text.depth += 1
         self.statements()
         for k, (_, number) in enumerate(self._program.outputs):
-            value = self.element(number, [])
-            stored = f"gg_canonical({value})" if nodes[number].type.dtype == "f32" else value
-            self.line(f"y{k}[i] = {stored};")
+            self.line(f"y{k}[i] = {self.stored(number, [])};")
         self.end()

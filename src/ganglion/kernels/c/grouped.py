@@ -334,9 +334,9 @@ class GroupEmitter(SideBySide):
         place = target if whole else f"(work + {self._draft} * GG_WIDE)"
         self.line(f"{c_type} *restrict const r = ({c_type} *){place};")
         index = self.loop(kind.shape)
-        value = self.element(number, index)
-        stored = f"gg_canonical({value})" if kind.dtype == "f32" else value
-        self.line(f"{self.rows}r[({flat_index(index, kind.shape)}) * GG_WIDE + q] = {stored};")
+        self.line(
+            f"{self.rows}r[({flat_index(index, kind.shape)}) * GG_WIDE + q] = {self.stored(number, index)};"
+        )
         self.end(len(kind.shape) or 1)
         if not whole:
             size = "byte" if kind.dtype == "bool" else "word"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,12 @@ _ALIGNMENT_BYTES = 64
 _buffer: Callable[[Any], Any] = _FFI.from_buffer
 
 
+class _Call(partial[None]):
+    """A call that keeps what its arguments point to, also when it outlives who made it."""
+
+    held: tuple[Any, ...]
+
+
 class Bound:
     """Arrays of ``n`` rows that a library reads and writes in place: fill ``inputs``, `call`, read the others.
 
@@ -47,7 +53,7 @@ class Bound:
     many as ``keys`` (int32[n]: each row's place in it) asks for.
     """
 
-    __slots__ = ("_arguments", "_call", "_held", "emitted", "inputs", "outputs", "table")
+    __slots__ = ("_arguments", "_call", "_held", "call", "emitted", "inputs", "outputs", "table")
 
     def __init__(self, library: Library, n: int, keys: Array | None = None) -> None:
         # Filled, not zeros of the system: NumPy asks for large pages only where it allocates itself.
@@ -64,11 +70,14 @@ class Bound:
         self._held = (library, given, out)
         key = _FFI.NULL if chosen is None else _buffer(chosen)
         self._arguments = (n, given, key, states, out, _buffer(self.emitted), library._work)
+        self.call = _Call(self._call, *self._arguments)
+        """Computes all rows in turn: nothing of Python's between the caller and the C."""
+        self.call.held = (self.inputs, self.outputs, self.emitted, self.table, self._held)
 
-    def call(self, table: Array | None = None) -> None:
-        """Computes all rows in turn, with the first state of ``table`` instead of its own if one is given."""
+    def call_with(self, table: Array) -> None:
+        """The same with the first state of ``table`` instead of its own."""
         n, given, key, states, out, emitted, work = self._arguments
-        if table is not None and states != _FFI.NULL:
+        if states != _FFI.NULL:
             states = _buffer(table)
         self._call(n, given, key, states, out, emitted, work)
 
@@ -156,7 +165,7 @@ class Library:
             given = inputs[name]
             assert given.shape == place.shape, (name, given.shape)
             place[:] = given
-        bound.call(table)
+        bound.call_with(table)
         return {name: array.copy() for name, array in bound.outputs.items()}, bound.emitted.copy()
 
     def bind(self, n: int = 1, keys: Array | None = None) -> Bound:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ganglion.core.errors import KernelError
+from ganglion.kernels.c.layout import state_dtype
 from ganglion.kernels.c.library import Library
 from ganglion.kernels.c.toolchain import Compiler
-from ganglion.kernels.ir.interpret import interpret
+from ganglion.kernels.ir.interpret import Computed, interpret
 from ganglion.kernels.ir.program import Program
+from ganglion.kernels.ops.op import Array
 from ganglion.kernels.vectors import differences, inputs, states
 
 FRAMES = 600
 """Hostile frames a library is tried on: a hundred of each kind."""
 SEED = 1
+MARK = ".same-bits"
 
 
 def subnormals_kept() -> bool:
@@ -27,19 +31,25 @@ def subnormals_kept() -> bool:
 
 def wrong_frames(library: Library, frames: int = FRAMES, seed: int = SEED) -> int:
     """In how many hostile frames the library differs from the reference in any byte."""
-    program = library.program
+    return wrong_frames_of(library.program, library.compute, frames, seed)
+
+
+def wrong_frames_of(
+    program: Program,
+    compute: Callable[[Mapping[str, Array], Array], Computed],
+    frames: int = FRAMES,
+    seed: int = SEED,
+) -> int:
+    """The same for whatever computes a program: ``compute`` takes its inputs, and a table with each frame's state."""
     given, held = inputs(program, frames, seed), states(program, frames, seed)
-    table = library.fresh(frames)
+    table = np.zeros(frames, state_dtype(program))
     for name, values in held.items():
         table[name] = values
-    return differences(interpret(program, given, held or None), library.compute(given, table))
+    return differences(interpret(program, given, held or None), compute(given, table))
 
 
-def shown(path: Path, libraries: Sequence[Library]) -> bool:
-    """True when all the programs in the file at ``path`` give the reference's bytes; remembered beside it.
-
-    Raises `KernelError` ``kernel.subnormals`` when this process flushes subnormal numbers.
-    """
+def require_subnormals() -> None:
+    """Raises `KernelError` ``kernel.subnormals`` when this process flushes them: its reference would be wrong."""
     if not subnormals_kept():
         raise KernelError(
             "kernel.subnormals",
@@ -47,13 +57,40 @@ def shown(path: Path, libraries: Sequence[Library]) -> bool:
             why="a library that was loaded has set the processor so (often one built with -ffast-math)",
             next_step="find it by importing your modules one by one, and replace it by a build without fast-math",
         )
-    mark = path.with_suffix(".same-bits")
-    if mark.exists():
+
+
+def claim(path: Path) -> str:
+    """What the build at ``path`` has shown, by which compiler and where; empty when it was not tried."""
+    mark = path.with_suffix(MARK)
+    return mark.read_text("utf-8").strip() if mark.exists() else ""
+
+
+def frames_of(programs: Iterable[Program]) -> str:
+    """What builds of these programs are tried on, for a claim."""
+    return f"{FRAMES} hostile frames each of {', '.join(f'{p.name} {p.digest[:12]}' for p in programs)}"
+
+
+def keep_claim(path: Path, build: str, tried: str) -> str:
+    """Remembers beside ``path`` that this ``build`` gave the reference's bytes on what it was ``tried`` on."""
+    text = f"{build} ({path.stem[:12]}): {tried}"
+    draft = path.with_suffix(f"{MARK}.{os.getpid()}")
+    draft.write_text(text + "\n", "utf-8")
+    draft.replace(path.with_suffix(MARK))
+    return text
+
+
+def shown(path: Path, libraries: Sequence[Library], compiler: Compiler) -> bool:
+    """True when all the programs in the file at ``path`` give the reference's bytes; remembered beside it.
+
+    Raises `KernelError` ``kernel.subnormals`` when this process flushes subnormal numbers.
+    """
+    require_subnormals()
+    if claim(path):
         return True
     if any(wrong_frames(library) for library in libraries):
         return False
-    names = ", ".join(f"{one.program.name} {one.program.digest}" for one in libraries)
-    mark.write_text(f"{names}: {FRAMES} frames\n", "utf-8")
+    what = f"library for this machine by {compiler.label}"
+    keep_claim(path, what, frames_of(one.program for one in libraries))
     return True
 
 
@@ -67,6 +104,6 @@ def proven(program: Program, compilers: Iterable[Compiler], directory: Path) -> 
             library = Library.build(program, compiler, directory)
         except KernelError:
             continue
-        if shown(library.path, [library]):
+        if shown(library.path, [library], compiler):
             return library
     return None

@@ -139,6 +139,12 @@ class Reader:
             return self.element(node.inputs[0], self._through(node, index))
         return self._computed(node, index)
 
+    def stored(self, number: int, index: list[str]) -> str:
+        """What is stored of a value's element: any NaN is the one."""
+        node, value = self._program.nodes[number], self.element(number, index)
+        one = node.type.dtype != "f32" or (node.op in OPS and OPS[node.op].one_nan)
+        return value if one else f"gg_canonical({value})"
+
     def _whole(self, number: int, stored: str) -> str:
         """The number that an element in memory stands for."""
         less = self._layout.lessened.get(origin(self._program, number))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -39,6 +40,13 @@ class Compiler:
     command: tuple[str, ...]
     kind: str
     version: str
+
+    @property
+    def label(self) -> str:
+        """Its kind and version in a few words."""
+        number = re.search(r"\d+(\.\d+)+", self.version)
+        name = "zig's clang" if self.kind == "zig" else self.kind
+        return f"{name} {number[0]}" if number else name
 
 
 def compilers() -> list[Compiler]:

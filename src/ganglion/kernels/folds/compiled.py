@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ganglion.core.errors import KernelError
+from ganglion.kernels.c.proof import claim, keep_claim
 from ganglion.kernels.c.toolchain import Compiler, build_library
 from ganglion.kernels.folds.fold import Array, Fold, Part, ReferenceFolder
 
@@ -200,10 +201,10 @@ def compiled(fold: Fold, compilers: Iterable[Compiler], directory: Path) -> Comp
             folder = CompiledFolder(fold, build_library(source(fold), compiler, directory))
         except KernelError:
             continue
-        mark = folder.path.with_suffix(".same-bits")
-        if mark.exists():
+        if claim(folder.path):
             return folder
         if agrees(folder):
-            mark.write_text(f"fold {fold.digest}: {ROWS} rows\n", "utf-8")
+            what = f"library for this machine by {compiler.label}"
+            keep_claim(folder.path, what, f"{ROWS} hostile rows of fold {fold.digest[:12]}")
             return folder
     return None

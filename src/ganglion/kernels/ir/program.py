@@ -17,7 +17,7 @@ from ganglion.kernels.networks.layers import Network
 from ganglion.kernels.networks.stored import network_json, network_of
 from ganglion.kernels.ops.op import Array
 
-FORMAT = 2
+FORMAT = 3
 """Changes with every change of what a stored program means: of its form, or of the bits an operation gives."""
 
 

@@ -28,6 +28,7 @@ def _op(
     *,
     gives: str = "",
     cost: int = 1,
+    one_nan: bool = False,
 ) -> Op:
     """An operation whose operands have one dtype. C by dtype, empty where there is none; ``gives``: another dtype."""
     c = {"f32": f32, "i32": i32, "bool": boolean}
@@ -48,7 +49,7 @@ def _op(
     def count(_types: Types, _attributes: Attributes, result: TensorType) -> int:
         return cost * result.elements
 
-    return Op(name, infer, reference, element, cost=count)
+    return Op(name, infer, reference, element, cost=count, one_nan=one_nan)
 
 
 def _minimum(a: Array, b: Array) -> Array:
@@ -142,10 +143,10 @@ ELEMENTWISE = (
     _op("floor", mathematics.floor, "gg_floor({0})", cost=8),
     _op("rint", mathematics.rint, "gg_rint({0})", cost=6),
     _op("exp", mathematics.exp, "gg_exp({0})", cost=35),
-    _op("log", mathematics.log, "gg_log({0})", cost=35),
-    _op("sin", mathematics.sin, "gg_sin({0})", cost=35),
-    _op("cos", mathematics.cos, "gg_cos({0})", cost=35),
-    _op("tanh", mathematics.tanh, "gg_tanh({0})", cost=40),
+    _op("log", mathematics.log, "gg_log({0})", cost=35, one_nan=True),
+    _op("sin", mathematics.sin, "gg_sin({0})", cost=35, one_nan=True),
+    _op("cos", mathematics.cos, "gg_cos({0})", cost=35, one_nan=True),
+    _op("tanh", mathematics.tanh, "gg_tanh({0})", cost=40, one_nan=True),
     _op("sigmoid", mathematics.sigmoid, "gg_sigmoid({0})", cost=60),
     _op("copy", lambda a: a, "{0}", "{0}", "{0}", cost=0),
     Op(

@@ -97,6 +97,7 @@ class Op:
     its ``write`` puts ``writer.rows`` before all statements on values and declares them by ``writer.local``, so it can
     be written for rows side by side. ``least(attributes)``: the lowest of the 256 whole numbers among which every
     element of the result is, so that it takes a byte in memory (``c/layout.py``); None where it may be any number.
+    ``one_nan``: its C gives no other NaN than 0x7fc00000, so none has to be looked for where the result is stored.
     """
 
     name: str
@@ -108,6 +109,7 @@ class Op:
     scratch_bytes: Callable[[Types, Attributes], int] = lambda _types, _attributes: 0
     grouped: bool = False
     least: Callable[[Attributes], int | None] = lambda _attributes: None
+    one_nan: bool = False
 
 
 def broadcast(types: Types) -> tuple[int, ...]:

@@ -35,6 +35,8 @@ class Link:
         self._whole = True
         self._epoch = 0
         self._arrives_ns = 0
+        self._outbox, self._inbox = outbox(child.site), inbox(parent.site)
+        self._keys = {lane.consumer: f"{self._outbox}/{lane.consumer}" for lane in LANES}
         child.uplink = self
         parent.downlinks.append(self)
 
@@ -67,7 +69,7 @@ class Link:
     def resume(self) -> None:
         """Begins to draw after what the parent has; without a connection nothing happens."""
         for name, (source, target, consumer) in (self._lanes() if self.up else {}).items():
-            taken = target.sourced[self._key(name)]
+            taken = target.sourced[self._keys[name]]
             consumer.floor = max(consumer.floor, min(taken, source.last_seq))
             consumer.rewind(taken)
         self.child.wake()
@@ -80,23 +82,20 @@ class Link:
 
     def _consumers(self) -> dict[str, Consumer]:
         """The outbox's consumers by name, the urgent one first."""
-        name = outbox(self.child.site)
-        found = {lane.consumer: self.child.store.consumers.get((name, lane.consumer)) for lane in LANES}
+        held = self.child.store.consumers
+        found = {name: held.get((self._outbox, name)) for name in self._keys}
         return {name: consumer for name, consumer in found.items() if consumer is not None}
-
-    def _key(self, consumer: str) -> str:
-        return f"{outbox(self.child.site)}/{consumer}"
 
     def _lanes(self) -> dict[str, tuple[Stream, Stream, Consumer]]:
         """(outbox, inbox, consumer) of the lanes that the parent is configured to draw and the child to give."""
         if self.parent.shut or self.child.shut:
             return {}
-        source = self.child.store.streams.get(outbox(self.child.site))
-        target = self.parent.store.streams.get(inbox(self.parent.site))
+        source = self.child.store.streams.get(self._outbox)
+        target = self.parent.store.streams.get(self._inbox)
         if source is None or target is None:
             return {}
         given = self._consumers().items()
-        return {n: (source, target, c) for n, c in given if self._key(n) in target.sourced}
+        return {n: (source, target, c) for n, c in given if self._keys[n] in target.sourced}
 
     def pump(self) -> None:
         """Sends what may be sent now, of each lane in turn."""
@@ -143,7 +142,7 @@ class Link:
         lane = self._lanes().get(name)
         if lane is None or generation != lane[2].generation:
             return
-        key = self._key(name)
+        key = self._keys[name]
         _, target, consumer = lane
         stored = 0
         for message in chunk:
@@ -181,15 +180,14 @@ class Link:
         (transform,) = source["subject_transforms"]
         assert transform["src"] == ">" and transform["dest"].endswith(".>")
         subject = transform["dest"].removesuffix(">") + message.subject
-        origin = f"{outbox(self.child.site)} {message.seq} > {transform['dest']} {message.subject}"
+        origin = f"{self._outbox} {message.seq} > {transform['dest']} {message.subject}"
         return Stored(
             message.seq, subject, message.payload, {**message.headers, "Nats-Stream-Source": origin}
         )
 
     def _source(self) -> Mapping[str, Any]:
-        sources = self.parent.store.streams[inbox(self.parent.site)].config["sources"]
-        name = outbox(self.child.site)
-        found: Mapping[str, Any] = next(s for s in sources if s["name"] == name)
+        sources = self.parent.store.streams[self._inbox].config["sources"]
+        found: Mapping[str, Any] = next(s for s in sources if s["name"] == self._outbox)
         return found
 
     def spread(self, subject: str, payload: bytes, came_from: MemoryServer) -> None:

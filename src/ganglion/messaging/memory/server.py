@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ganglion.messaging.answers import (
+    ALONE,
     FULL,
     IN_USE,
     NO_CONSUMER,
@@ -166,6 +167,8 @@ class MemoryServer:
         if held is not None:
             same = held.config == config
             return self._info(name) if same else _error(400, IN_USE, "stream name already in use")
+        if config["num_replicas"] > 1:
+            return _error(500, ALONE, "replicas > 1 not supported in non-clustered mode")
         if not self._reserves(name, config):
             return _error(500, NO_SPACE_RESERVED, "insufficient storage resources available")
         self.store.streams[name] = Stream(config)

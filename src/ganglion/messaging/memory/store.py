@@ -7,6 +7,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from ganglion.messaging.bus import Stored
@@ -212,6 +213,7 @@ def _kind(subject: str) -> str:
     return subject.partition(".")[0]
 
 
+@lru_cache(1024)
 def pattern(subject: str) -> re.Pattern[str]:
     """A subject with wildcards (``*`` one part, ``>`` the rest) as an expression for whole subjects."""
     parts = {"*": r"[^.]+", ">": r".+"}

@@ -151,6 +151,36 @@ class Authority:
             made.append(user)
         return tuple(made)
 
+    def equip(
+        self, site: str, directory: PrivateDirectory, *, hosts: Sequence[str], leaf: bytes | None = None
+    ) -> None:
+        """Makes the files of one of several servers that store a site's streams together; the site joins beside it.
+
+        ``hosts``: where this one is reached. ``leaf``: the site's user for the link to its parent, if it has one. The
+        servers of a site prove themselves to each other by certificates of an authority that is theirs alone: on a
+        route a server speaks for all, so the certificate of a site, which any gateway has, must not open one.
+        """
+        at_s = self._now_s()
+        names = [*LOCAL_HOSTS, *(h for h in hosts if h not in LOCAL_HOSTS)]
+        routes = f"clusters/{check_site(site)}"
+        if self._files.read(f"{routes}.crt") is None:
+            key, certificate = certificates.make_authority(f"servers of {site}", at_s)
+            self._files.write(f"{routes}.key", key)
+            self._files.write(f"{routes}.crt", certificate)
+        for name, above in (("site", "authority"), ("routes", routes)):
+            signer = self._need(f"{above}.key"), self._need(f"{above}.crt")
+            made_key, made = certificates.make_site_certificate(*signer, site, names, at_s)
+            directory.write(f"{name}.key", made_key)
+            directory.write(f"{name}.crt", made)
+        directory.write("routes-authority.crt", self._need(f"{routes}.crt"))
+        if leaf is not None:
+            directory.write("leaf.creds", leaf)
+        self.hand_out(directory)
+        for name in ("account.jwt", "system.jwt"):
+            signed = self._need(name).decode()
+            directory.write(f"jwt/{claims.payload(signed)['sub']}.jwt", signed.encode())
+        directory.write("site.json", json.dumps({"site": site}).encode())
+
     def hand_out(self, directory: PrivateDirectory) -> None:
         """Gives a site the tree's public claims as they are now, revocations among them."""
         for name in PUBLIC_FILES:

@@ -93,8 +93,12 @@ class SiteIdentity:
 
     def trust(self) -> Trust:
         """For the site's server; every private file is checked for its mode first."""
-        for name in ("site.key", "leaf.creds", "site.crt", "authority.crt"):
+        for name in ("site.key", "site.crt", "authority.crt"):
             self._need(name)
+        if (
+            self._files.read("routes.crt") is None
+        ):  # one of several servers has no use for it at the top of the tree
+            self._need("leaf.creds")
         account, system = (self._need(n).decode() for n in ("account.jwt", "system.jwt"))
         return Trust(
             certificate=self._files.path("site.crt").absolute(),

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import struct
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,8 +12,9 @@ from ganglion.core.calibration import StageFigures
 from ganglion.core.errors import TopologyError
 from ganglion.core.schema import TensorType
 from ganglion.core.topology import NodeClass
-from ganglion.device import firmware
+from ganglion.device.firmware.calls import Calls, lacks_emulator
 from ganglion.device.firmware.image import Elf
+from ganglion.device.firmware.stepping import step
 from ganglion.device.player import Player, shot_frames_min
 from ganglion.device.recording import Event
 from ganglion.flow.spec import FlowSpec
@@ -37,7 +33,6 @@ FRAMES = 160
 FLASH_AT, RAM_AT = 0x0001_0000, 0x2000_0000
 REGION_BYTES = 0x0400_0000
 SYMBOL = "gg_kernel"
-_PROGRAM = Path(firmware.__file__).with_name("counter.py")
 Columns = Mapping[str, Array]
 
 
@@ -64,9 +59,8 @@ def target_of(name: str, kind: NodeClass) -> Target:
 
 def missing() -> str:
     """What keeps instructions from being counted here; empty when nothing does."""
-    needed = [m for m in ("unicorn", "elftools") if find_spec(m) is None]
-    if needed:
-        return f"{', '.join(needed)} is not installed: pip install 'ganglion[emulator]'"
+    if (lacking := lacks_emulator()) is not None:
+        return f"{lacking}: pip install 'ganglion[emulator]'"
     if not any(c.kind == "zig" for c in compilers()):
         return "zig is not installed: pip install 'ganglion[device]'"
     return ""
@@ -119,30 +113,14 @@ def _count(
 ) -> StageFigures:
     program = stage.kernel.program
     written = emit(program, SYMBOL)
-    entry = f"{SYMBOL}_rows"
+    entry = f"{SYMBOL}_step"
     image = build_image(written.source, target, zig, directory, entry=entry, flash=FLASH_AT, ram=RAM_AT)
-    given = [np.ascontiguousarray(columns[name], program.nodes[n].type.numpy) for name, n in program.inputs]
     table = np.zeros(1, written.state)
     for field in program.state:
         table[field.name] = field.initial
-    about: dict[str, Any] = {
-        "frames": len(given[0]),
-        "inputs": [a[0].nbytes for a in given],
-        "outputs": [program.nodes[n].type.size_bytes for _, n in program.outputs],
-        "state": table.nbytes,
-        "workspace": written.workspace_bytes,
-    }
-    text = json.dumps(about).encode()
-    arguments = [str(image), target.name, entry, str(FLASH_AT), str(RAM_AT)]
-    child = host.processes.converse(
-        [sys.executable, str(_PROGRAM), *arguments], log=directory / "counter.txt"
-    )
-    try:
-        child.write(struct.pack("<I", len(text)) + text + b"".join(a.tobytes() for a in given))
-        child.write(table.tobytes())
-        counts = np.frombuffer(child.read(8 * len(given[0])), "<u8")
-    finally:
-        child.close()
+    log = directory / "counter.txt"
+    with Calls(image, target.name, host.processes, log, counting=True) as calls:
+        counts = step(calls, program, SYMBOL, written.workspace_bytes, columns, table).instructions
     elf = Elf.read(image)
     _, variables = elf.bytes_at(RAM_AT, RAM_AT + REGION_BYTES)
     flash, _ = elf.bytes_at(FLASH_AT, FLASH_AT + REGION_BYTES)

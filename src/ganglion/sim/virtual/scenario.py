@@ -130,6 +130,12 @@ class Loaded:
                 topology = Topology.model_validate(given)
             except (ValidationError, RuleBroken, TopologyError) as error:
                 raise refused(self.name, f"its topology is wrong: {error}") from error
+        several = [site_id for site_id, site in topology.sites.items() if site.servers]
+        if several:
+            why = (
+                f"{several[0]} has several message servers, whose elections have no twin: remove its servers"
+            )
+            raise refused(self.name, why)
         devices = self.scenario.workload.devices
         return topology if devices is None else topology.with_devices(devices)
 
@@ -159,9 +165,12 @@ def load_scenario(file: Path) -> Loaded:
         if len(content) > TEXT_BYTES_MAX:
             raise refused(str(file), f"it is larger than {TEXT_BYTES_MAX} bytes")
         value = tomllib.loads(content.decode())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        names = ", ".join(built_in_names())
-        raise refused(str(file), f"it cannot be read: {error}; built in are {names}") from error
+    except OSError as error:
+        raise refused(str(file), f"{_unread(error)}; built in are {', '.join(built_in_names())}") from error
+    except UnicodeDecodeError as error:
+        raise refused(str(file), "it is not text in UTF-8") from error
+    except tomllib.TOMLDecodeError as error:
+        raise refused(str(file), f"it cannot be read as TOML: {error}") from error
     try:
         scenario = Scenario.model_validate(value)
     except ValidationError as error:
@@ -169,6 +178,17 @@ def load_scenario(file: Path) -> Loaded:
         where = ".".join(map(str, first["loc"]))
         raise refused(str(file), f"{where}: {first['msg']}") from error
     return Loaded(path.stem, scenario, path.parent, str(file))
+
+
+def _unread(error: OSError) -> str:
+    """Why a file could not be read, in words."""
+    if isinstance(error, FileNotFoundError):
+        return "there is no such file"
+    if isinstance(error, IsADirectoryError):
+        return "it is a folder, not a file"
+    if isinstance(error, PermissionError):
+        return "this user may not read it"
+    return f"it cannot be read ({error.strerror or error})"
 
 
 def built_in_names() -> list[str]:

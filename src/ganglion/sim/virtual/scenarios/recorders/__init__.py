@@ -1,1 +1,1 @@
-"""The flow of most built-in scenarios: meters with breakers below two gateways."""
+"""The flow of the scenario `backlogs`: recorders that tell more than an island may keep, each stream as declared."""

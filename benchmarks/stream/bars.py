@@ -1,0 +1,117 @@
+"""The bars of the stream path, met or missed, from the repeats of one run: nothing here is decided by hand."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.stream.table import cells, values
+
+OURS, THEIRS = "ganglion-durable", "node-red"
+TIMES_NODE_RED = 2.7
+P99_MS = {5_000: 5.0, 20_000: 10.0}
+CPU_SHARE = 1 / 3
+CPU_RATE = 20_000
+RSS_MB = 128.0
+
+
+@dataclass(frozen=True)
+class Bar:
+    """``met`` None: not measured in this run."""
+
+    name: str
+    met: bool | None
+    found: str
+
+
+def of(rows: list[dict[str, Any]]) -> list[Bar]:
+    """Every bar, over all repeats."""
+    found = cells(rows)
+    bars = [_throughput(found)]
+    for rate, limit in P99_MS.items():
+        bars.append(_p99(found, rate, limit))
+    bars.append(_cpu(found))
+    ours = [r for (_, peer), repeats in found.items() if peer == OURS for r in repeats]
+    bars += [_memory(ours), _lost(ours)]
+    failed = [r for r in rows if "failed" in r and r["peer"] == OURS]
+    if failed:
+        bars.append(
+            Bar(
+                "every cell of ganglion-durable ran",
+                False,
+                f"{len(failed)} failed: {failed[0]['failed'][:120]}",
+            )
+        )
+    return bars
+
+
+def paired(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], path: str) -> list[float]:
+    """The ratio ours : theirs within each repeat that has both."""
+    by_repeat = {r["repeat"]: r for r in theirs}
+    ratios = []
+    for row in ours:
+        other = by_repeat.get(row["repeat"])
+        if other is not None:
+            a, b = values([row], path), values([other], path)
+            if a and b and b[0] > 0:
+                ratios.append(a[0] / b[0])
+    return ratios
+
+
+def _spread(numbers: list[float], form: str) -> str:
+    low, high = format(min(numbers), form), format(max(numbers), form)
+    return f"{format(statistics.median(numbers), form)} ({low} .. {high})"
+
+
+def _throughput(found: dict[tuple[int, str], list[dict[str, Any]]]) -> Bar:
+    name = f"throughput, durable: at least {TIMES_NODE_RED} times Node-RED's"
+    ours, theirs = found.get((0, OURS), []), found.get((0, THEIRS), [])
+    ratios = paired(ours, theirs, "achieved_per_s")
+    if not ratios:
+        return Bar(name, None, "not measured")
+    rates = values(ours, "achieved_per_s")
+    text = f"{_spread(ratios, '.2f')} times, {_spread(rates, ',.0f')} readings/s"
+    return Bar(name, statistics.median(ratios) >= TIMES_NODE_RED, text)
+
+
+def _p99(found: dict[tuple[int, str], list[dict[str, Any]]], rate: int, limit: float) -> Bar:
+    name = f"alarm p99 at {rate:,}/s below {limit:g} ms"
+    numbers = values(found.get((rate, OURS), []), "latency_ms/p99")
+    if not numbers:
+        return Bar(name, None, "not measured")
+    return Bar(name, statistics.median(numbers) < limit, f"{_spread(numbers, '.2f')} ms")
+
+
+def _cpu(found: dict[tuple[int, str], list[dict[str, Any]]]) -> Bar:
+    name = f"processor time per reading at {CPU_RATE:,}/s below a third of Node-RED's"
+    ours, theirs = found.get((CPU_RATE, OURS), []), found.get((CPU_RATE, THEIRS), [])
+    ratios = paired(ours, theirs, "cpu_us_per_event")
+    if not ratios:
+        return Bar(name, None, "not measured")
+    text = f"{_spread(ratios, '.2f')} times, {_spread(values(ours, 'cpu_us_per_event'), '.1f')} us"
+    return Bar(name, statistics.median(ratios) < CPU_SHARE, text)
+
+
+def _memory(ours: list[dict[str, Any]]) -> Bar:
+    name = f"gateway's resident memory (agent and server) at most {RSS_MB:g} MB"
+    numbers = values(ours, "memory_busy/rss_mb")
+    if not numbers:
+        return Bar(name, None, "not measured")
+    return Bar(name, max(numbers) <= RSS_MB, f"at most {max(numbers):.0f} MB, {_spread(numbers, '.0f')}")
+
+
+def _lost(ours: list[dict[str, Any]]) -> Bar:
+    name = "nothing lost, every window and alarm correct"
+    if not ours:
+        return Bar(name, None, "not measured")
+    lost, wrong = sum(r["lost"] for r in ours), sum(not r["correct"] for r in ours)
+    return Bar(name, not lost and not wrong, f"{lost} lost, {wrong} of {len(ours)} cells not correct")
+
+
+WORDS = {True: "met", False: "MISSED", None: "not measured"}
+
+
+def text(bars: list[Bar]) -> str:
+    """One line each."""
+    return "\n".join(f"{WORDS[b.met]:<13} {b.name}: {b.found}" for b in bars)
