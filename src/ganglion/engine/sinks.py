@@ -26,6 +26,9 @@ _ARROW = {
 }
 _NUMPY = {"f32": "<f4", "f64": "<f8", "i16": "<i2", "i32": "<i4", "i64": "<i8", "bool": "?"}
 
+_POOL = pa.system_memory_pool()
+"""Arrow's own pool sets aside four megabytes for the first record."""
+
 
 def arrow_schema(schema: Schema) -> pa.Schema:
     """origin, seq, time_ns, then the fields; frames are fixed-size lists with their shape as metadata."""
@@ -86,7 +89,7 @@ class SinkFile:
             flat = _flat(rows.columns[f.name], f.type.dtype)
             columns.append(pa.FixedSizeListArray.from_arrays(flat, f.type.elements) if f.type.shape else flat)
         record = pa.RecordBatch.from_arrays(columns, schema=self._arrow)
-        self._waiting.append(record.serialize().to_pybytes())
+        self._waiting.append(record.serialize(memory_pool=_POOL).to_pybytes())
         self.rows += len(rows)
 
     def sync(self) -> int:

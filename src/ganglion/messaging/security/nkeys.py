@@ -9,10 +9,12 @@ from __future__ import annotations
 import base64
 import binascii
 from enum import IntEnum
-
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from typing import TYPE_CHECKING
 
 from ganglion.core.errors import MessagingError
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 KEY_BYTES = 32
 _SEED = 18 << 3
@@ -38,11 +40,16 @@ class KeyPair:
     @classmethod
     def create(cls, kind: Kind) -> KeyPair:
         """A new pair from the operating system's entropy."""
+        # Here and below: a node without an identity does not hold eight megabytes of cryptography in memory.
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
         return cls(kind, Ed25519PrivateKey.generate())
 
     @classmethod
     def from_seed(cls, seed: str) -> KeyPair:
         """The pair of a seed; raises ``messaging.key`` (without showing it) when it is none."""
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
         try:
             raw = base64.b32decode(seed.strip() + "=" * (-len(seed.strip()) % 8))
         except (binascii.Error, ValueError) as error:
