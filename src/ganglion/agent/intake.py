@@ -36,6 +36,8 @@ ORIGINS_MAX = 100_000
 """Origins per stream that are numbered or told apart; rows of further ones are refused and counted."""
 LAYOUTS_MAX = 64
 """Sets of origins whose places are remembered."""
+SPARSE = 4
+"""Names are left out of an entry that has fewer rows than one for so many of them."""
 RETRY_NS = 200_000_000
 
 Append = Callable[[Sequence[Item]], Awaitable[None]]
@@ -387,4 +389,10 @@ def _merged(group: list[_Pending]) -> list[Item]:
         else:
             growing[item.stream] = [item]
             merged.append(growing[item.stream])
-    return [m if isinstance(m, End) else Block.concat(m).compact() for m in merged]
+    return [m if isinstance(m, End) else _whole(m) for m in merged]
+
+
+def _whole(blocks: list[Block]) -> Block:
+    whole = Block.concat(blocks)
+    # What is known of a set of origins is remembered by the set: it stays the same as long as most of it is used.
+    return whole if SPARSE * len(whole) >= len(whole.origins) else whole.compact()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ganglion.connectors.mqtt import client as client_module
+from ganglion.connectors.mqtt import connection
 from ganglion.connectors.mqtt.client import Client
 from ganglion.connectors.mqtt.packets import (
     V3,
@@ -399,5 +400,29 @@ def test_no_more_is_in_flight_than_the_broker_takes():
                 broker.send(Puback(publishes[sent].packet_id))
             await until(lambda: arrived == [True] * 10)
             assert [p.payload for p in broker.of(Publish)] == [b"%d" % n for n in range(10)]
+
+    run(scenario)
+
+
+def test_the_first_message_goes_at_once_and_those_of_the_rest_after_it_together(monkeypatch):
+    monkeypatch.setattr(connection, "REST_S", 0.5)
+
+    async def scenario(broker):
+        taken = []
+
+        async def deliver(published):
+            taken.append(list(published.payloads))
+
+        async with connected(broker, deliver) as client:
+            await until(lambda: client.subscribed)
+            broker.send(Publish("in/a", b"0", 0, 0))
+            await until(lambda: taken == [[b"0"]])
+            for number in range(1, 6):
+                broker.send(Publish("in/a", b"%d" % number, 0, 0))
+                await broker.writer.drain()
+                await asyncio.sleep(0.005)
+            assert taken == [[b"0"]]
+            await until(lambda: len(taken) == 2)
+            assert taken[1] == [b"1", b"2", b"3", b"4", b"5"]
 
     run(scenario)
