@@ -197,9 +197,9 @@ async def acknowledging(arguments: argparse.Namespace, directory: Path) -> dict[
     rates: dict[str, list[float]] = {}
     try:
         with mosquitto(directory, other) as there:
-            ways = {"own_server": (port, V3, GATEWAY_USER)}
+            ways: dict[str, tuple[int, int, str | None]] = {"own_server": (port, V3, GATEWAY_USER)}
             if there:
-                ways |= {"mosquitto_3": (other, V3, None), "mosquitto_5": (other, V5, None)}  # type: ignore[dict-item]
+                ways |= {"mosquitto_3": (other, V3, None), "mosquitto_5": (other, V5, None)}
             for _ in range(arguments.rounds):
                 for name, (where, level, user) in ways.items():
                     count = arguments.acknowledged if name == "own_server" else 5 * arguments.acknowledged

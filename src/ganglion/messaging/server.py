@@ -54,9 +54,9 @@ class ServerSettings:
     leaf_port: int | None = None
     parent_url: str | None = None
     trust: Trust | None = None
-    mqtt: Listener | None = None
     member: Member | None = None
     binary: str | None = None
+    mqtt: Listener | None = None
 
     @property
     def name(self) -> str:
