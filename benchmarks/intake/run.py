@@ -1,11 +1,11 @@
 """The way of a reading through a gateway, without the socket: reflex, journal, windows, on one processor.
 
-python benchmarks/intake/run.py [--quick] [--json FILE] [--rate N ...] [--seconds S] [--rounds N] [--profile]
+python benchmarks/intake/run.py [--quick] [--json FILE] [--rate N ...] [--turn-ms MS] [--profile]
 
 The job of the stream benchmark: readings (temp, q) of 100 sensors in turn, ten for each millisecond of event time; bad
 ones are dropped, an alarm is given above 100 degrees, mean and count are kept per sensor and second. Blocks are handed
-to the intake as a connector does after decoding: as many rows as came in a millisecond, or 256 at a time as fast as
-they are taken (``max``). Everything runs on the last processor of this process, the message server too, whose journal
+to the intake as a connector does after decoding: as many rows as came in five milliseconds (``--turn-ms``), or 256 at
+a time as fast as they are taken (``max``). Everything runs on the last processor of this process, the message server too, whose journal
 syncs every write. Modes take turns: with the journal, and without.
 
 Figures are medians over the rounds with their range. ``us_per_row``: processor time of this process and of the server,
@@ -45,14 +45,11 @@ RESULTS = REPOSITORY / "benchmarks" / "results" / "intake.jsonl"
 import ganglion as gg  # noqa: E402 # see above
 from ganglion.agent.intake import Intake  # noqa: E402 # see above
 from ganglion.agent.streams import BusJournal, PassingJournal  # noqa: E402 # see above
-from ganglion.core.labels import Labels  # noqa: E402 # see above
-from ganglion.core.schema import Field, Schema  # noqa: E402 # see above
 from ganglion.engine.durable import Durable  # noqa: E402 # see above
 from ganglion.engine.graph import Graph  # noqa: E402 # see above
 from ganglion.engine.meter import Meter  # noqa: E402 # see above
 from ganglion.flow.assignment import Assignment  # noqa: E402 # see above
 from ganglion.flow.spec import FlowSpec  # noqa: E402 # see above
-from ganglion.flow.stages import Constraint, SourceStage  # noqa: E402 # see above
 from ganglion.host.system import system_host  # noqa: E402 # see above
 from ganglion.kernels.loading import load  # noqa: E402 # see above
 from ganglion.messaging import nats, subjects  # noqa: E402 # see above
@@ -70,10 +67,8 @@ EVENT_BEGAN_NS = 1_700_000_000_000_000_000
 
 def job() -> FlowSpec:
     flow = gg.Flow("readings")
-    schema = Schema((Field("temp", gg.f32, "degC"), Field("q", gg.i32)))
-    readings = flow._add(
-        SourceStage("readings", (), schema, Labels(), Constraint(("device",), None), every_ns=10_000_000)
-    )
+    row = gg.Row(temp=gg.f32, q=gg.i32, units={"temp": "degC"})
+    readings = flow.source("readings", row, every="10ms")
     good = readings.where(lambda r: r.q == 0, id="good")
     good.where(lambda r: r.temp > 100, id="hot").act("alarm", "raise", within="50ms")
     good.window("1s", keep="10min").aggregate(mean=gg.mean("temp"), n=gg.count(), id="means").sink(
@@ -150,18 +145,18 @@ class Round:
     def act(self, _stage: str, rows: Any, received_ns: int) -> None:
         self.alarms.extend([time.monotonic_ns() - received_ns] * len(rows))
 
-    async def feed(self, rate: int, seconds: float) -> int:
+    async def feed(self, rate: int, seconds: float, turn_s: float) -> int:
         """Hands over rows at ``rate`` (0: as fast as they are taken); returns how many."""
         done, began = 0, time.monotonic()
         while (gone := time.monotonic() - began) < seconds:
             wanted = ROWS_AT_MOST if not rate else int(rate * gone) - done
             if wanted <= 0:
-                await asyncio.sleep(0.001)
+                await asyncio.sleep(turn_s)
                 continue
             index, times, columns = self.readings.take(wanted)
             await self.intake.take(self.intake.numbered("readings", ORIGINS, index, times, columns))
             done += wanted
-            await asyncio.sleep(0 if not rate else 0.001)
+            await asyncio.sleep(turn_s if rate else 0)
         return done
 
     async def settled(self) -> None:
@@ -188,15 +183,15 @@ def rss_mb(pid: int) -> float:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-async def measure(one: Round, rate: int, seconds: float, server_pid: int) -> dict[str, Any]:
+async def measure(one: Round, rate: int, seconds: float, turn_s: float, server_pid: int) -> dict[str, Any]:
     """One cell, after a warm-up."""
-    await one.feed(rate, min(1.0, seconds / 4))
+    await one.feed(rate, min(1.0, seconds / 4), turn_s)
     await one.settled()
     one.alarms.clear()
     one.meter.works.clear()
     before = asdict(one.intake.counts)
     began, began_cpu, began_server = time.monotonic(), time.process_time(), cpu_s(server_pid)
-    rows = await one.feed(rate, seconds)
+    rows = await one.feed(rate, seconds, turn_s)
     await one.settled()
     took, cpu, server = (
         time.monotonic() - began,
@@ -241,7 +236,7 @@ async def rounds(arguments: argparse.Namespace, directory: Path) -> list[dict[st
                 profile = cProfile.Profile() if arguments.profile else None
                 if profile:
                     profile.enable()
-                cell = await measure(one, rate, arguments.seconds, server.pid)
+                cell = await measure(one, rate, arguments.seconds, arguments.turn_ms / 1e3, server.pid)
                 if profile:
                     profile.disable()
                     print(f"--- profile, rate {rate or 'max'}, durable {durable}")
@@ -273,6 +268,7 @@ def main() -> None:
     parser.add_argument("--rate", type=int, nargs="*", default=[5_000, 20_000, 50_000, 0])
     parser.add_argument("--seconds", type=float, default=6)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--turn-ms", type=float, default=5)
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--profile-lines", type=int, default=35)
     arguments = parser.parse_args()
