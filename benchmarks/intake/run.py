@@ -5,8 +5,8 @@ python benchmarks/intake/run.py [--quick] [--json FILE] [--rate N ...] [--turn-m
 The job of the stream benchmark: readings (temp, q) of 100 sensors in turn, ten for each millisecond of event time; bad
 ones are dropped, an alarm is given above 100 degrees, mean and count are kept per sensor and second. Blocks are handed
 to the intake as a connector does after decoding: as many rows as came in five milliseconds (``--turn-ms``), or 256 at
-a time as fast as they are taken (``max``). Everything runs on the last processor of this process, the message server too, whose journal
-syncs every write. Modes take turns: with the journal, and without.
+a time as fast as they are taken (``max``). Everything runs on the last processor of this process, the message server
+too, whose journal syncs every write. Modes take turns: with the journal, and without.
 
 Figures are medians over the rounds with their range. ``us_per_row``: processor time of this process and of the server,
 all in. ``alarm_us``: from handing over a block to the alarm. ``stages``: processor time per row by stage, of the last
