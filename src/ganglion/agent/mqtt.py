@@ -100,10 +100,20 @@ class MqttDoor:
     ) -> None:
         """Takes messages from now on, until cancelled, with the reflex in the state the journal left it in."""
         self.remember({origin for _, origin in engine.progress.seen})
+        wanted = config.assignment.wanted(self._spec)
+        for mapper in self._mappers:
+            if mapper.route.stream not in wanted:
+                raise TopologyError(
+                    "mqtt.route",
+                    f"nothing here or above needs {mapper.route.stream}, which the route of "
+                    f"{mapper.route.topic} brings",
+                    why=f"the plan gives this gateway {', '.join(sorted(wanted)) or 'no stream'}",
+                    next_step="remove the route, or let a stage at this gateway use the stream",
+                )
         intake = self._intake = Intake(
             reflex,
             journal.put,
-            streams=config.assignment.wanted(self._spec),
+            streams=wanted,
             paths=frozenset(config.paths),
             last_seq=engine.progress.last_seq,
             clock=self._clock,

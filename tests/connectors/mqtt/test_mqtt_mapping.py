@@ -183,7 +183,7 @@ def test_devices_beyond_the_group_or_the_pattern_are_refused():
     assert len(one.devices) == 2
 
 
-@given(name=st.text(min_size=1, max_size=20))
+@given(name=st.text(st.characters(codec="utf-8"), min_size=1, max_size=20))
 def test_every_name_makes_an_origin_and_comes_back(name):
     devices = Devices("gw-sensor", 10)
     try:
@@ -195,6 +195,15 @@ def test_every_name_makes_an_origin_and_comes_back(name):
     again.remember(origin)
     assert again.names == {origin: name}
     assert all(c.isascii() and (c.isalnum() or c in "_.:") for c in origin.removeprefix("gw-sensor-"))
+
+
+def test_names_that_no_escape_makes_are_not_remembered_and_odd_ones_not_let_in():
+    devices = Devices("gw-sensor", 10)
+    for origin in ("gw-sensor-a:ff", "gw-sensor-a:2", "gw-sensor-a:41", "gw-other-x", "x"):
+        devices.remember(origin)
+    assert devices.names == {}
+    with pytest.raises(Refused):
+        devices.origin("\ud800", None)
 
 
 def test_sequence_numbers_tell_repeats_within_a_read():

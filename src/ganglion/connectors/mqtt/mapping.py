@@ -22,6 +22,7 @@ from ganglion.core.topology_mqtt import Route
 NAME_CHARS_MAX = 64
 NS_PER_MS = 1_000_000
 _PLAIN = re.compile(r"[A-Za-z0-9_.]+")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,8 @@ class Devices:
             return origin
         if not 1 <= len(name) <= NAME_CHARS_MAX:
             raise Refused("mqtt.device", f"a device's name has 1 to {NAME_CHARS_MAX} characters")
+        if _SURROGATE.search(name):
+            raise Refused("mqtt.device", f"{shown(name)} cannot be written as UTF-8")
         if allowed is not None and not allowed.fullmatch(name):
             raise Refused("mqtt.device", f"{shown(name)} does not match {allowed.pattern}")
         if len(self._origins) >= self._count_max:
@@ -84,8 +87,10 @@ class Devices:
     def remember(self, origin: str) -> None:
         """Lets a device in that sent before a restart, as far as it belongs here."""
         path, _, written = origin.rpartition("-")
-        if path == self._path and len(self._origins) < self._count_max:
-            self._admit(_unescaped(written))
+        name = _unescaped(written)
+        # A device that came in another way may have a name that no escape makes: it is none of ours.
+        if path == self._path and len(self._origins) < self._count_max and _escaped(name) == written:
+            self._admit(name)
 
     def _admit(self, name: str) -> str:
         origin = f"{self._path}-{_escaped(name)}"
@@ -100,15 +105,12 @@ class Devices:
 def _escaped(name: str) -> str:
     if _PLAIN.fullmatch(name):
         return name
-    return "".join(
-        c if _PLAIN.fullmatch(c) else "".join(f":{b:02x}" for b in c.encode("utf-8", "surrogatepass"))
-        for c in name
-    )
+    return "".join(c if _PLAIN.fullmatch(c) else "".join(f":{b:02x}" for b in c.encode()) for c in name)
 
 
 def _unescaped(written: str) -> str:
     content = re.sub(rb":([0-9a-f]{2})", lambda m: bytes((int(m[1], 16),)), written.encode())
-    return content.decode("utf-8", "surrogatepass")
+    return content.decode("utf-8", "replace")
 
 
 class Mapper:
