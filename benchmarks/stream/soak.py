@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import tempfile
 import time
@@ -28,6 +29,7 @@ RATE = 20_000
 SAMPLE_S = 1.0
 BUCKET_S = 10.0
 SAMPLES_MAX = 400
+KEPT_SAMPLES_MAX = 120
 KEPT = ".arrows"
 """Files of sinks: rows that the flow asked to keep. They grow as it says, and are told, not judged."""
 BEHIND_S_MAX = 120.0
@@ -69,6 +71,12 @@ def judged_series(name: str, times_s: list[float], values: list[float]) -> dict[
         "unit": unit, "first": float(np.median(v[:quarter])), "last": float(np.median(v[-quarter:])),
         "max": float(v.max()), "rise": rise, "bound": bound, "flat": bool(flat), "samples": len(v),
     }  # fmt: skip
+
+
+def thinned(values: list[float]) -> list[float | None]:
+    """At most `KEPT_SAMPLES_MAX` of them, evenly, so that a line of results stays readable."""
+    step = max(1, -(-len(values) // KEPT_SAMPLES_MAX))
+    return [None if math.isnan(v) else round(v, 3) for v in values[::step]]
 
 
 def disk_mb(directory: Path) -> tuple[float, float]:
@@ -216,7 +224,7 @@ def outcome(
     false = sum(k not in expected for k in answers.alarms)
     times = samples["at_s"]
     series = {n: judged_series(n, times, samples[n]) for n in ("rss_mb", "disk_mb") if len(times) > 4}
-    ages = [(t, a) for t, a in zip(times, samples["queue_age_ms"], strict=True) if a == a]  # noqa: PLR0124 # no NaN
+    ages = [(t, a) for t, a in zip(times, samples["queue_age_ms"], strict=True) if not math.isnan(a)]
     if len(ages) > 4:
         series["queue_age_ms"] = judged_series("queue_age_ms", *map(list, zip(*ages, strict=True)))
     middles = [(b + 0.5) * BUCKET_S for b in sorted(latencies)]
@@ -235,6 +243,7 @@ def outcome(
         "behind_ms": float(sent["behind_ns"].max() / 1e6), "alarms": len(expected), "alarms_missing": missing,
         "alarms_false": false, "windows_wrong": int(wrong), "lost": int(lost + missing),
         "correct": not (lost or missing or wrong or false), "series": series,
+        "samples": {name: thinned(values) for name, values in samples.items()},
         "kept_mb": samples["kept_mb"][-1] if samples["kept_mb"] else 0.0,
         "disturbed": float(sent["behind_ns"].max() / 1e6) > BEHIND_MS,
         "flat": bool(series) and all(one["flat"] for one in series.values()),
