@@ -169,7 +169,10 @@ def soaked(peer: Peer, rate: int, seconds: float, work: Path, directory: Path) -
         while time.monotonic_ns() < end_ns and peer.ready():
             time.sleep(SAMPLE_S)
             samples["at_s"].append((time.monotonic_ns() - start_ns) / 1e9)
-            samples["rss_mb"].append(processes.resident_mb(peer.pid))
+            programs = processes.resident_by_program(peer.pid)
+            samples["rss_mb"].append(sum(programs.values()))
+            for name, own in programs.items():
+                samples.setdefault(f"rss_mb {name}", []).append(own)
             disk, kept = disk_mb(directory)
             samples["disk_mb"].append(disk)
             samples["kept_mb"].append(kept)
