@@ -182,7 +182,7 @@ def measured(peer: Peer, case: Case, work: Path, directory: Path, seed: int) -> 
             "ready_s": ready_s,
             "memory_ready": idle,
             "memory_after_cold": idle_warm,
-            "memory_busy": {"rss_mb": max([*samples.resident_mb, busy["rss_mb"]]), "pss_mb": busy["pss_mb"]},
+            "memory_busy": busy | {"rss_mb": max([*samples.resident_mb, busy["rss_mb"]])},
             "cpu_us_per_event": cpu / parts[1].count * 1e6,
             "cpu_us_by_program": {
                 n: (s - programs.get(n, 0.0)) / parts[1].count * 1e6 for n, s in after.items()

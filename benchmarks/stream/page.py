@@ -115,9 +115,7 @@ def soak(rows: list[dict[str, Any]]) -> str:
                 f"| {name} | {one['first']:.4g} | {one['last']:.4g} | {one['max']:.4g} | {one['rise']:+.3g} | "
                 f"{one['bound']:.3g} | {'flat' if one['flat'] else 'NOT FLAT'} |"
             )
-        lines += [
-            "",
-            f"Lost {row['lost']}, {'flat' if row['flat'] else 'NOT FLAT'}{', disturbed' * row['disturbed']}.",
-            "",
-        ]
+        words = ("flat" if row["flat"] else "NOT FLAT") + (", disturbed" if row["disturbed"] else "")
+        kept = f"the sink's rows, which the flow keeps, took {row['kept_mb']:.1f} MB"
+        lines += ["", f"Lost {row['lost']}, {words}; {kept}.", ""]
     return "\n".join(lines).rstrip()

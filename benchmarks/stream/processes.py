@@ -88,34 +88,51 @@ def cpu_by_program(root: int) -> dict[str, float]:
     for pid in tree(root):
         fields = _stat(pid)
         if fields:
-            name = Path(f"/proc/{pid}/stat").read_text().partition("(")[2].rpartition(")")[0]
+            name = program(pid)
             found[name] = found.get(name, 0.0) + sum(int(f) for f in fields[11:13]) * TICK_S
     return found
 
 
-def memory(root: int) -> dict[str, float]:
-    """Megabytes (10^6): the sum of the tree's resident sets, and of its proportional ones."""
+def program(pid: int) -> str:
+    """What a process is called; ? when it is no more."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return "?"
+
+
+def memory(root: int) -> dict[str, Any]:
+    """Megabytes (10^6): the sum of the tree's resident sets, of its proportional ones, and the former by program."""
     resident = proportional = 0
+    programs: dict[str, float] = {}
     for pid in tree(root):
         try:
-            resident += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES
+            own = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES
+            resident += own
+            programs[program(pid)] = programs.get(program(pid), 0.0) + own / 1e6
             for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
                 if line.startswith("Pss:"):
                     proportional += int(line.split()[1]) * 1024
         except OSError:
             continue
-    return {"rss_mb": resident / 1e6, "pss_mb": proportional / 1e6}
+    return {"rss_mb": resident / 1e6, "pss_mb": proportional / 1e6, "by_program": programs}
+
+
+def resident_by_program(root: int) -> dict[str, float]:
+    """Cheaper than `memory`: the resident sets only, in 10^6 bytes."""
+    found: dict[str, float] = {}
+    for pid in tree(root):
+        try:
+            own = int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES
+        except OSError:
+            continue
+        found[program(pid)] = found.get(program(pid), 0.0) + own / 1e6
+    return found
 
 
 def resident_mb(root: int) -> float:
-    """Cheaper than `memory`: the sum of the resident sets only."""
-    total = 0
-    for pid in tree(root):
-        try:
-            total += int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * PAGE_BYTES
-        except OSError:
-            continue
-    return total / 1e6
+    """The sum of the tree's resident sets."""
+    return sum(resident_by_program(root).values())
 
 
 def free_port() -> int:

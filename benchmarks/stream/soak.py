@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import tempfile
 import time
@@ -28,6 +29,9 @@ RATE = 20_000
 SAMPLE_S = 1.0
 BUCKET_S = 10.0
 SAMPLES_MAX = 400
+KEPT_SAMPLES_MAX = 120
+KEPT = ".arrows"
+"""Files of sinks: rows that the flow asked to keep. They grow as it says, and are told, not judged."""
 BEHIND_S_MAX = 120.0
 BEHIND_MS = 1_000.0
 """A soak whose load maker fell further behind once was disturbed by other programs."""
@@ -69,16 +73,25 @@ def judged_series(name: str, times_s: list[float], values: list[float]) -> dict[
     }  # fmt: skip
 
 
-def disk_mb(directory: Path) -> float:
-    """What the files below a directory occupy, in 10^6 bytes."""
-    total = 0
+def thinned(values: list[float]) -> list[float | None]:
+    """At most `KEPT_SAMPLES_MAX` of them, evenly, so that a line of results stays readable."""
+    step = max(1, -(-len(values) // KEPT_SAMPLES_MAX))
+    return [None if math.isnan(v) else round(v, 3) for v in values[::step]]
+
+
+def disk_mb(directory: Path) -> tuple[float, float]:
+    """What the files below a directory occupy, in 10^6 bytes: what has to stay bounded, and rows a sink keeps."""
+    total = kept = 0
     for folder, _, files in os.walk(directory):
         for file in files:
+            if file.endswith(KEPT):
+                kept += os.stat(f"{folder}/{file}").st_blocks * 512  # noqa: PTH116 # many of them
+                continue
             try:
                 total += os.stat(f"{folder}/{file}").st_blocks * 512  # noqa: PTH116 # many of them
             except OSError:
                 continue
-    return total / 1e6
+    return total / 1e6, kept / 1e6
 
 
 def run(options: argparse.Namespace, seconds: float, results: Path, facts: dict[str, Any]) -> None:
@@ -130,7 +143,13 @@ def soaked(peer: Peer, rate: int, seconds: float, work: Path, directory: Path) -
     """Samples of a soak, and what came of them."""
     broker = Broker(directory)
     load = None
-    samples: dict[str, list[float]] = {"at_s": [], "rss_mb": [], "disk_mb": [], "queue_age_ms": []}
+    samples: dict[str, list[float]] = {
+        "at_s": [],
+        "rss_mb": [],
+        "disk_mb": [],
+        "kept_mb": [],
+        "queue_age_ms": [],
+    }
     try:
         peer.start(work, directory, broker.port)
         processes.wait_for(
@@ -150,8 +169,13 @@ def soaked(peer: Peer, rate: int, seconds: float, work: Path, directory: Path) -
         while time.monotonic_ns() < end_ns and peer.ready():
             time.sleep(SAMPLE_S)
             samples["at_s"].append((time.monotonic_ns() - start_ns) / 1e9)
-            samples["rss_mb"].append(processes.resident_mb(peer.pid))
-            samples["disk_mb"].append(disk_mb(directory))
+            programs = processes.resident_by_program(peer.pid)
+            samples["rss_mb"].append(sum(programs.values()))
+            for name, own in programs.items():
+                samples.setdefault(f"rss_mb {name}", []).append(own)
+            disk, kept = disk_mb(directory)
+            samples["disk_mb"].append(disk)
+            samples["kept_mb"].append(kept)
             age = peer.meters().get("queue_age_ms")
             samples["queue_age_ms"].append(float("nan") if age is None else float(age))
         load.sent(max(BEHIND_S_MAX, seconds / 2))  # on a busy machine the sender may be late
@@ -203,7 +227,7 @@ def outcome(
     false = sum(k not in expected for k in answers.alarms)
     times = samples["at_s"]
     series = {n: judged_series(n, times, samples[n]) for n in ("rss_mb", "disk_mb") if len(times) > 4}
-    ages = [(t, a) for t, a in zip(times, samples["queue_age_ms"], strict=True) if a == a]  # noqa: PLR0124 # no NaN
+    ages = [(t, a) for t, a in zip(times, samples["queue_age_ms"], strict=True) if not math.isnan(a)]
     if len(ages) > 4:
         series["queue_age_ms"] = judged_series("queue_age_ms", *map(list, zip(*ages, strict=True)))
     middles = [(b + 0.5) * BUCKET_S for b in sorted(latencies)]
@@ -222,6 +246,8 @@ def outcome(
         "behind_ms": float(sent["behind_ns"].max() / 1e6), "alarms": len(expected), "alarms_missing": missing,
         "alarms_false": false, "windows_wrong": int(wrong), "lost": int(lost + missing),
         "correct": not (lost or missing or wrong or false), "series": series,
+        "samples": {name: thinned(values) for name, values in samples.items()},
+        "kept_mb": samples["kept_mb"][-1] if samples["kept_mb"] else 0.0,
         "disturbed": float(sent["behind_ns"].max() / 1e6) > BEHIND_MS,
         "flat": bool(series) and all(one["flat"] for one in series.values()),
     }  # fmt: skip
@@ -238,6 +264,7 @@ def text(row: dict[str, Any]) -> str:
         quarters = f"first quarter {one['first']:9.3f}  last {one['last']:9.3f}  most {one['max']:9.3f}"
         rise = f"rise {one['rise']:+9.3f} {one['unit']} (bound {one['bound']:.3f})"
         lines.append(f"  {name:<16} {quarters}  {rise}  {'flat' if one['flat'] else 'NOT FLAT'}")
+    lines.append(f"  the sink's rows took {row['kept_mb']:.1f} MB, which the flow keeps")
     alarms = f"{row['alarms_missing']} of {row['alarms']} alarms missing, {row['alarms_false']} too many"
     words = ["flat" if row["flat"] else "NOT FLAT", "correct" if row["correct"] else "NOT CORRECT"]
     if row["disturbed"]:

@@ -59,6 +59,7 @@ def spread(rows: list[dict[str, Any]], path: str, form: str) -> str:
 
 
 COLUMNS = (
+    ("offered/s", "offered_per_s", ",.0f"),
     ("achieved/s", "achieved_per_s", ",.0f"),
     ("alarm p50 ms", "latency_ms/p50", ".2f"),
     ("alarm p99 ms", "latency_ms/p99", ".2f"),
