@@ -5,10 +5,10 @@ iFogSim, Software: Practice and Experience 47(9), 2017): departments with four p
 cloud, 10 s; headset A sends each 10 ms, B each 5 ms. The loop is from a headset to its display. Published are the
 simulator's own results; a tenth of the readings is dropped by chance, so a run is compared within 1 %.
 
-Within 1 %: A in the fog with 1, 2 and 4 departments, and through the cloud with those and 16 (with 8: 1.02 %); B through
-the cloud with 1, 2 and 4 (the larger ones take too long to run here). B through the cloud with 8 is 1.75 % above what was
-published, and 0.1 % above a run of iFogSim itself. Not: B in the fog, 1 to 3 % off with a reading each 5.1 ms, 5 to 8 %
-with 5 ms, where iFogSim's own run is 4 to 6 % off its published figure; A in the fog with 8 and 16, 3 to 5 %.
+Within 1 %: A in the fog with 1, 2 and 4 departments, and through the cloud with those and 16 (with 8: 1.02 %); B
+through the cloud with 1, 2 and 4 (the larger ones take too long to run here). B with 8 is 1.75 % above what was
+published, and 0.1 % above a run of iFogSim itself. Not: B in the fog, 1 to 2 % off with a reading each 5.1 ms, 5 to 8 %
+with 5 ms, where iFogSim's own run is 4 to 6 % off its published figure; A in the fog with 8 and 16, 2 to 3 %.
 """
 
 from __future__ import annotations
