@@ -13,8 +13,13 @@ from tests.placement.instances import small_flow
 from tests.placement.test_fleet import counted, fleet, fleet_flow
 
 
+def kinds_of(made):
+    assert made.aggregate is not None
+    return made.aggregate()
+
+
 def by_tier(kinds, value):
-    found = {}
+    found: dict[str, float] = {}
     for one in kinds:
         found[one.tier] = found.get(one.tier, 0) + one.many * value(one)
     return found
@@ -24,7 +29,7 @@ def by_tier(kinds, value):
 def test_kinds_add_up_to_what_is_written_out(seed, edge_cpus):
     spec, topology = fleet_flow(), fleet(seed, gateways=50, crowded=0.4, edge_cpus=edge_cpus)
     made = plan(spec, topology)
-    kinds = made.aggregate()
+    kinds = kinds_of(made)
     counts = {path.id: path.count for path in topology.paths()}
     nodes = {"device": 0, "gateway": 0, "edge": 0, "cloud": 0}
     cpus, sent = dict.fromkeys(nodes, 0.0), dict.fromkeys(nodes, 0.0)
@@ -32,9 +37,9 @@ def test_kinds_add_up_to_what_is_written_out(seed, edge_cpus):
         many = counts[use.node.removeprefix("device:")] if use.tier == "device" else 1
         nodes[use.tier] += many
         cpus[use.tier] += many * use.cpus
-    for use in made.links:
-        below = use.link.partition(">")[0]
-        sent["device" if below in counts else topology.sites[below].tier] += use.bytes_per_day
+    for link in made.links:
+        below = link.link.partition(">")[0]
+        sent["device" if below in counts else topology.sites[below].tier] += link.bytes_per_day
     assert by_tier(kinds, lambda _: 1) == nodes
     assert by_tier(kinds, lambda one: one.use.cpus) == pytest.approx(cpus, rel=1e-9)
     found = by_tier(kinds, lambda one: one.up.bytes_per_day if one.up else 0.0)
@@ -67,7 +72,7 @@ def test_what_is_not_drawn_is_counted(monkeypatch):
         }
     )
     made = plan(spec, topology)
-    kinds = [one for one in made.aggregate() if one.tier == "gateway"]
+    kinds = [one for one in kinds_of(made) if one.tier == "gateway"]
     words = " ".join(ET.fromstring(picture(made, spec, topology)).itertext())
     missed = re.search(r"([\d,]+) gateways of other kinds are not drawn", words)
     assert sum(one.many for one in kinds) == 310

@@ -30,7 +30,7 @@ TIE = 1e-6
 """Plans that differ by less in a level of the objective (or by a billionth of its sum) tie in it."""
 
 
-EXACT_COLUMNS_MAX = 2_000
+EXACT_COLUMNS_MAX = 1_000
 """Up to so many columns the whole is one program for HiGHS; beyond, it is decomposed (docs/adr/0018)."""
 
 
