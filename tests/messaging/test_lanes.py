@@ -155,3 +155,17 @@ def test_a_window_can_be_changed_while_messages_move(run):
         await until(lambda: delivered(down, 200))
 
     run(test)
+
+
+def test_a_lane_that_is_reset_sends_again_and_goes_on(run):
+    async def test(_sites, up, down):
+        await both(up, down)
+        await owe(down, "b" * 60)
+        await until(lambda: delivered(down, 60))
+        await set_window(down, "down", BULK, 7)
+        await down.ask(f"CONSUMER.RESET.{OUT}.{BULK.consumer}", {"seq": 1})
+        await owe(down, "b", first=60)
+        assert numbers(await take(up.read(IN, 0), 61), "out") == list(range(61))
+        await until(lambda: delivered(down, 61))
+
+    run(test)
