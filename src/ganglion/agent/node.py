@@ -233,8 +233,8 @@ class Node:
             supervisor = supervised(config, server, bus, self._host, janitor, provisioned)
             if outbox is not None:
                 supervisor.shed = lambda: {s: c.rows for s, c in outbox.shed.items()}
-        paced = outbox is not None and self._spec.urgent
-        pacer = Pacer(bus, site, clock, outbox.mean_bytes) if outbox is not None and paced else None
+        urgent = bool(self._spec.urgent)
+        pacer = Pacer(bus, site, clock, outbox.mean_bytes, urgent=urgent) if outbox is not None else None
         return Subsystems(
             server, bus, engine, outbox, janitor, ingest, recorder, watch, supervisor, pacer, journal
         )

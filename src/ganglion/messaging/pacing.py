@@ -4,6 +4,11 @@ A link is one connection, so whatever is on its way goes first. The backlog may 
 the link carries in `QUEUE_NS`; how much that is shows in how fast it drains. When what is urgent has a backlog of its
 own, the two divide the link by their windows: `OLDEST_SHARE` stays with the oldest. Without urgent streams nothing is
 paced.
+
+A window must not be smaller than what the parent has stored and the consumer does not know of, after a break that lost
+acknowledgements or a crash that lost the consumer's newest state: nats-server 2.15.1 then sends a window full of what
+the parent skips, and ignores an acknowledgement beyond what it has sent, for ever. So a window starts no smaller than
+what was on its way at the break, and one that is full and does not move grows until it does.
 """
 
 from __future__ import annotations
@@ -17,9 +22,10 @@ from ganglion.core.errors import MessagingError
 from ganglion.core.units import NS_PER_MS, NS_PER_S
 from ganglion.host.ports import Clock
 from ganglion.messaging.provision import UNACKNOWLEDGED_MAX, SiteBus, set_window
-from ganglion.messaging.subjects import BULK, LANES, URGENT, Lane, outbox
+from ganglion.messaging.subjects import BULK, URGENT, Lane, outbox
 
 EVERY_NS = 250 * NS_PER_MS
+UNPACED_EVERY_NS = NS_PER_S
 QUEUE_NS = 500 * NS_PER_MS
 """How long the backlog's messages on their way may take to be stored."""
 OLDEST_SHARE = 0.25
@@ -28,14 +34,22 @@ FIRST_BYTES = 16_000
 """On their way before anything is known of a link."""
 MEASURED_OVER_NS = 2 * NS_PER_S
 WINDOW_MIN = 1
+STUCK_AFTER_NS = 3 * NS_PER_S
+"""A full window without a new acknowledgement for so long is made `STUCK_GROWTH` times as large."""
+STUCK_GROWTH = 8
+STUCK_WINDOW_MAX = 1 << 20
 CHANGE_MIN = 0.25
 """A smaller change of a window is not worth a write to the server's disk."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A lane at one moment. ``acknowledged`` counts from when the parent last began to draw."""
+    """A lane at one moment. ``acknowledged`` counts from when the parent last began to draw.
 
+    ``floor``: the number up to which all is acknowledged.
+    """
+
+    floor: int
     acknowledged: int
     under_way: int
     waiting: int
@@ -48,16 +62,43 @@ class LanePace:
 
     window: int = UNACKNOWLEDGED_MAX
     backlogged: bool = False
+    unconfirmed: int = UNACKNOWLEDGED_MAX
+    """As many messages may be with the parent without the consumer knowing."""
     _history: deque[tuple[int, int]] = field(default_factory=deque)
+    _last: Seen | None = None
+    _moved_ns: int = 0
 
     def look(self, seen: Seen, now_ns: int) -> None:
         """Takes one observation."""
+        last = self._last
+        if last is None or seen.floor != last.floor or not seen.waiting or not seen.bound:
+            self._moved_ns = now_ns
+        if not seen.bound:
+            self.unconfirmed = max(self.unconfirmed if last is None else 0, seen.under_way)
+        elif last is not None and seen.acknowledged < last.acknowledged:
+            # It broke and was made again unseen.
+            self.unconfirmed = max(self.unconfirmed, self.window, last.under_way)
+        if seen.bound and seen.acknowledged > 0 and last is not None and seen.floor > last.floor:
+            self.unconfirmed = 0
         if not seen.bound or (self._history and seen.acknowledged < self._history[-1][1]):
             self._history.clear()  # the connection is another one, and so may be the link
         self._history.append((now_ns, seen.acknowledged))
         while len(self._history) > 2 and self._history[1][0] <= now_ns - MEASURED_OVER_NS:
             self._history.popleft()
         self.backlogged = seen.waiting > 0
+        self._last = seen
+
+    def set(self, wanted: float, now_ns: int) -> int:
+        """The window from now on: as wanted, unless the lane needs more to move at all."""
+        if now_ns - self._moved_ns >= STUCK_AFTER_NS:
+            self.window = min(STUCK_WINDOW_MAX, max(UNACKNOWLEDGED_MAX, STUCK_GROWTH * self.window))
+            self.unconfirmed = self.window
+            self._moved_ns = now_ns
+        elif self.unconfirmed > UNACKNOWLEDGED_MAX:
+            self.window = self.unconfirmed
+        else:
+            self.window = max(_clamped(wanted), self.unconfirmed)
+        return self.window
 
     @property
     def per_s(self) -> float | None:
@@ -94,8 +135,12 @@ class Windows:
             most_urgent = UNACKNOWLEDGED_MAX if urgent.bound else first_urgent
             # Without a backlog the rate is what comes, not what the link could carry: room for twice as much.
             most_bulk = self.bulk.within(QUEUE_NS * (1 if self.bulk.backlogged else 2), first_bulk)
-        self.bulk.window, self.urgent.window = _clamped(most_bulk), _clamped(most_urgent)
-        return self.bulk.window, self.urgent.window
+        return self.bulk.set(most_bulk, now_ns), self.urgent.set(most_urgent, now_ns)
+
+    def unpaced(self, bulk: Seen, now_ns: int) -> int:
+        """The only lane's window, where nothing is urgent."""
+        self.bulk.look(bulk, now_ns)
+        return self.bulk.set(UNACKNOWLEDGED_MAX, now_ns)
 
 
 def _clamped(messages: float) -> int:
@@ -103,15 +148,27 @@ def _clamped(messages: float) -> int:
 
 
 class Pacer:
-    """Sets the windows of one outbox's lanes. ``mean_bytes``: of a lane's messages, as they are appended."""
+    """Sets the windows of one outbox's lanes. ``mean_bytes``: of a lane's messages, as they are appended.
 
-    def __init__(self, bus: SiteBus, site: str, clock: Clock, mean_bytes: Callable[[Lane], float]) -> None:
+    ``urgent`` False: there is one lane, and nothing to pace; it is only kept moving.
+    """
+
+    def __init__(
+        self,
+        bus: SiteBus,
+        site: str,
+        clock: Clock,
+        mean_bytes: Callable[[Lane], float],
+        *,
+        urgent: bool = True,
+    ) -> None:
         self.windows = Windows()
         self.trouble = ""
         self._bus = bus
         self._site = site
         self._clock = clock
         self._mean_bytes = mean_bytes
+        self._urgent = urgent
         self._set: dict[Lane, int] = {}
 
     async def run(self) -> None:
@@ -122,26 +179,30 @@ class Pacer:
                 self.trouble = ""
             except MessagingError as error:
                 self.trouble = str(error)
-            await self._clock.sleep_ns(EVERY_NS)
+            await self._clock.sleep_ns(EVERY_NS if self._urgent else UNPACED_EVERY_NS)
 
     async def _step(self) -> None:
-        seen = {lane: await self._look(lane) for lane in LANES}
-        wanted = self.windows.judge(
-            seen[BULK],
-            seen[URGENT],
-            self._mean_bytes(BULK),
-            self._mean_bytes(URGENT),
-            self._clock.monotonic_ns(),
-        )
-        for lane, window in zip((BULK, URGENT), wanted, strict=True):
-            now = self._set.get(lane, 0)
-            if abs(window - now) > CHANGE_MIN * now:
+        now_ns = self._clock.monotonic_ns()
+        bulk = await self._look(BULK)
+        wanted: dict[Lane, int] = {}
+        if self._urgent:
+            urgent = await self._look(URGENT)
+            sizes = self._mean_bytes(BULK), self._mean_bytes(URGENT)
+            wanted[BULK], wanted[URGENT] = self.windows.judge(bulk, urgent, *sizes, now_ns)
+        else:
+            wanted[BULK] = self.windows.unpaced(bulk, now_ns)
+        for lane, window in wanted.items():
+            now = self._set.get(lane, UNACKNOWLEDGED_MAX)
+            # A larger one may be what a stuck lane needs: only a somewhat smaller one can wait.
+            if window > now or now - window > CHANGE_MIN * now:
                 await set_window(self._bus, self._site, lane, window)
                 self._set[lane] = window
 
     async def _look(self, lane: Lane) -> Seen:
         info = await self._bus.ask(f"CONSUMER.INFO.{outbox(self._site)}.{lane.consumer}", {})
+        self._set[lane] = int(info["config"]["max_ack_pending"])
         return Seen(
+            int(info["ack_floor"]["stream_seq"]),
             int(info["ack_floor"]["consumer_seq"]),
             int(info["num_ack_pending"]),
             int(info["num_pending"]),

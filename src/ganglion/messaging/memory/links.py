@@ -67,11 +67,10 @@ class Link:
         self.resume()
 
     def resume(self) -> None:
-        """Begins to draw after what the parent has; without a connection nothing happens."""
-        for name, (source, target, consumer) in (self._lanes() if self.up else {}).items():
-            taken = target.sourced[self._keys[name]]
-            consumer.floor = max(consumer.floor, min(taken, source.last_seq))
-            consumer.rewind(taken)
+        """Begins to draw after what is acknowledged; without a connection nothing happens."""
+        for _, _, consumer in (self._lanes() if self.up else {}).values():
+            consumer.rewind(consumer.floor)
+            consumer.told = False
         self.child.wake()
         self.pump()
 
@@ -144,10 +143,8 @@ class Link:
             return
         key = self._keys[name]
         _, target, consumer = lane
-        stored = 0
         for message in chunk:
             if message.seq <= target.sourced[key]:
-                stored += 1
                 continue  # drawn again after a break
             stamped = self._stamped(message)
             if (
@@ -158,20 +155,20 @@ class Link:
                 consumer.rewind(target.sourced[key])
                 break
             target.sourced[key] = message.seq
-            stored += 1
             self.on_stored(self.parent.site, stamped)
         if self.parent.shut:
             return
         self.parent.stored(target)
         delay_ns = self._pace.link_ns(self.child.site, 0)
-        later(delay_ns, self._acknowledged, consumer.generation, name, target.sourced[key], stored)
+        later(delay_ns, self._acknowledged, consumer.generation, name, target.sourced[key])
         if self.parent.uplink is not None:
             self.parent.uplink.pump()
 
-    def _acknowledged(self, generation: int, name: str, seq: int, count: int) -> None:
+    def _acknowledged(self, generation: int, name: str, seq: int) -> None:
         lane = self._lanes().get(name)
         if lane is not None and generation == lane[2].generation:
-            lane[2].acknowledge(seq, count)
+            source, _, consumer = lane
+            consumer.acknowledge(seq, source)
             self.pump()
 
     def _stamped(self, message: Stored) -> Stored:

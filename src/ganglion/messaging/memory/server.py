@@ -158,6 +158,8 @@ class MemoryServer:
                 return self._delete(name, int(request["seq"]))
             case ["CONSUMER", "CREATE", stream, name, *_filter]:
                 return self._consumer(stream, name, dict(request["config"]))
+            case ["CONSUMER", "RESET", stream, name]:
+                return self._reset(stream, name, int(request["seq"]))
             case ["CONSUMER", "INFO", stream, name]:
                 return self._consumer_info(stream, name)
         raise AssertionError(f"the twin does not know {subject}: teach it, with a conformance test")
@@ -252,6 +254,15 @@ class MemoryServer:
             return _error(404, NO_STREAM, "stream not found")
         known = self.store.consumers.setdefault((stream, name), Consumer(config))
         known.config = config
+        if self.uplink is not None:
+            self.uplink.pump()
+        return self._consumer_info(stream, name)
+
+    def _reset(self, stream: str, name: str, seq: int) -> dict[str, Any]:
+        known = self.store.consumers[stream, name]
+        known.floor = known.saved_floor = seq - 1
+        known.rewind(known.floor)
+        known.told = True
         if self.uplink is not None:
             self.uplink.pump()
         return self._consumer_info(stream, name)

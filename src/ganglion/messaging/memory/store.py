@@ -140,6 +140,8 @@ class Consumer:
     """How many messages since the parent last began to draw."""
     under_way: int = 0
     generation: int = 0
+    told: bool = False
+    """It was reset by name, which the parent takes note of."""
     looked_seq: int = 0
     """Up to here nothing is left to send: a lane that is empty need not look again."""
 
@@ -148,11 +150,15 @@ class Consumer:
         """The subjects it draws; "" for all."""
         return str(self.config.get("filter_subject", ""))
 
-    def acknowledge(self, seq: int, count: int) -> None:
-        self.saved_floor = self.floor
-        self.floor = max(self.floor, seq)
-        self.acknowledged += count
-        self.under_way = max(0, self.under_way - count)
+    def acknowledge(self, seq: int, stream: Stream) -> None:
+        """Everything up to ``seq``; ignored when that was not sent yet, as nats-server does after it was drawn anew."""
+        seq = min(seq, self.sent_seq) if self.told else seq
+        if self.floor < seq <= self.sent_seq:
+            self.saved_floor, self.floor = self.floor, seq
+            before = self.under_way
+            sent = (m for m in stream.beyond(seq, self.filter) if m.seq <= self.sent_seq)
+            self.under_way = sum(1 for _ in sent)
+            self.acknowledged += max(0, before - self.under_way)
 
     def rewind(self, seq: int) -> None:
         """Goes on after ``seq``; what was on its way, both data and acknowledgements, is lost."""

@@ -1,1 +1,1 @@
-"""The flow of the scenario `backlogs`: recorders that tell more than an island may keep, each stream as declared."""
+"""The flow of the scenario `backlogs`: recorders that tell more than an island may keep, each as declared."""

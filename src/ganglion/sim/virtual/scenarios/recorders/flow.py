@@ -11,11 +11,11 @@ from ganglion.flow.forms import Frame
 from ganglion.kernels import kernel
 
 flow = Flow("recorders")
-waves = flow.source("waves", Frame(2, 64, unit="A"), every="500ms")
+waves = flow.source("waves", Frame(2, 160, unit="A"), every="500ms")
 waves.backlog(budget="64KB", when_full="keep-newest")
 
 
-@kernel(x=f32[2, 64])
+@kernel(x=f32[2, 160])
 def peak(x: Any) -> Any:
     """The peak."""
     return {"peak": np.max(np.abs(x))}
