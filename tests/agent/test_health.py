@@ -58,11 +58,11 @@ def codes(seen):
             ["health.cluster-member-behind"],
         ),
         (
-            {"servers": {"a:1": True, "b:1": True, "c:1": True}, "answers": False},
+            {"servers": {"a:1": True, "b:1": True, "c:1": True}, "answers": False, "leaderless": ("IN_gw1",)},
             ["health.cluster-no-leader"],
         ),
         (
-            {"servers": {"a:1": True, "b:1": True, "c:1": False}, "answers": False},
+            {"servers": {"a:1": True, "b:1": True, "c:1": False}, "leaderless": ("IN_gw1",)},
             ["health.cluster-no-leader", "health.cluster-member-away"],
         ),
         (

@@ -9,6 +9,7 @@ import ssl
 import pytest
 
 from ganglion.host.private import PrivateDirectory
+from ganglion.host.system import SystemClock
 from ganglion.messaging.cluster import Place, member
 from ganglion.messaging.security.authority import Authority
 from ganglion.messaging.security.identity import SiteIdentity
@@ -28,8 +29,8 @@ def shown(authority, certificate=None):
 async def knock(port, context, says=b""):
     """(the greeting, all that the server says once the connection is encrypted, until it hangs up)."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    greeting = json.loads((await reader.readline()).partition(b" ")[2])
     try:
-        greeting = json.loads((await reader.readline()).partition(b" ")[2])
         await writer.start_tls(context, server_hostname="127.0.0.1")
         writer.write(says)
         async with asyncio.timeout(20):
@@ -92,14 +93,16 @@ def test_every_stream_of_a_site_has_a_cap_and_refuses_what_is_beyond_it(tmp_path
 
 def test_the_secured_configuration_holds_what_it_promises(tmp_path):
     """One server of a hub of three, which has all there is; a single server's differs by the routes."""
-    authority = Authority(PrivateDirectory(tmp_path / "authority"), Clock())
+    authority = Authority(PrivateDirectory(tmp_path / "authority"), SystemClock())
     authority.init("tree")
     authority.join("hub", PrivateDirectory(tmp_path / "hub"))
     authority.equip("hub", PrivateDirectory(tmp_path / "one"), hosts=["h1"])
     places = [Place(f"hub-{n}", f"h{n}", 4222, 7422) for n in (1, 2, 3)]
     trust = SiteIdentity(PrivateDirectory(tmp_path / "one"), "hub").trust()
     one = member(places, 0, "0.0.0.0", tmp_path / "one")  # it is a text here
-    text = render(ServerSettings("hub", 4222, 1 << 30, 7422, None, trust, one), tmp_path, preload=False)
+    text = render(
+        ServerSettings("hub", 4222, 1 << 30, 7422, trust=trust, member=one), tmp_path, preload=False
+    )
     assert text.count("verify: true") == text.count('min_version: "1.3"') == 3, "clients, children, routes"
     assert text.count("no_advertise: true") == 2, "children and routes"
     for line in (
@@ -118,8 +121,3 @@ def test_the_secured_configuration_holds_what_it_promises(tmp_path):
     assert alone.count('ca_file: "') == 3, "clients, children, parent"
     assert "cluster {" not in alone
     assert "resolver_preload" in alone
-
-
-class Clock:
-    def wall_ns(self):
-        return 1_800_000_000 * 10**9

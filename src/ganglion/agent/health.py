@@ -52,8 +52,8 @@ class Observed:
     parent's port greets, whether or not the link is up. ``missing``: streams and consumers that are not there.
     ``refused``: what the server last said when it would not write, though there is room. ``shed``: rows per stream.
     ``refused``: what the server last said when it would not write, though there is room. ``servers``: of a site with
-    several message servers, each one's address and whether it greets; None for a site with one. ``behind``: servers
-    that do not hold all of some stream yet.
+    several message servers, each one's address and whether it greets; None for a site with one. ``leaderless``:
+    streams for which none of those answers. ``behind``: servers that do not hold all of some stream yet.
     """
 
     site: str
@@ -70,6 +70,7 @@ class Observed:
     last_cause: str = ""
     shed: Mapping[str, int] | None = None
     servers: Mapping[str, bool] | None = None
+    leaderless: tuple[str, ...] = ()
     behind: tuple[str, ...] = ()
 
 
@@ -88,10 +89,9 @@ def _cluster(seen: Observed, servers: Mapping[str, bool]) -> list[Condition]:
         text = f"{len(away)} of the {many} message servers of {seen.site} are away ({names}): nothing is acknowledged"
         return [Condition("health.cluster-no-quorum", "critical", text, start)]
     found = []
-    if not seen.answers:
-        text = (
-            f"the message servers of {seen.site} have no leader: nothing is acknowledged until they chose one"
-        )
+    if seen.leaderless:
+        names_led = ", ".join(seen.leaderless)
+        text = f"no message server of {seen.site} leads {names_led}: nothing is acknowledged there"
         found.append(
             Condition("health.cluster-no-leader", "critical", text, "tail -n 20 server.log  # on each")
         )

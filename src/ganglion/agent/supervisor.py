@@ -188,7 +188,7 @@ class Supervisor:
         behind: set[str] = set()
         clustered = self._look_at_servers is not None
         streams: dict[str, StreamUse] = {}
-        answers = True
+        silent: list[str] = []
         drawn, backlog = (False, 0) if self._outbox else (None, 0)
         for name, cap in self._caps.items():
             try:
@@ -203,10 +203,12 @@ class Supervisor:
                         backlog = state.last_seq - done
             except MessagingError as error:
                 if error.code == "messaging.unavailable":
-                    answers = False
-                    break
+                    silent.append(name)
+                    if not clustered:  # what one server does not answer for one stream it does for none
+                        break
+                    continue
                 missing.append(f"the uplink consumer of {name}" if name in streams else name)
-        uplink = None
+        answers, uplink = len(silent) < (len(self._caps) if clustered else 1), None
         if drawn is False and answers:
             uplink = await self._uplink_answers()
         try:
@@ -227,7 +229,8 @@ class Supervisor:
             server_restarts=self._server.restarts,
             last_cause=self.cause,
             shed=self.shed(),
-            servers=await self._servers(well=answers and not behind),
+            servers=await self._servers(well=not silent and not behind),
+            leaderless=tuple(silent) if clustered else (),
             behind=tuple(sorted(behind)),
         )
 
