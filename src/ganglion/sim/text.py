@@ -91,7 +91,7 @@ def _cuts(report: Mapping[str, Any]) -> list[str]:
 
 def _prediction(report: Mapping[str, Any]) -> list[str]:
     found = report["accuracy"]
-    head = f"{'predicted and measured':44}{'predicted':>12}{'measured':>12}{'off by':>9}"
+    head = f"{'predicted and measured':54}{'predicted':>12}{'measured':>12}{'off by':>9}"
     lines = [f"{head}  measured, with 95 % confidence; agrees: within a tenth"]
     lines += [_row(name, pair) for name, pair in report["prediction"].items()]
     lines += [_row(f"  {part} ms", pair) for part, pair in found["loop_ms"].items()]
@@ -109,7 +109,7 @@ def _row(name: str, pair: Mapping[str, Any]) -> str:
         "-" if pair[k] is None else format(pair[k], ".4g") for k in ("predicted", "measured")
     )
     error = "-" if pair["error"] is None else f"{pair['error']:+.1%}"
-    line = f"  {name:42}{predicted:>12}{measured:>12}{error:>9}"
+    line = f"  {name:52}{predicted:>12}{measured:>12}{error:>9}"
     if "interval" in pair:
         low, high = pair["interval"]
         line += f"  {low:.4g} .. {high:.4g}, {'agrees' if pair['agrees'] else 'does not agree'}"
