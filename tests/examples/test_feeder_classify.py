@@ -218,8 +218,8 @@ def test_its_sizes_are_found_again():
     assert sizes.instructions == stated["instructions"]
 
 
-def test_the_network_is_read_without_torch_or_onnx_runtime():
+def test_the_network_is_read_without_torch_or_onnx():
     assert importlib.util.find_spec("ganglion.learning") is not None
-    lines = "import sys\nsys.modules['torch'] = sys.modules['onnxruntime'] = None\n"
+    lines = "import sys\nsys.modules['torch'] = sys.modules['onnxruntime'] = sys.modules['onnx'] = None\n"
     lines += f"import pathlib\nfrom ganglion.flow.load import load_flow\nload_flow(pathlib.Path({str(FEEDER)!r}))\n"
     subprocess.run([sys.executable, "-c", lines], check=True)

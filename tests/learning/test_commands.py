@@ -100,6 +100,7 @@ def test_the_whole_course(ganglion, tmp_path):
         "rings.h",
         "rings.onnx",
         "rings.json",
+        "rings.layers.json",
         "kernel_runtime.h",
     }
     carried = json.loads((room / "rings.json").read_bytes())

@@ -82,12 +82,12 @@ def test_commands_whose_times_are_not_all_known_are_left_out():
     assert accuracy.steps(found)["send"] == {"p5": 2, "typical": 2, "p95": 2, "count": 1}
     found.reactions.clear()
     assert accuracy.steps(found) == {}
-    assert accuracy.loop(PREDICTION, {})["device"]["measured"] is None
+    assert accuracy.loop(PREDICTION, {}, found)["device"]["measured"] is None
 
 
 def test_parts_are_sums_of_steps_beside_what_the_plan_said():
-    steps = accuracy.steps(evidence((1, 2, 3, 4, 5, 6)))
-    found = accuracy.loop(PREDICTION, steps)
+    ran = evidence((1, 2, 3, 4, 5, 6))
+    found = accuracy.loop(PREDICTION, accuracy.steps(ran), ran)
     assert {p: v["measured"] for p, v in found.items()} == {
         "device": 3, "link": 8, "gateway": 4, "actuator": 6
     }  # fmt: skip

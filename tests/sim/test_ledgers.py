@@ -52,6 +52,9 @@ def test_uncounted_instructions_are_said_to_be(played_s: float) -> None:
     one["ledgers"]["gw1-relay-05"]["instructions"] = 0  # type: ignore[index] # a plain dictionary
     found = ledgers(load_topology(FEEDER), [one], played_s)
     assert found["classes"]["relay"]["energy"]["compute_j"] is None
+    assert found["classes"]["relay"]["instructions"] is None
+    assert found["devices"]["gw1-relay-05"]["instructions"] is None
+    assert found["devices"]["gw1-relay-05"]["cycles"] == counted(5)["cycles"]
     assert "not counted" in "\n".join(ledger_lines(found, played_s))
 
 

@@ -15,6 +15,7 @@ import typer
 from ganglion.core.errors import DataError
 from ganglion.core.units import format_bytes
 from ganglion.host.system import system_host
+from ganglion.kernels.networks.stored import kept_layers, layers_file
 from ganglion.learning import card, course, kept
 from ganglion.learning.c_files import c_files, symbol_of
 from ganglion.learning.footprint import Footprint, board, footprint
@@ -148,6 +149,8 @@ def quantize_command(recipe_file: RecipeFile, out: Out = None, as_json: AsJson =
         )
     _keep(bench.file(f"{recipe.name}.onnx"), network.content)
     _keep(bench.file(f"{recipe.name}.json"), card.dumps(content))
+    beside = layers_file(bench.file(f"{recipe.name}.onnx"))
+    _keep(beside, kept_layers(network.network, network.content))
     _print(content, f"{text}  network {bench.file(recipe.name + '.onnx')}, with its card\n", as_json=as_json)
 
 
@@ -205,6 +208,7 @@ def compile_command(
     }
     files = {k: v.encode() for k, v in c_files(found.network, name).items()}
     files |= {f"{symbol}.onnx": found.content, f"{symbol}.json": card.dumps(facts)}
+    files[layers_file(Path(f"{symbol}.onnx")).name] = kept_layers(found.network, found.content)
     room = directory / "c"
     for file, content in files.items():
         _keep(room / file, content)

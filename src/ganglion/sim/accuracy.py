@@ -13,22 +13,33 @@ from ganglion.placement import Plan
 from ganglion.placement.prediction import NodeCost, Prediction
 from ganglion.sim.check import percentiles
 from ganglion.sim.evidence import Command, Evidence
+from ganglion.sim.intervals import Interval, median_interval, parts_intervals
 from ganglion.sim.relay import LinkBytes
 
 STEPS = ("wake", "send", "up", "react", "down", "obey")
 """A reaction's steps in their order, each from the end of the one before; see docs/reference/report.md."""
 PARTS = {"device": ("wake", "send"), "link": ("up", "down"), "gateway": ("react",), "actuator": ("obey",)}
 FRAME_WORKS = ("device:frame", "device:sent", "device:received", "device:poll")
+AGREES = 0.1
 Reports = Mapping[str, Mapping[str, Any]]
 """Moment (``up``, ``began``, ``ended``) -> node -> its report then."""
 
 
-def pair(predicted: float | None, measured: float | None) -> dict[str, float | None]:
-    """``error``: what the prediction was too high by, as a share of what was measured."""
+def pair(predicted: float | None, measured: float | None, interval: Interval | None = None) -> dict[str, Any]:
+    """``error``: what the prediction was too high by, as a share of what was measured.
+
+    ``interval``: of the measured value, with 95 % confidence; ``agrees``: whether the prediction is within a tenth of
+    some value in it.
+    """
     error = None
     if predicted is not None and measured:
         error = round((predicted - measured) / measured, 4)
-    return {"predicted": _short(predicted), "measured": _short(measured), "error": error}
+    found: dict[str, Any] = {"predicted": _short(predicted), "measured": _short(measured), "error": error}
+    if interval is not None and predicted is not None:
+        low, high = interval
+        found["interval"] = [_short(low), _short(high)]
+        found["agrees"] = low * (1 - AGREES) <= predicted <= high * (1 + AGREES)
+    return found
 
 
 def _short(value: float | None) -> float | None:
@@ -37,13 +48,14 @@ def _short(value: float | None) -> float | None:
 
 def headline(
     plan: Plan, evidence: Evidence, links: Mapping[str, LinkBytes], raw: int, played_s: float
-) -> dict[str, dict[str, float | None]]:
+) -> dict[str, dict[str, Any]]:
     """Reaction, bytes of each uplink, raw bytes."""
-    figures: dict[str, dict[str, float | None]] = {}
+    figures: dict[str, dict[str, Any]] = {}
     reaction = percentiles([c.reaction_ns for c in evidence.commands])["p50"]
     if plan.loops:
         predicted = max(loop.predicted_ns for loop in plan.loops) / 1e6
-        figures["reaction_ms_p50"] = pair(predicted, reaction)
+        times = median_interval([c.reaction_ns / 1e6 for c in evidence.commands])
+        figures["reaction_ms_p50"] = pair(predicted, reaction, times)
     per_day = SECONDS_PER_DAY / played_s if played_s else 0.0
     for use in plan.links:
         if use.link in links:
@@ -95,14 +107,22 @@ def _steps(command: Command, evidence: Evidence) -> dict[str, int]:
     return {name: moments[i + 1] - moments[i] for i, name in enumerate(STEPS)}
 
 
-def loop(prediction: Prediction, measured: Mapping[str, Mapping[str, float | int]]) -> dict[str, Any]:
+def loop(
+    prediction: Prediction, measured: Mapping[str, Mapping[str, float | int]], evidence: Evidence
+) -> dict[str, Any]:
     """The parts of a reaction, in ms: predicted for the slowest path, measured as sums of typical steps."""
     if not prediction.loops:
         return {}
+    known = [
+        {n: ns / 1e6 for n, ns in found.items()} for c in evidence.commands if (found := _steps(c, evidence))
+    ]
+    intervals = parts_intervals(known, PARTS)
     slowest = max(prediction.loops.values(), key=sum)
     return {
         part: pair(
-            getattr(slowest, part) / 1e6, sum(measured[n]["typical"] for n in names) if measured else None
+            getattr(slowest, part) / 1e6,
+            sum(measured[n]["typical"] for n in names) if measured else None,
+            intervals.get(part),
         )
         for part, names in PARTS.items()
     }
@@ -127,6 +147,7 @@ def stages(prediction: Prediction, evidence: Evidence, played_s: float) -> list[
                 "figures": stage.origin,
                 "rows": work["rows"] if work else None,
                 "first_call_ns": work["first_ns"] if work else None,
+                "calls": work["calls"] if work else None,
                 "rows_per_call": round(work["rows"] / work["calls"], 2) if work and work["calls"] else None,
                 "ns_per_row": pair(stage.row_ns, per_row),
                 "cpus": pair(stage.cpus, busy),

@@ -29,14 +29,22 @@ def ledgers(topology: Topology, device_hosts: Sequence[Mapping[str, Any]], playe
     for group, sums in classes.items():
         node_class = topology.classes[topology.devices[group].class_name]
         used = energy(sums, sums["devices"] * played_s, node_class, topology.devices[group].link)
+        sums.update(_counted(sums))
         sums["energy"] = used.to_json()
-    listed = dict(sorted(every.items())[:DEVICES_MAX])
+    listed = {
+        origin: {**counts, **_counted(counts)} for origin, counts in sorted(every.items())[:DEVICES_MAX]
+    }
     return {
         "classes": classes,
         "devices": listed,
         "not_listed": len(every) - len(listed),
         "without": sum(host["devices"] for host in device_hosts) - len(every),
     }
+
+
+def _counted(counts: Mapping[str, Any]) -> dict[str, int | None]:
+    """What is not counted everywhere: None instead of the 0 that a device gives, which no device takes."""
+    return {name: counts[name] or None for name in ("instructions", "cycles")}
 
 
 def ledger_lines(found: Mapping[str, Any], played_s: float) -> list[str]:

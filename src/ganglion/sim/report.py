@@ -202,7 +202,7 @@ def _accuracy(
     prediction = predict(spec, topology, plan)
     steps = accuracy.steps(evidence)
     return {
-        "loop_ms": accuracy.loop(prediction, steps),
+        "loop_ms": accuracy.loop(prediction, steps, evidence),
         "loop_steps_ms": steps,
         "stages": accuracy.stages(prediction, evidence, played_s),
         "nodes": accuracy.nodes(prediction, topology, evidence, reports, played_s),

@@ -8,6 +8,9 @@ from typing import Any
 from ganglion.core.units import format_bytes
 from ganglion.sim.ledgers import ledger_lines
 
+CALLS_FEW = 30
+"""A stage with fewer calls in a run is said to have so many: what they took together says little of one."""
+
 
 def text(report: Mapping[str, Any]) -> str:
     """The report for people."""
@@ -88,23 +91,29 @@ def _cuts(report: Mapping[str, Any]) -> list[str]:
 
 def _prediction(report: Mapping[str, Any]) -> list[str]:
     found = report["accuracy"]
-    lines = [f"{'predicted and measured':44}{'predicted':>12}{'measured':>12}{'off by':>9}"]
+    head = f"{'predicted and measured':54}{'predicted':>12}{'measured':>12}{'off by':>9}"
+    lines = [f"{head}  measured, with 95 % confidence; agrees: within a tenth"]
     lines += [_row(name, pair) for name, pair in report["prediction"].items()]
     lines += [_row(f"  {part} ms", pair) for part, pair in found["loop_ms"].items()]
     for stage in found["stages"]:
         if stage["ns_per_row"]["measured"] is not None:
             note = "" if stage["figures"] in ("measured", "counted") else f" ({stage['figures']})"
+            note += f" ({stage['calls']} calls)" if stage["calls"] < CALLS_FEW else ""
             lines.append(_row(f"cpu ns/row {stage['stage']} at {stage['node']}{note}", stage["ns_per_row"]))
     lines += [_row(f"cpus of {n['node']}", n["cpus"]) for n in found["nodes"]]
     return lines
 
 
-def _row(name: str, pair: Mapping[str, float | None]) -> str:
+def _row(name: str, pair: Mapping[str, Any]) -> str:
     predicted, measured = (
         "-" if pair[k] is None else format(pair[k], ".4g") for k in ("predicted", "measured")
     )
     error = "-" if pair["error"] is None else f"{pair['error']:+.1%}"
-    return f"  {name:42}{predicted:>12}{measured:>12}{error:>9}"
+    line = f"  {name:52}{predicted:>12}{measured:>12}{error:>9}"
+    if "interval" in pair:
+        low, high = pair["interval"]
+        line += f"  {low:.4g} .. {high:.4g}, {'agrees' if pair['agrees'] else 'does not agree'}"
+    return line
 
 
 def _kernels(ran_as: Mapping[str, list[str]]) -> list[str]:

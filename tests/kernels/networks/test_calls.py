@@ -5,6 +5,7 @@ import copy
 import json
 import re
 import runpy
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -24,7 +25,7 @@ from ganglion.kernels.ir.interpret import interpret
 from ganglion.kernels.ir.program import Program
 from ganglion.kernels.networks import emission, onnx_reader
 from ganglion.kernels.networks.operations import lower
-from ganglion.kernels.networks.stored import network_digest
+from ganglion.kernels.networks.stored import kept_layers, network_digest
 from ganglion.kernels.tracing import networks
 from ganglion.kernels.vectors import inputs
 from tests.kernels import graphs, zoo
@@ -349,3 +350,47 @@ def test_a_planted_bug_is_noticed_by_the_proof(bug, tmp_path, monkeypatch):
     monkeypatch.setattr("ganglion.kernels.ops.network.runtime_text", lambda: text.replace(right, wrong))
     program = tied() if bug.startswith("half") else zoo.program_of("shared_out")
     assert wrong_frames(Library.build(program, COMPILERS[0], tmp_path)) > 0
+
+
+class Beside:
+    """An ONNX file and its layers."""
+
+    def __init__(self, folder):
+        self.onnx, self.layers = folder / "n.onnx", folder / "n.layers.json"
+        self.network = lower(graphs.GRAPHS["moves"])
+        self.onnx.write_bytes(onnx_bytes(graphs.GRAPHS["moves"]))
+        self.layers.write_bytes(kept_layers(self.network, self.onnx.read_bytes()))
+
+
+def test_layers_beside_a_file_take_no_onnx(tmp_path, monkeypatch):
+    beside = Beside(tmp_path)
+    wanted = gg.network(beside.onnx).digest
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    assert gg.network(beside.onnx).digest == wanted == network_digest(beside.network)
+    beside.layers.unlink()
+    with pytest.raises(GanglionError) as caught:
+        gg.network(beside.onnx)
+    assert caught.value.code == "network.extra"
+
+
+def test_layers_of_another_file_are_not_taken(tmp_path):
+    beside = Beside(tmp_path)
+    other = lower(next(g for name, g in graphs.GRAPHS.items() if name != "moves"))
+    beside.layers.write_bytes(kept_layers(other, b"another file"))
+    assert gg.network(beside.onnx).digest == network_digest(beside.network) != network_digest(other)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"onnx_sha256": 3}', b"\xff", None])
+def test_layers_that_are_none_are_refused(content, tmp_path):
+    beside = Beside(tmp_path)
+    if content is None:  # of this file, and no network
+        whole = json.loads(beside.layers.read_bytes())
+        whole["network"]["layers"][0]["kind"] = "Window"
+        content = json.dumps(whole).encode()
+    beside.layers.write_bytes(content)
+    if content == b'{"onnx_sha256": 3}':
+        assert gg.network(beside.onnx).digest == network_digest(beside.network), "of another file, then"
+        return
+    with pytest.raises(DataError) as caught:
+        gg.network(beside.onnx)
+    assert caught.value.code == "network.file" and "n.layers.json" in str(caught.value)

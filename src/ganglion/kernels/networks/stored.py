@@ -11,6 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from math import prod
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from ganglion.kernels.networks.validity import check_network
 KINDS = {kind.__name__: kind for kind in (*layers.LAYERS, layers.Window, layers.Quantised, layers.Network)}
 DTYPES = ("int8", "int64", "float32")
 DEPTH_MAX = 6
+LAYERS_BYTES_MAX = 64 << 20
 
 
 def network_json(network: Network) -> dict[str, Any]:
@@ -43,6 +45,31 @@ def network_of(value: Mapping[str, Any]) -> Network:
         raise ValueError("it is no network")  # noqa: TRY004 # one kind of error for every wrong form
     check_network(network)
     return network
+
+
+def layers_file(file: Path) -> Path:
+    """Where the layers of an ONNX file lie, so that who only runs them needs no ONNX."""
+    return file.with_suffix(".layers.json")
+
+
+def kept_layers(network: Network, file_content: bytes) -> bytes:
+    """What `layers_file` holds: the layers, and which ONNX file they are of."""
+    digest = hashlib.sha256(file_content).hexdigest()
+    whole = {"onnx_sha256": digest, "network": network_json(network)}
+    return json.dumps(whole, sort_keys=True, separators=(",", ":")).encode() + b"\n"
+
+
+def layers_of(content: bytes, file_content: bytes) -> Network | None:
+    """The network that `kept_layers` kept; None when it is of another ONNX file.
+
+    Raises `ValueError` (also `KeyError`, `TypeError`) for anything else.
+    """
+    if len(content) > LAYERS_BYTES_MAX:
+        raise ValueError(f"it is larger than {LAYERS_BYTES_MAX} bytes")
+    value = json.loads(content)
+    if value["onnx_sha256"] != hashlib.sha256(file_content).hexdigest():
+        return None
+    return network_of(value["network"])
 
 
 def _json(value: Any) -> Any:

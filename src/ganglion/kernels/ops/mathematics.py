@@ -67,14 +67,18 @@ def _power_of_two(k: I) -> F:
 
 MAGIC = 12582912.0
 """1.5 * 2^23: a number below 2^22 added to it is rounded to a whole one, which then stands in the lowest bits."""
+MAGIC_BITS = np.uint32(0x4B400000)
 BIAS = 127
-"""Of an exponent: ``MAGIC + BIAS`` leaves the exponent of a power of two there."""
+"""Of an exponent: with so much more, the exponent of a power of two stands there."""
 
 
-def _whole(x: F, magic: float = MAGIC) -> tuple[F, I]:
-    """``x`` rounded, as a number and as an integer; of NaN and what is too large, NaN or too large and any integer."""
-    m = x + _f(magic)
-    return m - _f(magic), (bits(m) - bits(_f(magic))).view(np.int32)
+def _whole(x: F, more: int = 0) -> tuple[F, I]:
+    """``x`` rounded, as a number and as an integer; of NaN and what is too large, NaN or too large and any integer.
+
+    ``more``: stands in the lowest bits beside it, and so decides to which side a half goes.
+    """
+    m = x + _f(MAGIC + more)
+    return m - _f(MAGIC + more), (bits(m) - (MAGIC_BITS + np.uint32(more))).view(np.int32)
 
 
 EXP = (1.3950725551694632e-3, 8.369024842977524e-3, 4.166620224714279e-2, 1.66665181517601e-1, 5e-1)
@@ -89,7 +93,8 @@ def _less_one(r: F) -> F:
     """e^r - 1 for r up to half a logarithm of 2; coefficients in pairs, so that fewer steps wait for each other."""
     z = r * r
     c4, c3, c2, c1, c0 = (_f(c) for c in EXP)
-    return ((c4 * z + (c3 * r + c2)) * z + (c1 * r + c0)) * z + r
+    y: F = ((c4 * z + (c3 * r + c2)) * z + (c1 * r + c0)) * z + r
+    return y
 
 
 def exp(x: F) -> F:
@@ -167,7 +172,7 @@ def tanh(x: F) -> F:
     a = np.abs(x)
     a = a + a
     a = np.where(a > _f(20), _f(20), a)  # the result is 1 from 18 on
-    n, k = _whole(a * _f(PER_LOG_2), MAGIC + BIAS)
+    n, k = _whole(a * _f(PER_LOG_2), BIAS)
     y = _less_one(a - n * _f(LOG_2))  # what the product rounds off is lost in the quotient
     e = floats((k + BIAS).astype(np.uint32) << np.uint32(23))
     y = e * y + (e - _f(1))

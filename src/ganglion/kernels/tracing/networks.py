@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from ganglion.core.errors import GanglionError, KernelError
+from ganglion.core.errors import DataError, GanglionError, KernelError
 from ganglion.core.schema import TensorType
 from ganglion.kernels.networks.layers import Network, Quantised
 from ganglion.kernels.networks.onnx_reader import read_onnx
 from ganglion.kernels.networks.operations import lower
 from ganglion.kernels.networks.reference import compute
-from ganglion.kernels.networks.stored import network_digest
+from ganglion.kernels.networks.stored import layers_file, layers_of, network_digest
 from ganglion.kernels.networks.validity import PRODUCTS_MAX, WEIGHTS_MAX, check_network, oversized
 from ganglion.kernels.tracing.builder import place, refuse
 from ganglion.kernels.tracing.quantisation import dequantize, quantize
@@ -105,7 +105,8 @@ class KernelNetwork:
 def network(path: str | Path) -> KernelNetwork:
     """The quantised network of an ONNX file; a relative path begins at the file that calls this.
 
-    Both of ONNX Runtime's forms are read, QDQ and QOperator; docs/reference/kernels.md says what may be in them.
+    Both of ONNX Runtime's forms are read, QDQ and QOperator; docs/reference/kernels.md says what may be in them. Where
+    ``NAME.layers.json`` lies beside it and is of this very file, that is read, and onnx need not be installed.
     Raises `DataError` ``network.missing`` or ``network.file`` for a file that is not there or no ONNX, and
     `KernelError` ``network.*`` for a network that cannot be computed with the same integers everywhere, naming the line
     of the call.
@@ -113,9 +114,26 @@ def network(path: str | Path) -> KernelNetwork:
     name, line, text = place()
     whole = Path(name).resolve().parent / path
     try:
-        return KernelNetwork(lower(read_onnx(whole)))
+        return KernelNetwork(_layers(whole))
     except GanglionError as error:
         where = f"{whole.name} at {Path(name).name}:{line}" + (f": {text}" if text else "")
         raise type(error)(
             error.code, f"{error.what} ({where})", why=error.why, next_step=error.next_step
         ) from error
+
+
+def _layers(file: Path) -> Network:
+    """The layers kept beside the file when they are of this very file, else what is read from it, which takes onnx."""
+    beside = layers_file(file)
+    try:
+        kept = layers_of(beside.read_bytes(), file.read_bytes())
+    except OSError:
+        kept = None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            "network.file",
+            f"{beside.name} does not hold the layers of a network",
+            why=str(error) or type(error).__name__,
+            next_step=f"remove it, or write it again: ganglion model compile {file.name}",
+        ) from error
+    return kept or lower(read_onnx(file))
