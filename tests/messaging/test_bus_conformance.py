@@ -135,7 +135,7 @@ def test_the_parent_gets_each_message_once_with_its_sender_stamped(run):
         await fill(down, OUT, OWED, 20)
         read = await take(up.read(IN, 0), 20)
         assert numbers(read) == list(range(20))
-        assert {m.subject for m in read} == {"in.down.out.amps.meter-1"}
+        assert {m.subject for m in read} == {"in.down.out.amps.4.meter-1"}
         await until(lambda: delivered(down, 20))
 
     run(test)

@@ -24,7 +24,7 @@ def test_every_subject_is_read_back_and_has_fixed_parts(stream, origin, site):
     subject = subjects.inbox_subject(site, stream, origin)
     assert subjects.parse(subject) == Address(site, stream, origin)
     assert subject == f"in.{site}.{subjects.outbox_subject(stream, origin)}"
-    assert subject.count(".") == 4
+    assert subject.count(".") == 5
 
 
 @given(st.text(max_size=20).filter(lambda text: not re.fullmatch(ALLOWED, text)))
@@ -35,7 +35,8 @@ def test_nothing_else_becomes_a_subject(text):
 
 
 @pytest.mark.parametrize(
-    "subject", ["", "j", "j.a", "j.a.b.c", "in.gw.a.b.c", "x.a.b", "out.a.*", "in.G.out.a.b"]
+    "subject",
+    ["", "j", "j.a", "j.a.b.c", "in.gw.a.b.c", "x.a.b", "out.a.0.*", "out.a.b", "in.G.out.a.4.meter-1"],
 )
 def test_other_subjects_are_refused(subject):
     with pytest.raises(MessagingError) as caught:

@@ -47,11 +47,13 @@ class Bus(Protocol):
         *,
         headers: Mapping[str, str] | None = None,
         expect_last: int | None = None,
+        among: str = "",
     ) -> int:
         """Returns the message's sequence number once it is on disk.
 
-        ``expect_last`` is a fence: the stream's last_seq must be that. Raises ``messaging.full`` at the stream's byte
-        cap, ``messaging.fence``, ``messaging.too-large`` above `PAYLOAD_MAX_BYTES`.
+        ``expect_last`` is a fence: the stream's last_seq must be that; with ``among``, a subject with wildcards, the
+        newest message's that the stream holds there, 0 for none. Raises ``messaging.full`` at the stream's byte cap,
+        ``messaging.fence``, ``messaging.too-large`` above `PAYLOAD_MAX_BYTES`.
         """
 
     def read(self, stream: str, after_seq: int) -> AsyncIterator[Stored]:
@@ -63,8 +65,17 @@ class Bus(Protocol):
     async def state(self, stream: str) -> StreamState:
         """What the stream holds now."""
 
-    async def purge(self, stream: str, up_to_seq: int) -> None:
-        """Removes every message with seq <= ``up_to_seq`` (clamped to last_seq); never changes last_seq."""
+    async def newest(self, stream: str, among: str) -> Stored | None:
+        """The newest message that the stream holds under a subject with wildcards."""
+
+    async def following(self, stream: str, among: str, after_seq: int) -> Stored | None:
+        """The first after ``after_seq`` that the stream holds there."""
+
+    async def purge(self, stream: str, up_to_seq: int, among: str = "") -> None:
+        """Removes every message with seq <= ``up_to_seq`` (clamped to last_seq); never changes last_seq.
+
+        ``among``: only those under a subject with wildcards.
+        """
 
     async def delivered(self, stream: str) -> int:
         """The highest seq of an outbox that the parent has safely on disk; 0 if none."""

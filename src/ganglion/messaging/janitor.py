@@ -45,7 +45,10 @@ def purge_up_to(first_seq: int, done_seq: int, tail_messages: int) -> int:
 
 
 class Janitor:
-    """Purges one site's input stream and outbox every `EVERY_NS`; a server that is away is waited out."""
+    """Purges one site's input stream and outbox every `EVERY_NS`; a server that is away is waited out.
+
+    ``outbox`` "": it is purged elsewhere.
+    """
 
     def __init__(self, bus: Bus, clock: Clock, *, source: str, outbox: str, tail: Tail = NO_TAIL) -> None:
         self._bus = bus
@@ -66,7 +69,8 @@ class Janitor:
             await self._clock.sleep_ns(EVERY_NS)
             try:
                 await self._purge(self._source, self._processed_seq, NO_TAIL)
-                await self._purge(self._outbox, await self._bus.delivered(self._outbox), self._tail)
+                if self._outbox:
+                    await self._purge(self._outbox, await self._bus.delivered(self._outbox), self._tail)
                 self.trouble = ""
             except MessagingError as error:
                 self.trouble = str(error)

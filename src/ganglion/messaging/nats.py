@@ -26,6 +26,7 @@ from ganglion.messaging.bus import (
     rewound,
     unavailable,
 )
+from ganglion.messaging.pins import Delivered, QueueMailbox
 from ganglion.messaging.questions import Questions
 from ganglion.messaging.security.identity import Access
 from ganglion.messaging.subjects import answers
@@ -41,6 +42,8 @@ READER_FORGOTTEN_AFTER_NS = 60 * NS_PER_S
 RETRY_AFTER_S = 0.1
 
 _EXPECT_LAST = "Nats-Expected-Last-Sequence"
+_EXPECT_AMONG = "Nats-Expected-Last-Subject-Sequence"
+_AMONG = "Nats-Expected-Last-Subject-Sequence-Subject"
 _EXPECT_STREAM = "Nats-Expected-Stream"
 
 
@@ -115,7 +118,7 @@ class NatsBus(Questions):
         self._answers = ""
         self._answers_of: dict[str, str] = {}
         self._waiting: dict[str, asyncio.Future[Msg]] = {}
-        self._readers: set[asyncio.Queue[Msg | None]] = set()
+        self._readers: set[asyncio.Queue[Any]] = set()
         self._asked = 0
 
     async def _open(self) -> None:
@@ -205,11 +208,12 @@ class NatsBus(Questions):
         *,
         headers: Mapping[str, str] | None = None,
         expect_last: int | None = None,
+        among: str = "",
     ) -> int:
         check_payload(payload)
         sent = {**(headers or {}), _EXPECT_STREAM: stream}
         if expect_last is not None:
-            sent[_EXPECT_LAST] = str(expect_last)
+            sent |= _fences(expect_last, among)
         answer = await self._request(stream, subject, payload, sent)
         return int(checked(stream, json.loads(answer.data), expect_last)["seq"])
 
@@ -297,10 +301,13 @@ class NatsBus(Questions):
 
     async def publish(self, subject: str, payload: bytes) -> None:
         check_payload(payload)
+        await self._send(subject, payload)
+
+    async def _send(self, subject: str, payload: bytes, reply: str = "") -> None:
         if not self._client.is_connected:
             raise unavailable(subject, "not connected")
         try:
-            await self._client.publish(subject, payload)
+            await self._client.publish(subject, payload, reply)
         except nats.errors.Error as error:
             raise unavailable(subject, repr(error)) from error
 
@@ -315,9 +322,35 @@ class NatsBus(Questions):
                 await subscription.unsubscribe()
         raise unavailable(subject, "the bus was closed")
 
+    async def mailbox(self) -> QueueMailbox:
+        """See `Post`."""
+        queue: asyncio.Queue[Delivered | None] = asyncio.Queue()
+        inbox = self._client.new_inbox()
+
+        async def came(message: Msg) -> None:
+            queue.put_nowait(_delivered(message))
+
+        async def close() -> None:
+            self._readers.discard(queue)
+            if self._client.is_connected:
+                with contextlib.suppress(nats.errors.Error):
+                    await subscription.unsubscribe()
+
+        if not self._client.is_connected:
+            raise unavailable(inbox, "not connected")
+        subscription = await self._client.subscribe(inbox, cb=came)
+        self._readers.add(queue)
+        return QueueMailbox(inbox, queue, self._send, close)
+
     async def close(self) -> None:
         await self._client.close()
         await self._lose()
+
+
+def _fences(expect_last: int, among: str) -> dict[str, str]:
+    if among:
+        return {_EXPECT_AMONG: str(expect_last), _AMONG: among}
+    return {_EXPECT_LAST: str(expect_last)}
 
 
 async def _next(queue: asyncio.Queue[Msg | None]) -> Msg | None:
@@ -339,6 +372,14 @@ def _position(reply: str) -> tuple[int, int]:
     parts = reply.split(".")
     at = 5 if len(parts) == 9 else 7
     return int(parts[at + 1]), int(parts[at])
+
+
+def _delivered(message: Msg) -> Delivered:
+    status = (message.headers or {}).get("Status") if not message.reply else None
+    if status is not None:
+        return Delivered(status)
+    number, seq = _position(message.reply)
+    return Delivered("", number, _stored(seq, message), message.reply)
 
 
 def _stored(seq: int, message: Msg) -> Stored:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
 from ganglion.messaging.answers import NO_CONSUMER, NO_MESSAGE, ApiRefused
-from ganglion.messaging.bus import StreamState
+from ganglion.messaging.bus import Stored, StreamState
 from ganglion.messaging.cluster import Replicas
 from ganglion.messaging.subjects import BULK, LANES, Lane
 
@@ -37,11 +38,28 @@ class Questions(ABC):
         lag = (r["name"] for r in others if not r.get("current") or r.get("offline"))
         return Replicas(str(cluster.get("leader") or ""), tuple(sorted(map(str, lag))))
 
-    async def purge(self, stream: str, up_to_seq: int) -> None:
+    async def purge(self, stream: str, up_to_seq: int, among: str = "") -> None:
         # Purging beyond the end would move last_seq, which others count by.
         up_to = min(up_to_seq, (await self.state(stream)).last_seq)
         if up_to > 0:
-            await self.ask(f"STREAM.PURGE.{stream}", {"seq": up_to + 1})
+            only = {"filter": among} if among else {}
+            await self.ask(f"STREAM.PURGE.{stream}", {"seq": up_to + 1, **only})
+
+    async def newest(self, stream: str, among: str) -> Stored | None:
+        return await self._held(stream, {"last_by_subj": among})
+
+    async def following(self, stream: str, among: str, after_seq: int) -> Stored | None:
+        return await self._held(stream, {"next_by_subj": among, "seq": after_seq + 1})
+
+    async def _held(self, stream: str, which: Mapping[str, Any]) -> Stored | None:
+        try:
+            found = (await self.ask(f"STREAM.MSG.GET.{stream}", which))["message"]
+        except ApiRefused as refusal:
+            if refusal.number == NO_MESSAGE:
+                return None
+            raise
+        payload = base64.b64decode(found.get("data", ""))
+        return Stored(int(found["seq"]), found["subject"], payload, _headers(found.get("hdrs", "")))
 
     async def delivered(self, stream: str) -> int:
         last = (await self.state(stream)).last_seq
@@ -57,14 +75,8 @@ class Questions(ABC):
         if floor >= last_seq:
             return last_seq
         # Where the lane goes on after that: the stream itself is asked, not the consumer's counters.
-        request = {"seq": floor + 1, "next_by_subj": lane.filter}
-        try:
-            owed = await self.ask(f"STREAM.MSG.GET.{stream}", request)
-        except ApiRefused as refusal:
-            if refusal.number == NO_MESSAGE:
-                return last_seq
-            raise
-        return min(last_seq, int(owed["message"]["seq"]) - 1)
+        owed = await self.following(stream, lane.filter, floor)
+        return last_seq if owed is None else min(last_seq, owed.seq - 1)
 
     async def _lane_info(self, stream: str, lane: Lane) -> dict[str, Any] | None:
         try:
@@ -77,3 +89,8 @@ class Questions(ABC):
     async def drawn(self, stream: str) -> bool:
         """True while a parent draws from an outbox: it has bound the outbox's consumer."""
         return bool((await self.ask(f"CONSUMER.INFO.{stream}.{BULK.consumer}", {})).get("push_bound"))
+
+
+def _headers(encoded: str) -> dict[str, str]:
+    lines = base64.b64decode(encoded).decode().split("\r\n")[1:]
+    return dict(line.split(": ", 1) for line in lines if line)

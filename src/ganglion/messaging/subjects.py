@@ -1,8 +1,9 @@
 """The names of a site's streams and subjects, in one place.
 
-Journal ``j.<stream>.<origin>``, outbox ``out.<stream>.<origin>``, inbox ``in.<child>.out.<stream>.<origin>``. The
-``in.<child>`` part is stamped by the parent from the link a message came by, so a child cannot speak for another.
-What must not wait behind a backlog has ``urgent`` in the place of ``out``, and is drawn by itself (ADR 0027).
+Journal ``j.<stream>.<origin>``, outbox ``out.<stream>.<partition>.<origin>``, inbox
+``in.<child>.out.<stream>.<partition>.<origin>``. The ``in.<child>`` part is stamped by the parent from the link a
+message came by, so a child cannot speak for another. The partition follows from the origin (ADR 0026). What must not
+wait behind a backlog has ``urgent`` in the place of ``out``, and is drawn by itself (ADR 0027).
 """
 
 from __future__ import annotations
@@ -12,9 +13,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from ganglion.core.errors import MessagingError
+from ganglion.core.partition import partition_of
 
 OUTBOX_PREFIX = "OUT_"
-LOCAL_SUBJECTS = ("j.>", "out.>", "urgent.>", "in.>")
+LOCAL_SUBJECTS = ("j.>", "out.>", "urgent.>", "in.>", "state.>")
 """What must never cross a link as a plain message: every site has streams on the same subjects."""
 
 _SITE = re.compile(r"[a-z][a-z0-9-]{0,30}")
@@ -76,6 +78,31 @@ def inbox(site: str) -> str:
     return f"IN_{check_site(site)}"
 
 
+def state(site: str) -> str:
+    """The stream of what the processes of a site keep of each partition."""
+    return f"STATE_{check_site(site)}"
+
+
+def outbox_partition(partition: int) -> str:
+    """All subjects of a partition in an outbox, of all lanes."""
+    return f"*.*.{partition}.*"
+
+
+def inbox_partition(partition: int) -> str:
+    """All subjects of a partition in an inbox, whichever child sent it."""
+    return f"in.*.*.*.{partition}.*"
+
+
+def state_partition(partition: int) -> str:
+    """All subjects of a partition's state."""
+    return f"state.{partition}.>"
+
+
+def state_subject(partition: int, part: str) -> str:
+    """``state.<partition>.<part>``."""
+    return f"state.{partition}.{part}"
+
+
 def deliver(child: str, lane: Lane = BULK) -> str:
     """The subject on which a lane of a child's outbox is delivered to the parent's inbox."""
     return f"deliver.{check_site(child)}" + ("" if lane == BULK else f".{lane.consumer}")
@@ -92,8 +119,8 @@ def journal_subject(stream: str, origin: str) -> str:
 
 
 def outbox_subject(stream: str, origin: str, lane: Lane = BULK) -> str:
-    """``out.<stream>.<origin>``, or another lane's; raises ``messaging.subject``."""
-    return f"{lane.prefix}.{_token(stream)}.{_token(origin)}"
+    """``out.<stream>.<partition>.<origin>``, or another lane's; raises ``messaging.subject``."""
+    return f"{lane.prefix}.{_token(stream)}.{partition_of(origin)}.{_token(origin)}"
 
 
 def stream_filter(stream: str, lane: Lane = BULK) -> str:
@@ -102,19 +129,28 @@ def stream_filter(stream: str, lane: Lane = BULK) -> str:
 
 
 def inbox_subject(child: str, stream: str, origin: str) -> str:
-    """``in.<child>.out.<stream>.<origin>``; raises ``messaging.subject`` or ``messaging.site``."""
+    """``in.<child>.out.<stream>.<partition>.<origin>``; raises ``messaging.subject`` or ``messaging.site``."""
     return f"in.{check_site(child)}.{outbox_subject(stream, origin)}"
 
 
 def parse(subject: str) -> Address:
     """The parts of a subject made by one of the above; raises ``messaging.subject`` for any other."""
     match subject.split("."):
-        case ["j" | "out" | "urgent", stream, origin]:
+        case ["j", stream, origin]:
             return Address("", _text(stream), _text(origin))
-        case ["in", child, "out" | "urgent", stream, origin]:
-            return Address(check_site(child), _text(stream), _text(origin))
+        case ["out" | "urgent", stream, partition, origin]:
+            return _partitioned(subject, partition, Address("", _text(stream), _text(origin)))
+        case ["in", child, "out" | "urgent", stream, partition, origin]:
+            return _partitioned(subject, partition, Address(check_site(child), _text(stream), _text(origin)))
         case _:
             raise _wrong(subject)
+
+
+def _partitioned(subject: str, partition: str, address: Address) -> Address:
+    """A message in another partition than its origin's would be taken out of turn."""
+    if partition != str(partition_of(address.origin)):
+        raise _wrong(subject)
+    return address
 
 
 def _token(text: str) -> str:

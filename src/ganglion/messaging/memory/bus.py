@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
 from ganglion.messaging.answers import checked
 from ganglion.messaging.bus import Stored, check_payload, no_stream, rewound, unavailable
-from ganglion.messaging.memory.pace import Instant, Pace
+from ganglion.messaging.memory.pace import Instant, Pace, later
 from ganglion.messaging.memory.server import Listener, MemoryServer
+from ganglion.messaging.pins import Delivered, QueueMailbox
 from ganglion.messaging.questions import Questions
 
 
@@ -28,6 +30,7 @@ class MemoryBus(Questions):
         self.on_append: Callable[[], None] = lambda: None
         self._closed = False
         self._listeners: list[Listener] = []
+        self._mailboxes: set[_Mailbox] = set()
         self._arrives_s = 0.0
 
     async def append(
@@ -38,13 +41,17 @@ class MemoryBus(Questions):
         *,
         headers: Mapping[str, str] | None = None,
         expect_last: int | None = None,
+        among: str = "",
     ) -> int:
         check_payload(payload)
         sent = dict(headers or {})
 
         def append(server: MemoryServer) -> dict[str, Any] | None:
             stored = {**sent, "Nats-Expected-Stream": stream}
-            if expect_last is not None:
+            if among:
+                stored["Nats-Expected-Last-Subject-Sequence"] = str(expect_last)
+                stored["Nats-Expected-Last-Subject-Sequence-Subject"] = among
+            elif expect_last is not None:
                 stored["Nats-Expected-Last-Sequence"] = str(expect_last)
             return server.append(stream, subject, bytes(payload), stored, expect_last)
 
@@ -174,6 +181,15 @@ class MemoryBus(Questions):
             self._listeners.remove(listener)
         raise unavailable(subject, "the bus was closed")
 
+    async def mailbox(self) -> QueueMailbox:
+        """See `Post`."""
+        server = self._find()
+        if self._closed or server is None or not server.running:
+            raise unavailable("mailbox", "not connected")
+        slot = _Mailbox(self, server)
+        self._mailboxes.add(slot)
+        return QueueMailbox("mailbox", slot.queue, slot.send, slot.close)
+
     async def close(self) -> None:
         self.abandon()
 
@@ -185,6 +201,45 @@ class MemoryBus(Questions):
             server.wake()
         for listener in self._listeners:
             listener.waiting.put_nowait(None)
+        for slot in self._mailboxes:
+            slot.queue.put_nowait(None)
+
+
+class _Mailbox:
+    """A client's end of what it has asked pinned consumers for, on one connection."""
+
+    def __init__(self, bus: MemoryBus, server: MemoryServer) -> None:
+        self.queue: asyncio.Queue[Delivered | None] = asyncio.Queue()
+        self._bus = bus
+        self._server = server
+        self._incarnation = server.incarnation
+        self._open = True
+        self._arrives_s = 0.0
+
+    async def send(self, subject: str, payload: bytes, _reply: str) -> None:
+        """A request for messages, or an acknowledgement of one."""
+        await self._bus._in_order(self._bus._pace.request_ns(len(payload)))
+        self._bus._check_same(subject, self._server, self._incarnation)
+        match subject.split("."):
+            case ["$JS", "API", "CONSUMER", "MSG", "NEXT", stream, consumer]:
+                self._server.pull(stream, consumer, json.loads(payload), self._deliver)
+            case ["$JS", "ACK", stream, consumer, _, seq, _]:
+                self._server.store.pulled[stream, consumer].acknowledge(int(seq))
+            case _:
+                raise AssertionError(subject)
+
+    def _deliver(self, came: Delivered) -> bool:
+        if not self._open or self._bus._closed or self._server.incarnation != self._incarnation:
+            return False
+        now_s = asyncio.get_running_loop().time()
+        # What is sent on one connection arrives in order.
+        self._arrives_s = max(now_s + self._bus._pace.answer_ns() / 1e9, self._arrives_s + 1e-9)
+        later(int((self._arrives_s - now_s) * 1e9), self.queue.put_nowait, came)
+        return True
+
+    async def close(self) -> None:
+        self._open = False
+        self._bus._mailboxes.discard(self)
 
 
 def _across(server: MemoryServer, domain: str, came_by: Any = None) -> MemoryServer | None:

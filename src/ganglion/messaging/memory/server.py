@@ -22,7 +22,9 @@ from ganglion.messaging.answers import (
 )
 from ganglion.messaging.bus import Stored
 from ganglion.messaging.memory.links import Link
+from ganglion.messaging.memory.pins import Deliver, PulledConsumer
 from ganglion.messaging.memory.store import Consumer, Store, Stream, pattern
+from ganglion.messaging.pins import Delivered
 
 LISTENER_WAITING_MAX = 10_000
 _WRONG_LAST = 10071
@@ -98,8 +100,11 @@ class MemoryServer:
         held = self.store.streams.get(stream)
         if held is None or self.shut or not held.takes(subject):
             return _error(400, WRONG_STREAM, "expected stream does not match")
-        if expect_last is not None and held.last_seq != expect_last:
-            return _error(400, _WRONG_LAST, f"wrong last sequence: {held.last_seq}")
+        among = headers.get("Nats-Expected-Last-Subject-Sequence-Subject")
+        newest = held.newest(among) if among else None
+        last_seq = (newest.seq if newest else 0) if among else held.last_seq
+        if expect_last is not None and last_seq != expect_last:
+            return _error(400, _WRONG_LAST, f"wrong last sequence: {last_seq}")
         if not self.can_write(held):
             return None
         seq = held.add(subject, payload, headers)
@@ -127,6 +132,9 @@ class MemoryServer:
         """A stream has grown."""
         if self._sync_always:
             stream.sync()
+        for (name, _), consumer in tuple(self.store.pulled.items()):
+            if self.store.streams.get(name) is stream:
+                consumer.serve(stream)
         self.wake()
 
     def publish(self, subject: str, payload: bytes) -> None:
@@ -153,9 +161,11 @@ class MemoryServer:
             case ["STREAM", "PURGE", name]:
                 return self._purge(name, int(request["seq"]), str(request.get("filter", "")))
             case ["STREAM", "MSG", "GET", name]:
-                return self._message(name, int(request["seq"]), str(request.get("next_by_subj", "")))
+                return self._message(name, request)
             case ["STREAM", "MSG", "DELETE", name]:
                 return self._delete(name, int(request["seq"]))
+            case ["CONSUMER", ("RESET" | "UNPIN") as what, stream, name]:
+                return self._pulled(stream, name, what, request)
             case ["CONSUMER", "CREATE", stream, name, *_filter]:
                 return self._consumer(stream, name, dict(request["config"]))
             case ["CONSUMER", "RESET", stream, name]:
@@ -230,15 +240,41 @@ class MemoryServer:
         for link in self.downlinks:
             link.pump()
 
-    def _message(self, name: str, seq: int, next_of: str) -> dict[str, Any]:
+    def _message(self, name: str, which: Mapping[str, Any]) -> dict[str, Any]:
         held = self.store.streams.get(name)
         if held is None:
             return _error(404, NO_STREAM, "stream not found")
-        found = held.after(seq - 1, next_of)
-        if found is None or (not next_of and found.seq != seq):
+        if "last_by_subj" in which:
+            found = held.newest(which["last_by_subj"])
+        else:
+            found = held.after(int(which["seq"]) - 1, which.get("next_by_subj", ""))
+            if found is not None and "next_by_subj" not in which and found.seq != which["seq"]:
+                found = None
+        if found is None:
             return _error(404, NO_MESSAGE, "no message found")
-        data = base64.b64encode(found.payload).decode()
-        return {"message": {"subject": found.subject, "seq": found.seq, "data": data}}
+        lines = "".join(f"{k}: {v}\r\n" for k, v in found.headers.items())
+        message = {"subject": found.subject, "seq": found.seq, "data": _text(found.payload)}
+        return {"message": message | ({"hdrs": _text(f"NATS/1.0\r\n{lines}\r\n".encode())} if lines else {})}
+
+    def _pulled(self, stream: str, name: str, what: str, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Of a pinned consumer: go back, or let another client have it."""
+        known = self.store.pulled.get((stream, name))
+        if known is None:
+            return _error(404, NO_CONSUMER, "consumer not found")
+        if what == "RESET":
+            known.reset(int(request["seq"]))
+        else:
+            known.unpin()
+        known.serve(self.store.streams[stream])
+        return known.info(self.store.streams[stream])
+
+    def pull(self, stream: str, consumer: str, request: Mapping[str, Any], deliver: Deliver) -> None:
+        """A client asks a pinned consumer for messages."""
+        known = self.store.pulled.get((stream, consumer))
+        if known is None:
+            deliver(Delivered("503"))
+            return
+        known.pull(self.store.streams[stream], request, deliver)
 
     def _delete(self, name: str, seq: int) -> dict[str, Any]:
         held = self.store.streams.get(name)
@@ -252,6 +288,10 @@ class MemoryServer:
     def _consumer(self, stream: str, name: str, config: dict[str, Any]) -> dict[str, Any]:
         if stream not in self.store.streams:
             return _error(404, NO_STREAM, "stream not found")
+        if "priority_policy" in config:
+            pulled = self.store.pulled.setdefault((stream, name), PulledConsumer(name, stream, config))
+            pulled.config = config
+            return pulled.info(self.store.streams[stream])
         known = self.store.consumers.setdefault((stream, name), Consumer(config))
         known.config = config
         if self.uplink is not None:
@@ -271,6 +311,9 @@ class MemoryServer:
         held = self.store.streams.get(stream)
         if held is None:
             return _error(404, NO_STREAM, "stream not found")
+        pulled = self.store.pulled.get((stream, name))
+        if pulled is not None:
+            return pulled.info(held)
         known = self.store.consumers.get((stream, name))
         if known is None:
             return _error(404, NO_CONSUMER, "consumer not found")
@@ -284,6 +327,10 @@ class MemoryServer:
             "num_pending": pending,
             "push_bound": self.uplink is not None and self.uplink.bound,
         }
+
+
+def _text(content: bytes) -> str:
+    return base64.b64encode(content).decode()
 
 
 def _error(code: int, number: int, description: str) -> dict[str, Any]:

@@ -8,9 +8,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ganglion.messaging.bus import Stored
+
+if TYPE_CHECKING:
+    from ganglion.messaging.memory.pins import PulledConsumer
 
 RECORD_BYTES = 22
 """A stored message beside its subject, headers and payload, as nats-server counts it: head 22, checksum 8."""
@@ -75,6 +78,10 @@ class Stream:
         self.first_seq = self.held[0].seq if self.held else self.last_seq + 1
         return len(gone)
 
+    def newest(self, subjects: str) -> Stored | None:
+        """The newest message that a filter lets through."""
+        return next((m for m in reversed(self.held) if matches(m, subjects)), None)
+
     def delete(self, seq: int) -> bool:
         """Removes one message; False when it is not here."""
         at = self._index(seq) - 1
@@ -99,7 +106,7 @@ class Stream:
 
     def beyond(self, seq: int, subjects: str = "") -> Iterator[Stored]:
         """The messages beyond ``seq`` that a filter lets through."""
-        if self.last_seq <= seq or (subjects and not self.kinds[_kind(subjects)]):
+        if self.last_seq <= seq or (subjects and "*" not in subjects and not self.kinds[_kind(subjects)]):
             return
         for at in range(self._index(seq), len(self.held)):
             if matches(self.held[at], subjects):
@@ -173,6 +180,7 @@ class Store:
 
     streams: dict[str, Stream] = field(default_factory=dict)
     consumers: dict[tuple[str, str], Consumer] = field(default_factory=dict)
+    pulled: dict[tuple[str, str], PulledConsumer] = field(default_factory=dict)
     full: bool = False
 
     def crash(self) -> None:
@@ -180,6 +188,8 @@ class Store:
         for consumer in self.consumers.values():
             consumer.floor = consumer.saved_floor
             consumer.rewind(consumer.floor)
+        for pulled in self.pulled.values():
+            pulled.stop()
         for stream in self.streams.values():
             stream.broken = False
 
@@ -210,9 +220,10 @@ def headers_bytes(headers: Mapping[str, str]) -> int:
 
 
 def matches(message: Stored, subjects: str) -> bool:
-    """Whether a filter, ``some.parts.>`` or "" for all, lets a message through."""
-    assert not subjects or subjects.endswith(".>"), subjects
-    return message.subject.startswith(subjects[:-1])
+    """Whether a filter, a subject with wildcards or "" for all, lets a message through."""
+    if subjects.endswith(".>") and "*" not in subjects:  # the usual case
+        return message.subject.startswith(subjects[:-1])
+    return not subjects or pattern(subjects).fullmatch(message.subject) is not None
 
 
 def _kind(subject: str) -> str:
