@@ -15,7 +15,7 @@ from ganglion.core.errors import DataError, MessagingError
 from ganglion.core.packing import pack, unpack
 from ganglion.core.wire import End, decode, encode
 from ganglion.engine import arrivals, durable
-from ganglion.engine.durable import CHECKPOINT
+from ganglion.engine.checkpoints import CHECKPOINT
 from ganglion.engine.graph import Graph
 from ganglion.flow.assignment import Assignment
 from tests.engine.flows import EDGE, GATEWAY, LONG_HISTORY, SPEC, WHOLE, assignment, flow, histories, items_of

@@ -81,6 +81,11 @@ class Block:
         ends[:-1], ends[-1:] = starts[1:], len(order)
         return Groups(order, starts, ends, grouped[starts].astype(np.intp))
 
+    @property
+    def present(self) -> list[str]:
+        """The origins that have rows here."""
+        return [self.origins[place] for place in self.groups.present.tolist()]
+
     def take(self, rows: npt.NDArray[Any] | slice) -> Block:
         """The rows chosen by a boolean mask, ascending indices or a slice; of the same stream and origins."""
         return Block(

@@ -50,9 +50,16 @@ class Progress:
 
 
 class Arrivals:
-    """``on_claim`` is told what sites below could not keep."""
+    """``on_claim`` is told what sites below could not keep. ``takes``: whose rows may come here."""
 
-    def __init__(self, spec: FlowSpec, progress: Progress, on_claim: Callable[[Shed], None]) -> None:
+    def __init__(
+        self,
+        spec: FlowSpec,
+        progress: Progress,
+        on_claim: Callable[[Shed], None],
+        takes: Callable[[str], bool] = lambda _origin: True,
+    ) -> None:
+        self._takes = takes
         self._spec = spec
         self._progress = progress
         self._on_claim = on_claim
@@ -85,6 +92,14 @@ class Arrivals:
                 f"unknown stream {item.stream!r}",
                 why="the flow has none such",
                 next_step="run every node from the same plan",
+            )
+        names = item.present if isinstance(item, Block) else (item.origin,)
+        if not all(map(self._takes, names)):
+            raise DataError(
+                "engine.partition",
+                f"{item.stream} has rows that are not of this partition",
+                why="the message's subject says another partition than its rows",
+                next_step="run every node from the same topology, or look at the sender: it names messages wrongly",
             )
         return item if isinstance(item, End) else item.check(self._spec[item.stream].schema)
 

@@ -21,6 +21,7 @@ from ganglion.core.packing import pack, unpack
 from ganglion.core.shed import Shed
 from ganglion.core.wire import End, Item
 from ganglion.engine.arrivals import Arrivals, Exported, Progress
+from ganglion.engine.checkpoints import CheckpointFile, Checkpoints
 from ganglion.engine.exporter import Exporter
 from ganglion.engine.graph import Emission, Graph
 from ganglion.engine.meter import Meter
@@ -34,7 +35,6 @@ from ganglion.host.ports import Clock, Disk
 from ganglion.host.threads import to_its_end
 from ganglion.kernels.running import Libraries
 
-CHECKPOINT = "checkpoint.cbor"
 CHECKPOINT_FORMAT = 5
 CHECKPOINT_EVERY_NS = 1_000_000_000
 CHECKPOINT_ENTRIES_MAX = 5_000
@@ -47,11 +47,14 @@ class Entry:
     """One journal message: ``payload`` None is a tick (time to send what was gathered).
 
     ``items``: what the payload holds, when it was checked and put there by this very process: it need not be decoded.
+    ``after_seq``: the entry that comes before it in the journal, where that is not the number before its own: a
+    partition has only some of a stream's.
     """
 
     seq: int
     payload: bytes | None
     items: tuple[Item, ...] | None = None
+    after_seq: int | None = None
 
 
 class Journal(Protocol):
@@ -77,7 +80,11 @@ class Outbox(Protocol):
 
 
 class Durable:
-    """One node's durable engine. ``outbox`` is None at the top. ``gather``: hold small exports until a tick."""
+    """One node's durable engine. ``outbox`` is None at the top. ``gather``: hold small exports until a tick.
+
+    ``checkpoints``: a file on ``disk`` unless given. ``takes``: whose rows may come here; others are counted bad.
+    ``divide``: messages are to hold rows of one partition each.
+    """
 
     def __init__(
         self,
@@ -93,12 +100,16 @@ class Durable:
         libraries: Libraries = MappingProxyType({}),
         meter: Meter | None = None,
         on_sink: Callable[[str, Rows], None] | None = None,
+        checkpoints: Checkpoints | None = None,
+        takes: Callable[[str], bool] = lambda _origin: True,
+        divide: bool = False,
     ) -> None:
         self._on_sink = on_sink
         self.graph = Graph(spec, assignment, "durable", libraries, meter)
+        self._checkpoints = checkpoints or CheckpointFile(disk)
         self._meter = meter
         self.progress = Progress()
-        self._arrivals = Arrivals(spec, self.progress, self._miss)
+        self._arrivals = Arrivals(spec, self.progress, self._miss, takes)
         self.caught_up = asyncio.Event()
         self._spec = spec
         self._assignment = assignment
@@ -108,7 +119,7 @@ class Durable:
         self._clock = clock
         self._on_checkpoint = on_checkpoint
         shedding = {s.id for s in spec.stages if s.backlog.when_full != "wait"}
-        self._exporter = Exporter(gather=gather, split=frozenset(shedding))
+        self._exporter = Exporter(gather=gather, split=frozenset(shedding), divide=divide)
         self._sinks = {
             s.id: SinkFile(disk, s.id, s.schema)
             for s in spec.stages
@@ -117,7 +128,7 @@ class Durable:
         self._known_ordinal = 0
         self._whole = False  # recovered, and no entry half taken
         # What decides which messages the same input makes: a checkpoint belongs to that, and to nothing else.
-        identity = json.dumps([assignment.to_json(), spec.digest, gather], sort_keys=True)
+        identity = json.dumps([assignment.to_json(), spec.digest, gather, divide], sort_keys=True)
         self._identity = hashlib.sha256(identity.encode()).hexdigest()
 
     @property
@@ -165,7 +176,8 @@ class Durable:
                 await entries.aclose()
 
     async def _take(self, entry: Entry) -> None:
-        if entry.seq != self.progress.input_seq + 1:
+        after_seq = entry.seq - 1 if entry.after_seq is None else entry.after_seq
+        if after_seq != self.progress.input_seq:
             raise _checkpoint_error(
                 f"after input {self.progress.input_seq} comes {entry.seq}: what lay between was removed unread"
             )
@@ -234,7 +246,7 @@ class Durable:
                 for name, sink in self._sinks.items():
                     lengths[name] = [await to_its_end(sink.sync), sink.rows]
                 content = pack(self._state(lengths))
-                await to_its_end(self._disk.replace, CHECKPOINT, content)
+                await self._checkpoints.save(content)
                 break
             except HostError as error:
                 self.progress.disk_trouble = str(error)
@@ -268,7 +280,7 @@ class Durable:
         }
 
     async def _recover(self) -> None:
-        content = await asyncio.to_thread(self._disk.read, CHECKPOINT)
+        content = await self._checkpoints.load()
         last = await self._outbox.last_ordinal() if self._outbox else 0
         self._known_ordinal = last
         if await self._journal.last_seq() is None:

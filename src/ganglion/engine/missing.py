@@ -56,6 +56,12 @@ class Missing:
         lines = [[s, o, [[f, *r] for f, r in known.items()]] for (s, o), known in self._ranges.items()]
         return {"rows": dict(self._rows), "lines": lines}
 
+    def join(self, state: Any) -> None:
+        """Adds the snapshot of one that knows of other origins."""
+        for stream, rows in state["rows"].items():
+            self._count(stream, rows)
+        self._ranges |= {(s, o): {f: (last, n) for f, last, n in known} for s, o, known in state["lines"]}
+
     def restore(self, state: Any) -> None:
         """Takes a snapshot back."""
         self._rows = dict(state["rows"])

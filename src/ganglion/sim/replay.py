@@ -14,7 +14,8 @@ from ganglion.connectors.coap.exchange import Request
 from ganglion.core.errors import DataError, GanglionError
 from ganglion.core.packing import unpack
 from ganglion.core.wire import Item
-from ganglion.engine.durable import CHECKPOINT, Durable, Entry
+from ganglion.engine.checkpoints import CHECKPOINT
+from ganglion.engine.durable import Durable, Entry
 from ganglion.engine.graph import Graph
 from ganglion.engine.seen import Seen
 from ganglion.flow.assignment import Assignment
