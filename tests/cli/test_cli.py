@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -52,6 +53,42 @@ def test_plan_says_where_why_and_what_it_costs(ganglion):
     assert all(loop["predicted_ns"] <= loop["deadline_ns"] for loop in plan["loops"])
     _, reasons, _ = ganglion("plan", str(FEEDER), "--why", "decide")
     assert "offline of breaker_open" in reasons
+
+
+def shared(tmp_path: Path, line: str) -> str:
+    """A copy of the example with more processes at one of its nodes."""
+    copy = tmp_path / "shared"
+    shutil.copytree(FEEDER, copy)
+    path = copy / "topology.yaml"
+    before = path.read_text()
+    path.write_text(before.replace(f"node: {{{line}}}", f"node: {{{line}, processes: 3}}", 1))
+    assert path.read_text() != before
+    return str(copy)
+
+
+def test_plan_says_whose_partitions_are_whose(ganglion, tmp_path):
+    where = shared(tmp_path, "class: substation")
+    status, text, _ = ganglion("plan", where)
+    assert status == 0
+    assert "edge1-w2 of edge1: partitions 2 5 8 11 14" in text
+    _, content, _ = ganglion("plan", where, "--json")
+    found = json.loads(content)["partitions"]["edge1"]
+    assert sorted(p for its in found.values() for p in its) == list(range(16))
+
+
+@pytest.mark.parametrize(
+    "line, code, words",
+    [
+        ("class: region", "topology.processes", "feeder_minutes"),
+        ("class: cabinet", "topology", "gateway gw1"),
+    ],
+)
+def test_what_several_processes_cannot_share_is_refused(ganglion, tmp_path, line, code, words):
+    status, _, error = ganglion("plan", shared(tmp_path, line))
+    assert status != 0
+    assert code in error
+    assert words in error
+    assert "next:" in error
 
 
 def test_plan_says_what_would_happen_if(ganglion):

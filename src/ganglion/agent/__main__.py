@@ -1,4 +1,4 @@
-"""``python -m ganglion.agent CONFIG``: one node or device host as a process, with its state beside CONFIG."""
+"""``python -m ganglion.agent CONFIG``: one node, worker or device host as a process, with its state beside CONFIG."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import signal
 import sys
 from pathlib import Path
 
-from ganglion.agent.config import NodeConfig, load_config
+from ganglion.agent.config import NodeConfig, WorkerConfig, load_config
 from ganglion.agent.node import Node
+from ganglion.agent.workers import Worker
 from ganglion.core.errors import GanglionError
 from ganglion.device.devicehost import DeviceHost
 from ganglion.host.system import system_host, variable
@@ -24,9 +25,11 @@ EXIT_FAILED = 1
 async def _run(path: Path) -> None:
     config = load_config(path)
     host = system_host(path.parent)
-    part: Node | DeviceHost
+    part: Node | Worker | DeviceHost
     if isinstance(config, NodeConfig):
         part = Node(config, host, server_binary=variable(SERVER_VARIABLE))
+    elif isinstance(config, WorkerConfig):
+        part = Worker(config, host)
     else:
         part = DeviceHost(config, host)
     loop = asyncio.get_running_loop()

@@ -45,6 +45,8 @@ class NodeConfig:
     here. ``kernel_dir``: where compiled kernels are kept. ``identity_dir``: the site's keys (None: its server lets in
     whoever reaches it). ``mqtt``: of a gateway with MQTT devices, files relative to ``flow_dir``; ``mqtt_devices``:
     group -> how many.
+    ``processes``: how many share its input; with more than one they are `WorkerConfig`'s, and the node itself runs no
+    stage. ``parent_processes``: how many share the input of its parent.
     """
 
     assignment: Assignment
@@ -61,6 +63,8 @@ class NodeConfig:
     mqtt: Mqtt | None = None
     mqtt_devices: Mapping[str, int] = field(default_factory=dict)
     servers: tuple[str, ...] = ()
+    processes: int = 1
+    parent_processes: int = 1
 
     @property
     def site(self) -> str:
@@ -89,7 +93,34 @@ class NodeConfig:
             "mqtt": self.mqtt.model_dump(mode="json", exclude_unset=True) if self.mqtt is not None else None,
             "mqtt_devices": dict(self.mqtt_devices),
             "servers": list(self.servers),
+            "processes": self.processes,
+            "parent_processes": self.parent_processes,
         }
+
+
+def worker_name(node: str, index: int) -> str:
+    """What the ``index``-th of a node's processes is called."""
+    return f"{node}-w{index}"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerConfig:
+    """One of the processes that share a site's input: ``index`` of ``node.processes``.
+
+    Its home partitions are those whose number leaves the rest ``index``; it takes others over while nobody has them.
+    It needs to reach the site's message server, and shares no disk with anybody.
+    """
+
+    node: NodeConfig
+    index: int
+
+    @property
+    def name(self) -> str:
+        return worker_name(self.node.assignment.node, self.index)
+
+    def to_json(self) -> dict[str, Any]:
+        """What `load_config` reads back."""
+        return {"kind": "worker", "node": self.node.to_json(), "index": self.index}
 
 
 def device_host_json(config: DeviceHostConfig) -> dict[str, Any]:
@@ -118,12 +149,14 @@ def device_host_json(config: DeviceHostConfig) -> dict[str, Any]:
     }
 
 
-def load_config(path: Path) -> NodeConfig | DeviceHostConfig:
+def load_config(path: Path) -> NodeConfig | WorkerConfig | DeviceHostConfig:
     """Reads a configuration file; raises `DataError` ``agent.config`` when it is missing or has another form."""
     try:
         value = orjson.loads(path.read_bytes())
         if value["kind"] == "devices":
             return _device_host(value)
+        if value["kind"] == "worker":
+            return WorkerConfig(_of_one_kind(_node(value["node"])), int(value["index"]))
         return _of_one_kind(_node(value))
     except (OSError, orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
         raise DataError(
@@ -150,6 +183,8 @@ def _node(value: Mapping[str, Any]) -> NodeConfig:
         Mqtt.model_validate(value["mqtt"]) if value.get("mqtt") else None,
         {str(k): int(v) for k, v in value.get("mqtt_devices", {}).items()},
         tuple(value.get("servers", ())),
+        int(value.get("processes", 1)),
+        int(value.get("parent_processes", 1)),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from ganglion.agent.shared import Shared
 from ganglion.agent.streams import BusJournal, PassingJournal
 from ganglion.engine.durable import Durable
 from ganglion.flow.spec import FlowSpec
@@ -12,7 +13,7 @@ from ganglion.host.ports import Clock
 
 
 def meters(
-    spec: FlowSpec, engine: Durable, journal: BusJournal | PassingJournal, clock: Clock
+    spec: FlowSpec, engine: Durable | Shared, journal: BusJournal | PassingJournal, clock: Clock
 ) -> dict[str, Any]:
     """``flow``: the sums; ``state_bytes``: memory by stage, about; ``journal``: how its entries were read.
 

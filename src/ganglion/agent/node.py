@@ -23,18 +23,20 @@ from ganglion.agent.metering import meters
 from ganglion.agent.mqtt import mqtt_door
 from ganglion.agent.recorded import record
 from ganglion.agent.servers import message_servers, unwatched
+from ganglion.agent.shared import Shared
 from ganglion.agent.streams import BusJournal, BusOutbox, PassingJournal, answered, ticking
 from ganglion.agent.supervisor import Supervisor, supervised
 from ganglion.agent.watch import ServerWatch
 from ganglion.core.batch import Batch
-from ganglion.core.errors import FlowError, HostError, MessagingError
+from ganglion.core.errors import HostError, MessagingError
 from ganglion.core.units import NS_PER_S
 from ganglion.core.wire import End
 from ganglion.engine.durable import Durable
 from ganglion.engine.graph import Graph
 from ganglion.engine.meter import Meter
 from ganglion.engine.warming import warm
-from ganglion.flow.load import load_flow
+from ganglion.flow.keyed import check_keyed
+from ganglion.flow.load import check_planned, load_flow
 from ganglion.flow.spec import FlowSpec
 from ganglion.host.ports import Host
 from ganglion.host.private import PrivateDirectory
@@ -63,7 +65,7 @@ class Subsystems:
 
     server: SiteServer | ClusterServers
     bus: SiteBus
-    engine: Durable
+    engine: Durable | Shared
     outbox: SheddingOutbox | None
     janitor: Janitor
     ingest: Ingest | None
@@ -112,14 +114,9 @@ class Node:
         self._door = mqtt_door(config, self._spec, host, self._identity)
 
     def _load(self, flow: FlowSpec | None) -> FlowSpec:
-        spec = flow or load_flow(self.config.flow_dir)
-        if spec.digest != self.config.assignment.flow_digest:
-            raise FlowError(
-                "flow.changed",
-                f"{self.config.flow_dir} is not the flow that was planned",
-                why=f"its digest is {spec.digest[:12]}, the plan's {self.config.assignment.flow_digest[:12]}",
-                next_step="plan and start again: ganglion run FLOW_DIR",
-            )
+        config = self.config
+        spec = check_planned(flow or load_flow(config.flow_dir), config.flow_dir, config.assignment)
+        check_keyed(spec, config.processes, config.assignment)
         return spec
 
     async def _nats(self, url: str, name: str) -> nats.NatsBus:
@@ -152,12 +149,14 @@ class Node:
                 tasks += [group.create_task(running) for running in beside]
                 await self._first(engine, parts.engine.caught_up)
                 if parts.ingest is not None:
+                    assert isinstance(parts.engine, Durable)
                     await self._accept(parts.ingest, parts.engine)
                     if parts.recorder is not None:
                         tasks.append(group.create_task(parts.recorder.run()))
                 if self.config.is_gateway:
                     tasks.append(group.create_task(self._tick()))
                 if self._door is not None:
+                    assert isinstance(parts.engine, Durable)
                     taking = self._door.run(self._reflex(), parts.journal, parts.engine, self.config)
                     tasks.append(group.create_task(taking))
                 if self._real:
@@ -199,7 +198,9 @@ class Node:
         offset = await answered(provisioned, clock)
         source = subjects.journal(site) if config.is_gateway else subjects.inbox(site)
         tail = Tail(limits.outbox_tail_bytes if self._real else 0, limits.outbox_bytes_max)
-        janitor = Janitor(bus, clock, source=source, outbox=subjects.outbox(site), tail=tail)
+        shared = config.processes > 1  # whose processes purge the outbox themselves, each its own partitions
+        purged = "" if shared else subjects.outbox(site)
+        janitor = Janitor(bus, clock, source=source, outbox=purged, tail=tail)
         watch = None
         if isinstance(server, SiteServer):  # the servers of others are for others to restart
             watch = ServerWatch(server, bus, source, self._host.disk, clock)
@@ -214,20 +215,12 @@ class Node:
         journal = BusJournal(bus, source, clock, wrote) if kept else PassingJournal(clock)
         recorder = await self._recorder()
         journal.encodes |= recorder is not None
-        engine = Durable(
-            self._spec,
-            config.assignment,
-            journal if recorder is None else recorder.journal(journal),
-            outbox if recorder is None or outbox is None else recorder.outbox(outbox),
-            disk=self._host.disk,
-            clock=clock,
-            gather=config.is_gateway,
-            on_checkpoint=checkpointed,
-            libraries=self._libraries,
-            meter=self._meter,
-            on_sink=self._door.gave if self._door else None,
-        )
-        ingest = self._ingest(journal, engine)
+        engine: Durable | Shared
+        if shared:
+            engine = Shared(bus, site, outbox, checkpointed, self._host, replicas)
+        else:
+            engine = self._engine(journal, outbox, recorder, checkpointed)
+        ingest = self._ingest(journal, engine) if isinstance(engine, Durable) else None
         supervisor: Supervisor | None = None
         if isinstance(bus, nats.NatsBus):
             supervisor = supervised(config, server, bus, self._host, janitor, provisioned)
@@ -246,6 +239,28 @@ class Node:
         declared = {stream: self._spec[stream].backlog for stream in self.config.assignment.exports}
         cap_bytes = self.config.limits.outbox_bytes_max
         return SheddingOutbox(box, bus, name, declared, cap_bytes, clock=host.clock, disk=host.disk)
+
+    def _engine(
+        self,
+        journal: BusJournal | PassingJournal,
+        outbox: SheddingOutbox | None,
+        recorder: InputRecorder | None,
+        checkpointed: Callable[[int], None],
+    ) -> Durable:
+        return Durable(
+            self._spec,
+            self.config.assignment,
+            journal if recorder is None else recorder.journal(journal),
+            outbox if recorder is None or outbox is None else recorder.outbox(outbox),
+            disk=self._host.disk,
+            clock=self._host.clock,
+            gather=self.config.is_gateway,
+            on_checkpoint=checkpointed,
+            libraries=self._libraries,
+            meter=self._meter,
+            on_sink=self._door.gave if self._door else None,
+            divide=self.config.parent_processes > 1,
+        )
 
     async def _recorder(self) -> InputRecorder | None:
         """Gateways that are told to record their inputs do."""
@@ -378,4 +393,5 @@ class Node:
             "process_cpu_ns": self._host.clock.process_cpu_ns(),
             **meters(self._spec, engine, parts.journal, self._host.clock),
             "collected": asdict(self._collecting.collected) if self._collecting else None,
+            "partitions": engine.owners() if isinstance(engine, Shared) else {},
         }

@@ -32,6 +32,7 @@ from ganglion.placement import (
 )
 from ganglion.placement.measured import shares
 from ganglion.placement.origins import origins
+from ganglion.sim.sharing import check_processes, homes, sharing_lines
 
 SMALL_GATEWAYS_MAX = 200
 """A plan of more is told without its moves, stage by stage."""
@@ -67,6 +68,8 @@ def answer(
         )
     known = shares(spec, topology)
     chosen = plan(spec, topology, pins=pins, selectivities=known, objective=objective, gap_max=gap_max)
+    written_out = topology if chosen.summary.gateways > SMALL_GATEWAYS_MAX else topology.expanded()
+    check_processes(spec, written_out, chosen)
     if question.svg is not None:
         _write(question.svg, picture(chosen, spec, topology))
     if question.why is not None:
@@ -77,8 +80,11 @@ def answer(
         return _compare(spec, topology, chosen, question.compare)
     if chosen.summary.gateways > SMALL_GATEWAYS_MAX:
         return report(chosen, spec), chosen.summary_json()
-    made = origins(spec, topology.expanded())
-    return report(chosen, spec) + "\n" + made.text(), chosen.to_json() | {"figures": made.to_json()}
+    made, shared = origins(spec, written_out), homes(written_out)
+    lines = "".join(f"{line}\n" for line in (*sharing_lines(shared), ""))
+    text = report(chosen, spec) + "\n" + (lines if shared else "") + made.text()
+    found = {"figures": made.to_json()} | ({"partitions": shared} if shared else {})
+    return text, chosen.to_json() | found
 
 
 def _write(path: Path, text: str) -> None:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr,
 
 from ganglion.core.errors import GanglionError, TopologyError
 from ganglion.core.labels import CATEGORIES
+from ganglion.core.partition import PARTITIONS
 from ganglion.core.topology_checks import RuleBroken, check_devices, check_nodes, check_servers, check_sites
 from ganglion.core.topology_mqtt import Mqtt, check_mqtt
 from ganglion.core.units import parse_duration_ns, parse_rate_bit_per_s, parse_size_bytes
@@ -145,6 +146,8 @@ class Node(_Frozen):
     class_name: Id = Field(alias="class")
     memory_bytes: Size | None = Field(default=None, alias="memory")
     """Overrides the memory of its class."""
+    processes: Annotated[int, Field(strict=True, ge=1, le=PARTITIONS)] = 1
+    """How many processes share its stages' work, divided by origin; not at gateways."""
 
 
 class Site(_Frozen):

@@ -37,6 +37,13 @@ def check_sites(topology: Topology) -> None:
         )
     for site_id, site in topology.sites.items():
         _check_parent(topology, site_id, site)
+        if site.tier == "gateway" and site.node.processes > 1:
+            raise RuleBroken(
+                ("sites", site_id, "node", "processes"),
+                f"gateway {site_id} is to run in {site.node.processes} processes",
+                "its reflexes and what it knows of its devices live in one",
+                "remove processes; place what is heavy at the edge site, which may have several",
+            )
     _check_alike(topology)
 
 

@@ -8,6 +8,7 @@ import traceback
 from pathlib import Path
 
 from ganglion.core.errors import FlowError, GanglionError
+from ganglion.flow.assignment import Assignment
 from ganglion.flow.build import Flow
 from ganglion.flow.spec import FlowSpec
 
@@ -60,6 +61,23 @@ def load_flow(directory: Path) -> FlowSpec:
             next_step='write flow = gg.Flow("name") once',
         )
     return flows[0].spec()
+
+
+def load_planned(directory: Path, assignment: Assignment) -> FlowSpec:
+    """The flow that an assignment is a part of; raises `FlowError` ``flow.changed`` for another, and as `load_flow`."""
+    return check_planned(load_flow(directory), directory, assignment)
+
+
+def check_planned(spec: FlowSpec, directory: Path, assignment: Assignment) -> FlowSpec:
+    """``spec`` itself; raises `FlowError` ``flow.changed`` when it is not what was planned."""
+    if spec.digest != assignment.flow_digest:
+        raise FlowError(
+            "flow.changed",
+            f"{directory} is not the flow that was planned",
+            why=f"its digest is {spec.digest[:12]}, the plan's {assignment.flow_digest[:12]}",
+            next_step="plan and start again: ganglion run FLOW_DIR",
+        )
+    return spec
 
 
 def _is_own(file: str | None, location: str) -> bool:

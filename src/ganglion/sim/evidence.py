@@ -12,6 +12,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.ipc
 
+from ganglion.agent.shared import SEGMENTS
 from ganglion.core.batch import Batch
 from ganglion.core.errors import DataError
 from ganglion.core.schema import Schema
@@ -108,11 +109,27 @@ def gather(spec: FlowSpec, node_dirs: dict[str, Path], device_dirs: list[Path]) 
         evidence.tell_shed(evidence.nodes[node])
         evidence.reactions |= _reactions(directory / "reactions.json")
         for stage in spec.stages:
+            if not isinstance(stage, SinkStage):
+                continue
             path = directory / "sinks" / f"{stage.id}.arrows"
-            if isinstance(stage, SinkStage) and path.exists():
+            found = [(path, None)] if path.exists() else _segments(directory, stage.id)
+            for path, size_bytes in found:
                 rows = evidence.sinks.setdefault(stage.id, SinkRows(stage.schema))
-                rows.batches += sink_batches(path.read_bytes(), path, stage)
+                rows.batches += sink_batches(path.read_bytes()[:size_bytes], path, stage)
     return evidence
+
+
+def _segments(directory: Path, sink: str) -> list[tuple[Path, int | None]]:
+    """The files of a sink that several processes kept, and how much of each counts; in each origin's order."""
+    path = directory / SEGMENTS
+    if not path.exists():
+        return []
+    segments = orjson.loads(path.read_bytes())
+    return [
+        (directory / "workers" / worker / name, int(size_bytes))
+        for worker, stage, name, size_bytes, _ in segments
+        if stage == sink
+    ]
 
 
 def _report(directory: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ganglion.agent.config import Limits, NodeConfig
+from ganglion.agent.config import Limits, NodeConfig, WorkerConfig
 from ganglion.core.topology import Topology
 from ganglion.device.devicehost import DeviceHostConfig, Emulation
 from ganglion.device.firmware.choice import Chosen, RunsAs, choose, limits_for
@@ -109,7 +109,16 @@ def node_config(
         limits=Limits(recording_bytes_max=settings.recording_bytes_max),
         identity_dir=identity_dir(settings, site),
         servers=ports.urls if ports.places else (),
+        processes=topology.sites[site].node.processes,
+        parent_processes=topology.sites[parent].node.processes
+        if (parent := topology.sites[site].parent)
+        else 1,
     )
+
+
+def worker_configs(config: NodeConfig) -> list[WorkerConfig]:
+    """The processes that share a node's work; none when it does it alone."""
+    return [WorkerConfig(config, index) for index in range(config.processes)] if config.processes > 1 else []
 
 
 def make_identities(settings: Settings, topology: Topology, clock: Clock) -> None:

@@ -72,6 +72,7 @@ def build(
             for c in cuts
         ],
         "restarts": dict(restarts),
+        "partitions": {node: r["partitions"] for node, r in evidence.nodes.items() if r.get("partitions")},
         "prediction": accuracy.headline(plan, evidence, links, raw, played_s),
         "accuracy": _accuracy(spec, topology, plan, evidence, reports, played_s),
         "device_ledgers": ledgers(topology, evidence.device_hosts, played_s),

@@ -26,6 +26,7 @@ from ganglion.sim import layout, report
 from ganglion.sim.evidence import gather
 from ganglion.sim.recordings import provide
 from ganglion.sim.settings import Settings, check
+from ganglion.sim.sharing import check_processes
 from ganglion.sim.world import World
 
 Watch = Callable[[World, Plan], None]
@@ -122,7 +123,7 @@ def prepare(settings: Settings) -> Job:
     if settings.devices is not None:
         topology = topology.with_devices(settings.devices)
     check(settings, topology)
-    plan(spec, topology, pins=settings.pins)
+    check_processes(spec, topology, plan(spec, topology, pins=settings.pins))
     if settings.data_dir is not None:
         load_recording(settings.data_dir, _frame(spec))
     return Job(spec, topology)
@@ -143,6 +144,7 @@ async def run(
     # What is played here is known better than what was measured of other data.
     selectivities = shares(spec, topology) | played_selectivities(spec, settings, events, count)
     chosen = plan(spec, topology, pins=settings.pins, selectivities=selectivities)
+    check_processes(spec, topology, chosen)
     await asyncio.to_thread(load, spec.kernels({s.id for s in spec.stages}), layout.kernel_dir(settings))
     devices_as = await asyncio.to_thread(
         layout.chosen_devices, settings, topology, spec, chosen, host.processes

@@ -7,6 +7,7 @@ from typing import Any
 
 from ganglion.core.units import format_bytes
 from ganglion.sim.ledgers import ledger_lines
+from ganglion.sim.sharing import sharing_lines
 
 CALLS_FEW = 30
 """A stage with fewer calls in a run is said to have so many: what they took together says little of one."""
@@ -38,6 +39,7 @@ def text(report: Mapping[str, Any]) -> str:
     lines += ["", *_bytes(report["bytes"]), "", *_cuts(report), "", *_prediction(report)]
     lines += ["", *ledger_lines(report["device_ledgers"], report["played_s"])]
     lines += ["", *_kernels(report["kernels_ran_as"])]
+    lines += sharing_lines(report["partitions"])
     if why := report["devices_not_boards_because"]:
         lines.append(f"devices: not on emulated boards: {why}")
     lines += ["", "OK" if report["ok"] else "NOT OK: " + "; ".join(report["problems"])]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ganglion.agent.config import device_host_json
+from ganglion.agent.config import WorkerConfig, device_host_json
 from ganglion.core.errors import MessagingError, RunError
 from ganglion.core.topology import Topology
 from ganglion.device.devicehost import DeviceHostConfig
@@ -19,7 +19,14 @@ from ganglion.messaging import subjects
 from ganglion.messaging.nats import ANSWER_WITHIN_NS, NatsBus, connect
 from ganglion.messaging.security.identity import SiteIdentity
 from ganglion.placement import Plan
-from ganglion.sim.layout import choose_ports, identity_dir, make_identities, node_config, start_order
+from ganglion.sim.layout import (
+    choose_ports,
+    identity_dir,
+    make_identities,
+    node_config,
+    start_order,
+    worker_configs,
+)
 from ganglion.sim.processes import Keeper
 from ganglion.sim.relay import Relay
 from ganglion.sim.servers import LocalCluster
@@ -69,6 +76,7 @@ class World:
     ) -> None:
         self.state = WorldState()
         self.relays: dict[str, Relay] = {}
+        self.workers: dict[str, list[str]] = {}
         self.clusters: dict[str, LocalCluster] = {}
         self.keeper = Keeper(host)
         self._settings = settings
@@ -130,9 +138,20 @@ class World:
                 restart=True,
                 niceness=0 if config.coap_port else FAR_NICENESS,
             )
+            await self._start_workers(site, worker_configs(config))
         for site in start_order(self._topology):
-            await self.keeper.until_ready(self.keeper.all[site])
+            for name in (site, *self.workers.get(site, ())):
+                await self.keeper.until_ready(self.keeper.all[name])
         await self._links_up()
+
+    async def _start_workers(self, site: str, workers: list[WorkerConfig]) -> None:
+        """The processes that share a site's work are kept like its node, each in a directory of its own."""
+        self.workers[site] = [w.name for w in workers]
+        for worker in workers:
+            directory = self.node_directory(site) / "workers" / worker.name
+            await self.keeper.start(
+                worker.name, directory, worker.to_json(), restart=True, niceness=FAR_NICENESS
+            )
 
     async def _links_up(self) -> None:
         """A link is up when the parent has begun to draw from the child's outbox (it binds the consumer)."""
@@ -231,6 +250,7 @@ class World:
         self.state.phase = "stopping sites"
         await self._let_go()
         for site in reversed(start_order(self._topology)):
+            await asyncio.gather(*(self.keeper.stop(worker) for worker in self.workers.get(site, ())))
             await self.keeper.stop(site)
             if site in self.clusters:
                 await self.clusters[site].close()

@@ -1,0 +1,65 @@
+"""Several processes share a site's input: together they make what one makes, whoever is killed or stopped."""
+
+from __future__ import annotations
+
+import pytest
+
+from ganglion.agent import workers
+from ganglion.core.partition import PARTITIONS
+from ganglion.engine import durable
+from ganglion.messaging import partitions, pins
+from tests.agent.sharing import IN, Team, alone, history, outbox, send
+from tests.messaging.sites import until
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch, request):
+    """Shorter times in the same proportions, so that servers are not waited for long."""
+    by = 2 if "nats" in request.node.name else 4
+    for name in ("PIN_TIMEOUT_NS", "ASK_EVERY_NS", "ASKED_FOR_NS"):
+        monkeypatch.setattr(pins, name, getattr(pins, name) // by)
+    for name in ("LOOK_EVERY_NS", "CLEAN_EVERY_NS"):
+        monkeypatch.setattr(workers, name, getattr(workers, name) // by)
+    monkeypatch.setattr(partitions, "STATE_BYTES_MAX", 16 << 20)
+    monkeypatch.setattr(durable, "CHECKPOINT_EVERY_NS", durable.CHECKPOINT_EVERY_NS // 5)
+
+
+async def settled(team, up, inputs):
+    """All ``inputs`` messages are in checkpoints."""
+    team.check()
+    if (await up.state(IN)).last_seq < inputs:
+        return False
+    for partition in range(PARTITIONS):
+        found = await pins.standing(up, IN, partitions.consumer(partition))
+        if found.owed:
+            return False
+    return True
+
+
+def test_one_takes_over_what_another_leaves(run, tmp_path, rng, hosts):
+    messages = history(rng, 150)
+    expected, _ = alone(messages)
+
+    async def test(sites, up, down):
+        team = Team(sites, hosts)
+        first, second = team.start(0), team.start(1)
+        await send(down, messages[:50])
+        await until(lambda: settled(team, up, 50))
+        assert set(first.owned) <= set(first.home)
+        assert set(second.owned) <= set(second.home)
+        assert first.owned and second.owned
+        await send(down, messages[50:60])
+        await team.kill(0)
+        await send(down, messages[60:100])
+        await until(lambda: settled(team, up, 100))
+        assert set(second.owned) - set(second.home)
+        # It comes back, and gets back what is its own.
+        again = team.start(0)
+        await send(down, messages[100:])
+        await until(lambda: settled(team, up, len(messages)))
+        assert await outbox(up) == expected
+        await team.stop()
+        assert not again.owned
+        assert await outbox(up) == expected
+
+    run(test)
