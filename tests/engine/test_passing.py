@@ -20,7 +20,7 @@ class Passing(MemoryJournal):
             yield Entry(number, payload)
         await asyncio.Event().wait()
 
-    async def last_seq(self) -> None:  # type: ignore[override]
+    async def last_seq(self) -> None:  # type: ignore[override] # a journal that keeps nothing has none
         return None
 
 
