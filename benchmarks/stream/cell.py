@@ -118,11 +118,12 @@ class Load:
     def sent(self, seconds: float) -> None:
         self._line(self.sender, seconds)
 
-    def drained(self, wait_s: float, seconds: float) -> None:
-        """Returns when nothing has been heard for a while."""
+    def drained(self, wait_s: float, seconds: float) -> bool:
+        """Returns when nothing has been heard for a while: True; or False when it was still talking at the end."""
         end = time.monotonic() + seconds
         while time.monotonic() < end and time.monotonic() - self.heard_at < QUIET_S + wait_s:
             time.sleep(0.05)
+        return time.monotonic() < end
 
     def end(self) -> tuple[Any, list[tuple[int, bytes, bytes]]]:
         """When each row was sent, and all that was heard."""
@@ -171,7 +172,7 @@ def measured(peer: Peer, case: Case, work: Path, directory: Path, seed: int) -> 
             profile.record(peer.pid, case.seconds, work, case.profile)
         load.sent(case.seconds + DRAIN_S)
         load.heard_at = time.monotonic()
-        load.drained(peer.wait_s, DRAIN_S)
+        drained = load.drained(peer.wait_s, DRAIN_S)
         samples, busy = sampler.end(), processes.memory(peer.pid)
         cpu, broker_cpu = processes.cpu_s(peer.pid) - cpu, processes.cpu_s(broker.process.pid) - broker_cpu
         meters, after = peer.meters(), processes.cpu_by_program(peer.pid)
@@ -180,6 +181,7 @@ def measured(peer: Peer, case: Case, work: Path, directory: Path, seed: int) -> 
         found = judged(rows, Answers.of(peer, heard), sent, start_ns, peer)
         return {
             "ready_s": ready_s,
+            "drained": drained,
             "memory_ready": idle,
             "memory_after_cold": idle_warm,
             "memory_busy": busy | {"rss_mb": max([*samples.resident_mb, busy["rss_mb"]])},

@@ -22,6 +22,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import sys
 import tempfile
 from datetime import UTC, datetime
@@ -193,6 +194,9 @@ def main() -> None:
         page.write(RESULTS, PAGE)
         return
     fit_to_run()
+    # Whoever ends this program ends what it started: a SystemExit passes through every finally.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _frame: sys.exit(128 + number))
     os.sched_setaffinity(0, {processes.LOAD_CORE})
     if options.late:
         from benchmarks.stream import late

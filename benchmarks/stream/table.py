@@ -18,6 +18,7 @@ def line(row: dict[str, Any]) -> str:
     latency = row["latency_ms"]
     p50, p99 = latency.get("p50", float("nan")), latency.get("p99", float("nan"))
     lost = f"lost {row['lost']}" + ("" if row["correct"] else "  NOT CORRECT")
+    lost += "" if row["drained"] else "  not drained in time"
     lost += "  disturbed: the load maker fell behind" if row["disturbed"] else ""
     rate = f"{row['achieved_per_s']:>8,.0f}/s of {row['offered_per_s']:>8,.0f}"
     alarms = f"alarm p50 {p50:8.2f} p99 {p99:8.2f} ms ({latency['samples']})"
@@ -75,6 +76,9 @@ def verdict(repeats: list[dict[str, Any]]) -> str:
     lost, disturbed = sum(r["lost"] for r in repeats), sum(r["disturbed"] for r in repeats)
     if all(r["correct"] for r in repeats):
         return f"correct; {disturbed} of {len(repeats)} disturbed" if disturbed else "correct"
+    late = sum(not r["drained"] for r in repeats)
+    if late:
+        return f"{late} of {len(repeats)} had not answered all a minute later"
     wrong = sum(
         r.get("windows", {}).get("wrong_count", 0) + r.get("windows", {}).get("wrong_mean", 0)
         for r in repeats

@@ -220,7 +220,7 @@ def test_a_core_that_is_not_known_is_refused():
 
 
 def test_without_the_emulator_a_class_is_left_by_name(monkeypatch, tmp_path):
-    monkeypatch.setattr(counts, "find_spec", lambda _name: None)
+    monkeypatch.setattr(counts, "lacks_emulator", lambda: "unicorn and elftools is not installed")
     kind = TOPOLOGY.classes["relay"].model_copy(update={"core": "cortex-m4f"})
     found = counts.count_class(SPEC, "relay", kind, [], tmp_path, system_host(tmp_path))
     assert isinstance(found, str)
