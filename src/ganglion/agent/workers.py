@@ -77,7 +77,7 @@ class Worker:
         self._meter = Meter(host.clock.cpu_ns)
         self._phase = "starting"
         self._stop = asyncio.Event()
-        self._taken_over = 0
+        self.taken_over = 0
         site = config.node.site
         self._inbox, self._outbox = subjects.inbox(site), subjects.outbox(site)
 
@@ -165,7 +165,7 @@ class Worker:
                         wait_ns = HOME_WAIT_NS if ours else LOOK_EVERY_NS
                         pin = await pins.pin(bus, self._inbox, consumer(partition), wait_ns)
                         if pin is not None:
-                            self._taken_over += not ours
+                            self.taken_over += not ours
                             await self._own(bus, partition, pin)
                 except MessagingError as error:
                     if error.code not in (
@@ -297,7 +297,7 @@ class Worker:
             "phase": self._phase,
             "at_ns": self._clock.monotonic_ns(),
             "home": self.home,
-            "taken_over": self._taken_over,
+            "taken_over": self.taken_over,
             "partitions": {
                 str(p): {"epoch": o.state.epoch, **engine_progress(o.engine)}
                 for p, o in sorted(self.owned.items())
