@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -49,6 +51,22 @@ def test_a_rollup_takes_a_repeated_or_older_revision_as_nothing_new(steps, repea
     repeats = [b for batch in again for b in batches_of(target.process(batch))]
     for key, result in newest(repeats).items():
         assert result == newest(first)[key]
+
+
+@given(histories, st.data())
+def test_a_rollup_takes_no_result_over_nothing(steps, data):
+    singles = partials(steps)
+    target = rollup()
+    bad = 0
+    for batch in singles:
+        rows = np.array([data.draw(st.sampled_from((0, -1)))], np.int64)
+        nothing = replace(batch, columns={**batch.columns, "rows": rows})
+        both = Batch.concat([nothing, replace(batch, seq=batch.seq + 1)])
+        assert batches_of(target.process(nothing)) == []
+        rolled_up([both], target)
+        bad += 2
+    assert target.counts.bad == bad
+    rolled_up([], target)
 
 
 @given(histories, st.randoms(use_true_random=False))

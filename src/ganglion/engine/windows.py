@@ -213,6 +213,11 @@ class WindowOperator:
         if batch.origin not in self._watermark_ns and len(self._watermark_ns) >= KEYS_MAX:
             self.counts.bad += len(batch)
             return []
+        if stage.merges and not (counted := batch.columns["rows"] > 0).all():
+            self.counts.bad += int((~counted).sum())  # a result over nothing: no child makes one
+            if not counted.any():
+                return []
+            batch = batch.take(counted)
         name = self._name(batch.origin)
         if stage.merges:
             starts = batch.columns["start_ns"]
