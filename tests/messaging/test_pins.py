@@ -214,6 +214,23 @@ def test_who_waits_is_pinned_when_another_is_unpinned(run):
     run(test)
 
 
+def test_what_one_that_is_gone_had_been_given_is_offered_to_one_that_asks_now_and_then(run):
+    async def test(sites, _up, down):
+        other = await sites.bus("down")
+        await consumer(down)
+        await send(down, 1, 2)
+        first = await pinned(down)
+        assert await numbers(first.read(0), 2) == [1, 2]
+        await first.close()
+        second = None
+        async with asyncio.timeout(60):
+            while second is None:
+                second = await pins.pin(other, OUT, "p", pins.ASKED_FOR_NS // 2)
+        assert await numbers(second.read(0), 2) == [1, 2]
+
+    run(test)
+
+
 def test_a_server_that_starts_anew_pins_anew_and_loses_nothing(run):
     async def test(sites, _up, down):
         await consumer(down)

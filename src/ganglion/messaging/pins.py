@@ -194,9 +194,10 @@ async def pin(post: Post, stream: str, consumer: str, wait_ns: int) -> Pin | Non
                 kept = True
                 return Pin(post, mailbox, stream, consumer, came.stored.headers.get(PIN_HEADER, ""))
             await _check(came, stream)
+            # Also when the time is over: who comes back for it, or another, finds something to be pinned by.
+            await _offer_again(post, stream, consumer)
             if loop.time() >= until:
                 return None
-            await _offer_again(post, stream, consumer)
     finally:
         if not kept:
             await mailbox.close()
