@@ -163,7 +163,7 @@ def test_wrong_use_fails_at_once_with_what_why_and_next(code, use):
 
 
 def test_every_code_of_the_package_is_provoked_here():
-    """flow.missing and flow.code belong to test_load.py, assignment.form to test_assignment.py."""
+    """flow.missing, flow.code and flow.changed belong to test_load.py, assignment.form to test_assignment.py."""
     folder = Path(flow_package.__file__).parent
     constants = {
         node.value
@@ -175,6 +175,7 @@ def test_every_code_of_the_package_is_provoked_here():
     assert codes - {"flow.py"} == {c for c, _ in WRONG if c.startswith("flow.")} | {
         "flow.missing",
         "flow.code",
+        "flow.changed",
     }
 
 

@@ -5,7 +5,8 @@ import sys
 import pytest
 
 from ganglion.core.errors import FlowError, GanglionError
-from ganglion.flow.load import load_flow
+from ganglion.flow.assignment import Assignment
+from ganglion.flow.load import load_flow, load_planned
 
 FLOW = """
 import ganglion as gg
@@ -85,3 +86,14 @@ def test_a_changed_flow_is_read_anew(tmp_path):
 def test_the_flow_may_change_the_path_itself(tmp_path):
     (tmp_path / "flow.py").write_text("import sys\nsys.path.remove(sys.path[0])\n" + FLOW)
     assert load_flow(tmp_path).name == "tiny"
+
+
+def test_only_the_flow_that_was_planned_is_run(tmp_path):
+    (tmp_path / "flow.py").write_text(FLOW)
+    planned = Assignment("n", "s", "edge", load_flow(tmp_path).digest, {}, {})
+    assert load_planned(tmp_path, planned).name == "tiny"
+    (tmp_path / "flow.py").write_text(FLOW.replace("kept", "held"))
+    with pytest.raises(FlowError) as caught:
+        load_planned(tmp_path, planned)
+    assert caught.value.code == "flow.changed"
+    assert caught.value.next_step

@@ -164,11 +164,13 @@ class MemoryServer:
                 return self._message(name, request)
             case ["STREAM", "MSG", "DELETE", name]:
                 return self._delete(name, int(request["seq"]))
-            case ["CONSUMER", ("RESET" | "UNPIN") as what, stream, name]:
-                return self._pulled(stream, name, what, request)
+            case ["CONSUMER", "UNPIN", stream, name]:
+                return self._pulled(stream, name, "UNPIN", request)
             case ["CONSUMER", "CREATE", stream, name, *_filter]:
                 return self._consumer(stream, name, dict(request["config"]))
             case ["CONSUMER", "RESET", stream, name]:
+                if (stream, name) in self.store.pulled:
+                    return self._pulled(stream, name, "RESET", request)
                 return self._reset(stream, name, int(request["seq"]))
             case ["CONSUMER", "INFO", stream, name]:
                 return self._consumer_info(stream, name)
