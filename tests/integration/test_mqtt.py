@@ -205,7 +205,8 @@ def test_a_foreign_broker_with_foreign_clients(broker, node, tmp_path):
         try:
             time.sleep(0.5)
             lines = [payload for _, payload in readings(0, 310)]
-            lines[33] = json.dumps({"ts": T0_MS + 330, "sensor": "s3", "temp": 150, "q": 1}).encode()
+            lines[33] = json.dumps({"ts": T0_MS + 330, "sensor": "s3", "temp": 150, "q": 0}).encode()
+            lines[38] = json.dumps({"ts": T0_MS + 380, "sensor": "s3", "temp": 150, "q": 1}).encode()
             lines[44] = b"nonsense"
             lines[55] = b'{"ts": 1, "sensor": "s0", "temp": "hot", "q": 0}'
             subprocess.run(
@@ -220,7 +221,7 @@ def test_a_foreign_broker_with_foreign_clients(broker, node, tmp_path):
             listener.wait()
     heard = [line.split(" ", 1) for line in output.read_text().splitlines()]
     (alarm,) = (json.loads(payload) for topic, payload in heard if topic == "out/alarm")
-    assert (alarm["device"], alarm["verb"], alarm["row"]) == ("s3", "raise", {"temp": 150.0, "q": 1})
+    assert (alarm["device"], alarm["verb"], alarm["row"]) == ("s3", "raise", {"temp": 150.0, "q": 0})
     windows = [json.loads(payload) for topic, payload in heard if topic == "out/windows"]
     means = {(w["device"], w["start_ns"]): (w["n"], w["mean"]) for w in windows}
     assert means["s0", T0_MS * 10**6] == (19.0, 20.0)  # one of its twenty was refused

@@ -92,5 +92,7 @@ class Questions(ABC):
 
 
 def _headers(encoded: str) -> dict[str, str]:
-    lines = base64.b64decode(encoded).decode().split("\r\n")[1:]
-    return dict(line.split(": ", 1) for line in lines if line)
+    lines = base64.b64decode(encoded).decode(errors="replace").split("\r\n")[1:]
+    # What nats-server itself adds for MQTT has no space behind the colon.
+    named = (line.partition(":") for line in lines if line)
+    return {name: value.strip() for name, _, value in named}
