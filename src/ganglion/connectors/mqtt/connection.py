@@ -32,10 +32,10 @@ from ganglion.core.errors import ConnectorError, GanglionError
 
 TOGETHER_MAX = 4096
 """Messages handed over at once, when more than one socket read waits."""
-REST_S, BUSY_REST_S = 0.002, 0.005
+REST_S, BUSY_REST_S = 0.001, 0.002
 """How long the socket is left alone after messages were handed over, and after `BUSY_MESSAGES` or more. Those that
 come first are never held up; but a broker writes each message by itself, and to be woken for each costs ten times as
-much as to take what has come in two milliseconds."""
+much as to take together what came meanwhile. Longer costs alarms more than it saves: docs/adr/0024."""
 BUSY_MESSAGES = 24
 SUBSCRIBE_ID = 0xFFFF
 """Packet identifier of the subscription; messages of ours stay below it."""
