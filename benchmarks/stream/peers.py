@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -28,7 +29,7 @@ Window = tuple[str, int, int, int, float]
 
 
 @dataclass
-class Peer:
+class Peer(ABC):
     """One engine under test. ``wait_s``: how long it holds a window back for rows that come late."""
 
     name: str
@@ -50,9 +51,9 @@ class Peer:
     def versions(self, work: Path) -> dict[str, str]:
         return {}
 
+    @abstractmethod
     def start(self, work: Path, directory: Path, port: int) -> None:
         """Starts it, pinned to the engine's core. It may take until `ready` to answer."""
-        raise NotImplementedError
 
     def ready(self) -> bool:
         """What can be told beyond its subscription at the broker."""

@@ -76,13 +76,14 @@ def by_origin(emissions: Sequence[Emission]) -> dict[Any, list[Any]]:
     return dict(found)
 
 
-@pytest.fixture(scope="module", params=["numpy", "compiled"])
+NO_COMPILER = pytest.mark.skipif(not compilers(), reason="there is no C compiler (gcc, clang or ziglang)")
+
+
+@pytest.fixture(scope="module", params=["numpy", pytest.param("compiled", marks=NO_COMPILER)])
 def libraries(request, tmp_path_factory):
     """Kernels and folds in NumPy, or compiled."""
     if request.param == "numpy":
         return {}
-    if not compilers():
-        pytest.skip("there is no C compiler (gcc, clang or ziglang)")
     runs = set(WHOLE.runs)
     return load(SPEC.kernels(runs), tmp_path_factory.mktemp("kernels"), SPEC.folds(runs))
 

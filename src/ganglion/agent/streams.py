@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ async def answered(call: Callable[[], Awaitable[T]], clock: Clock) -> T:
         await clock.sleep_ns(RETRY_NS)
 
 
-class _Putting:
+class _Putting(ABC):
     """What both kinds of journal do with items."""
 
     encodes = True
@@ -66,9 +67,9 @@ class _Putting:
     keeps = True
     """An entry that was appended outlives this process."""
 
+    @abstractmethod
     async def append(self, subject: str, payload: bytes, items: tuple[Item, ...] | None) -> None:
         """Returns when the entry is safe; ``items``: what it holds, None is a tick. Raises as `Bus.append`."""
-        raise NotImplementedError
 
     async def put(self, items: Sequence[Item]) -> None:
         """Appends items, which were checked, as one entry: what an `Intake` needs."""

@@ -26,6 +26,7 @@ from ganglion.messaging.bus import (
     rewound,
     unavailable,
 )
+from ganglion.messaging.fences import fenced
 from ganglion.messaging.pins import Delivered, QueueMailbox
 from ganglion.messaging.questions import Questions
 from ganglion.messaging.security.identity import Access
@@ -40,11 +41,6 @@ HEARTBEAT_NS = 1 * NS_PER_S
 HEARTBEATS_MISSED_MAX = 3
 READER_FORGOTTEN_AFTER_NS = 60 * NS_PER_S
 RETRY_AFTER_S = 0.1
-
-_EXPECT_LAST = "Nats-Expected-Last-Sequence"
-_EXPECT_AMONG = "Nats-Expected-Last-Subject-Sequence"
-_AMONG = "Nats-Expected-Last-Subject-Sequence-Subject"
-_EXPECT_STREAM = "Nats-Expected-Stream"
 
 
 async def connect(
@@ -211,9 +207,7 @@ class NatsBus(Questions):
         among: str = "",
     ) -> int:
         check_payload(payload)
-        sent = {**(headers or {}), _EXPECT_STREAM: stream}
-        if expect_last is not None:
-            sent |= _fences(expect_last, among)
+        sent = fenced(headers, stream, expect_last, among)
         answer = await self._request(stream, subject, payload, sent)
         return int(checked(stream, json.loads(answer.data), expect_last)["seq"])
 
@@ -345,12 +339,6 @@ class NatsBus(Questions):
     async def close(self) -> None:
         await self._client.close()
         await self._lose()
-
-
-def _fences(expect_last: int, among: str) -> dict[str, str]:
-    if among:
-        return {_EXPECT_AMONG: str(expect_last), _AMONG: among}
-    return {_EXPECT_LAST: str(expect_last)}
 
 
 async def _next(queue: asyncio.Queue[Msg | None]) -> Msg | None:

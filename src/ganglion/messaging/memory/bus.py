@@ -9,6 +9,7 @@ from typing import Any
 
 from ganglion.messaging.answers import checked
 from ganglion.messaging.bus import Stored, check_payload, no_stream, rewound, unavailable
+from ganglion.messaging.fences import fenced
 from ganglion.messaging.memory.pace import Instant, Pace, later
 from ganglion.messaging.memory.server import Listener, MemoryServer
 from ganglion.messaging.pins import Delivered, QueueMailbox
@@ -44,16 +45,10 @@ class MemoryBus(Questions):
         among: str = "",
     ) -> int:
         check_payload(payload)
-        sent = dict(headers or {})
+        sent = fenced(headers, stream, expect_last, among)
 
         def append(server: MemoryServer) -> dict[str, Any] | None:
-            stored = {**sent, "Nats-Expected-Stream": stream}
-            if among:
-                stored["Nats-Expected-Last-Subject-Sequence"] = str(expect_last)
-                stored["Nats-Expected-Last-Subject-Sequence-Subject"] = among
-            elif expect_last is not None:
-                stored["Nats-Expected-Last-Sequence"] = str(expect_last)
-            return server.append(stream, subject, bytes(payload), stored, expect_last)
+            return server.append(stream, subject, bytes(payload), sent, expect_last)
 
         self.on_append()
         answer = await self._request(stream, len(payload), append)

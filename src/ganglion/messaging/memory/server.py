@@ -21,6 +21,7 @@ from ganglion.messaging.answers import (
     WRONG_STREAM,
 )
 from ganglion.messaging.bus import Stored
+from ganglion.messaging.fences import AMONG
 from ganglion.messaging.memory.links import Link
 from ganglion.messaging.memory.pins import Deliver, PulledConsumer
 from ganglion.messaging.memory.store import Consumer, Store, Stream, pattern
@@ -100,7 +101,7 @@ class MemoryServer:
         held = self.store.streams.get(stream)
         if held is None or self.shut or not held.takes(subject):
             return _error(400, WRONG_STREAM, "expected stream does not match")
-        among = headers.get("Nats-Expected-Last-Subject-Sequence-Subject")
+        among = headers.get(AMONG)
         newest = held.newest(among) if among else None
         last_seq = (newest.seq if newest else 0) if among else held.last_seq
         if expect_last is not None and last_seq != expect_last:
