@@ -1,21 +1,19 @@
 """The MQTT listener of a site's server: topics as subjects, and what signed claims let devices do there."""
 
 import asyncio
-import random
-from contextlib import asynccontextmanager
 
 import pytest
 
-from ganglion.connectors.mqtt.client import Client
 from ganglion.connectors.mqtt.packets import V3
 from ganglion.connectors.mqtt.settings import Settings
 from ganglion.core.errors import MessagingError
 from ganglion.host.private import PrivateDirectory
-from ganglion.host.system import SystemClock, system_host
+from ganglion.host.system import system_host
 from ganglion.messaging.mqtt import Listener, listening, subjects_of
 from ganglion.messaging.security.authority import Authority
 from ganglion.messaging.security.identity import SiteIdentity
 from ganglion.messaging.server import ServerSettings, SiteServer
+from tests.connectors.mqtt.clients import running
 from tests.messaging.sites import CAPS, until
 
 
@@ -47,16 +45,9 @@ async def ignore(_published):
     return None
 
 
-@asynccontextmanager
-async def connected(port, name, password, *topics, deliver=ignore):
+def connected(port, name, password, *topics, deliver=ignore):
     settings = Settings("127.0.0.1", port, V3, name, tuple((t, 1) for t in topics), "any", password)
-    client = Client(settings, lambda t: t, deliver, SystemClock(), random.Random(1))
-    running = asyncio.ensure_future(client.run())
-    try:
-        yield client
-    finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+    return running(settings, deliver)
 
 
 def test_claims_let_devices_do_what_their_topics_say(tmp_path):

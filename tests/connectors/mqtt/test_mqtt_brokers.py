@@ -1,20 +1,19 @@
 """The client against mosquitto: users, TLS, sessions that outlive a connection, and other people's clients."""
 
 import asyncio
-import random
 import shutil
 import socket
 import subprocess
 import time
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 
 import pytest
 
-from ganglion.connectors.mqtt.client import Client
 from ganglion.connectors.mqtt.settings import settings_of
 from ganglion.core.topology_mqtt import Mqtt
 from ganglion.host.system import SystemClock
 from ganglion.messaging.security import certificates
+from tests.connectors.mqtt.clients import running, until
 
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
 pytestmark = [
@@ -49,22 +48,9 @@ def mosquitto(directory, *lines):
         process.wait()
 
 
-@asynccontextmanager
-async def connected(directory, deliver, **declared):
+def connected(directory, deliver, **declared):
     made = settings_of(Mqtt.model_validate({"routes": [ROUTE], **declared}), "gw", directory)
-    client = Client(made, lambda t: t, deliver, SystemClock(), random.Random(1))
-    running = asyncio.ensure_future(client.run())
-    try:
-        yield client
-    finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-
-
-async def until(condition):
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.005)
+    return running(made, deliver)
 
 
 def publish(port, *words):

@@ -28,6 +28,7 @@ from ganglion.connectors.mqtt.properties import Property
 from ganglion.connectors.mqtt.settings import Settings
 from ganglion.core.errors import ConnectorError, MessagingError
 from ganglion.host.system import SystemClock
+from tests.connectors.mqtt.clients import running, until
 
 
 class Broker:
@@ -110,21 +111,8 @@ def settings(broker, **changes):
     )
 
 
-@asynccontextmanager
-async def connected(broker, deliver, **changes):
-    client = Client(settings(broker, **changes), lambda t: t, deliver, SystemClock(), random.Random(1))
-    running = asyncio.ensure_future(client.run())
-    try:
-        yield client
-    finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-
-
-async def until(condition):
-    async with asyncio.timeout(20):
-        while not condition():
-            await asyncio.sleep(0.005)
+def connected(broker, deliver, **changes):
+    return running(settings(broker, **changes), deliver)
 
 
 async def nothing(published):
