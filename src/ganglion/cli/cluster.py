@@ -116,7 +116,9 @@ def _places(topology: Topology, site_id: str, routes: list[str]) -> list[Place]:
             "cli.cluster",
             f"{site_id} has no servers of its own",
             why="the topology has no such site" if site is None else "its agent starts one",
-            next_step=f"sites with servers: are {', '.join(clustered) or 'none; add some to the site'}",
+            next_step=f"name one that has: {', '.join(clustered)}"
+            if clustered
+            else f"give {site_id} a list of servers: in topology.yaml; docs/how-to/grow-a-hub.md shows how",
         )
     hosts = [str(urlsplit(url).hostname) for url in site.servers]
     given = routes or [f"{_bracketed(host)}:{ROUTE_PORT}" for host in hosts]

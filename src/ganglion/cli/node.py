@@ -184,6 +184,6 @@ def _mqtt(site: Site, name: str, broker: str) -> Mqtt | None:
         raise RunError(
             "node.broker",
             f"--broker {broker} cannot be used",
-            why=str(error.errors()[0]["msg"]),
+            why=str(error.errors()[0]["msg"]).removeprefix("Value error, "),
             next_step="write e.g. --broker mqtt://127.0.0.1:1883",
         ) from error
