@@ -219,7 +219,7 @@ def test_wrong_uses_of_the_command_are_explained(tmp_path):
     for site, topology, words, code, part in (
         ("edge1", tmp_path / "none.yaml", (), "cli.cluster", "cannot be read"),
         ("edge1", plain, (), "cli.cluster", "its agent starts one"),
-        ("cloud", file, (), "cli.cluster", "servers: are edge1"),
+        ("cloud", file, (), "cli.cluster", "name one that has: edge1"),
         ("nobody", file, (), "cli.cluster", "no such site"),
         ("edge1", file, (), "cli.cluster", "--parent tls://HOST:PORT"),
         ("edge1", file, ("--parent", "tls://p:7422", "--route", "a:1"), "cli.cluster", "--route"),
