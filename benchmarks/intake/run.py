@@ -154,7 +154,7 @@ class Round:
                 await asyncio.sleep(turn_s)
                 continue
             index, times, columns = self.readings.take(wanted)
-            await self.intake.take(self.intake.numbered("readings", ORIGINS, index, times, columns))
+            await self.intake.take_unnumbered("readings", ORIGINS, index, times, columns)
             done += wanted
             await asyncio.sleep(turn_s if rate else 0)
         return done

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ganglion.agent import intake as intake_module
-from ganglion.agent.intake import Intake
+from ganglion.agent.intake import COMMIT_ROWS_MAX, PACE_NS, Intake
 from ganglion.core.batch import sequence
 from ganglion.core.block import Block
 from ganglion.core.errors import MessagingError
@@ -34,6 +34,7 @@ class Journal:
         self.entries: list[list[Item]] = []
         self.refuses = 0
         self.code = "messaging.unavailable"
+        self.took_s = ACK_S
         self.under_way = 0
         self.open = asyncio.Event()
         self.open.set()
@@ -42,7 +43,7 @@ class Journal:
         self.under_way += 1
         assert self.under_way == 1, "two appends at once"
         await self.open.wait()
-        await asyncio.sleep(ACK_S)
+        await asyncio.sleep(self.took_s)
         self.under_way -= 1
         if self.refuses:
             self.refuses -= 1
@@ -77,17 +78,23 @@ class Door:
         assert received_ns <= self.clock.monotonic_ns()
         self.acts.append((stage, [r[1:3] for r in row_list([rows])]))
 
-    async def send(self, origins: list[str], levels: list[float], seq: list[int] | None = None) -> Any:
-        return await self.intake.take(self.block(origins, levels, seq))
+    async def send(
+        self, origins: list[str], levels: list[float], seq: list[int] | None = None, *, awaited: bool = False
+    ) -> Any:
+        if seq is not None:
+            return await self.intake.take(block_of(origins, levels, seq), awaited=awaited)
+        b = block_of(origins, levels, list(range(len(origins))))
+        return await self.intake.take_unnumbered(
+            b.stream, b.origins, b.origin_index, b.time_ns, b.columns, awaited=awaited
+        )
 
-    def block(self, origins: list[str], levels: list[float], seq: list[int] | None = None) -> Block:
-        names = tuple(dict.fromkeys(origins))
-        index = np.array([names.index(o) for o in origins], np.int32)
-        times = np.arange(len(origins), dtype=np.int64)
-        columns = {"frame": np.array([[x, 0] for x in levels], np.float32)}
-        if seq is None:
-            return self.intake.numbered("frames", names, index, times, columns)
-        return Block("frames", names, index, np.array(seq, np.int64), times, columns)
+
+def block_of(origins: list[str], levels: list[float], seq: list[int]) -> Block:
+    names = tuple(dict.fromkeys(origins))
+    index = np.array([names.index(o) for o in origins], np.int32)
+    times = np.arange(len(origins), dtype=np.int64)
+    columns = {"frame": np.array([[x, 0] for x in levels], np.float32)}
+    return Block("frames", names, index, np.array(seq, np.int64), times, columns)
 
 
 def told(story: Callable[[Door], Any], **how: Any) -> Door:
@@ -134,6 +141,54 @@ def test_what_waits_goes_together_and_few_rows_go_at_once():
         await asyncio.gather(*others)
         assert [[len(i) for i in e] for e in door.journal.entries] == [[1], [4]]  # type: ignore[arg-type] # rows
         assert door.intake.counts.commit_rows_most == 4
+
+    told(story)
+
+
+def commits(entries: list[list[Item]]) -> list[int]:
+    """Rows of each."""
+    return [sum(len(i) for i in entry if isinstance(i, Block)) for entry in entries]
+
+
+def test_a_steady_stream_is_stored_at_a_pace_and_what_comes_after_a_pause_at_once():
+    async def story(door: Door) -> None:
+        door.journal.took_s = quick_s = PACE_NS / 1e9 / 100
+        await (await door.send([A], [0]))
+        began_ns = door.clock.monotonic_ns()
+        for _ in range(4):
+            last = await door.send([A], [0])
+            await asyncio.sleep(PACE_NS / 1e9 / 8)
+        assert door.acts == []
+        await door.send([A], [5])
+        assert door.acts == [("breaker_open", [(A, 5)])], "a reflex waits for no pace"
+        await last
+        assert door.clock.monotonic_ns() - began_ns == pytest.approx(PACE_NS, rel=0.02)
+        assert commits(door.journal.entries) == [1, 5]
+        await asyncio.sleep(PACE_NS / 1e9)
+        began_ns = door.clock.monotonic_ns()
+        await (await door.send([A], [0]))
+        assert door.clock.monotonic_ns() - began_ns == pytest.approx(quick_s * 1e9, rel=0.02)
+
+    told(story)
+
+
+def test_what_somebody_awaits_or_fills_an_entry_is_not_put_off():
+    async def story(door: Door) -> None:
+        door.journal.took_s = quick_s = PACE_NS / 1e9 / 100
+        await (await door.send([A], [0]))
+        began_ns = door.clock.monotonic_ns()
+        put_off = await door.send([A], [0])
+        await (await door.send([B], [0], awaited=True))
+        assert put_off.done()
+        await (await door.send([A] * COMMIT_ROWS_MAX, [0] * COMMIT_ROWS_MAX))
+        for _ in range(2):  # together more than one entry holds: the second follows the first
+            last = await door.send([A] * (COMMIT_ROWS_MAX - 1), [0] * (COMMIT_ROWS_MAX - 1))
+        await last
+        await door.send([C], [0])
+        await door.intake.drained()
+        assert door.clock.monotonic_ns() - began_ns == pytest.approx(5 * quick_s * 1e9, rel=0.02)
+        most = COMMIT_ROWS_MAX
+        assert commits(door.journal.entries) == [1, 2, most, most - 1, most - 1, 1]
 
     told(story)
 
@@ -323,9 +378,11 @@ def test_any_other_error_ends_the_intake():
 
 def test_a_stream_that_does_not_come_from_devices_is_an_assertion():
     async def story(door: Door) -> None:
-        block = door.block([A], [0]).renamed("tens")
+        block = block_of([A], [0], [0]).renamed("tens")
         with pytest.raises(AssertionError):
             await door.intake.take(block)
+        with pytest.raises(AssertionError):
+            await door.intake.take_unnumbered("tens", block.origins, block.origin_index, block.time_ns, {})
 
     told(story)
 
@@ -333,7 +390,7 @@ def test_a_stream_that_does_not_come_from_devices_is_an_assertion():
 def test_the_reflex_goes_on_from_where_the_engine_is():
     async def story(door: Door) -> None:
         engine = Graph(SPEC, GATEWAY, "durable")
-        before = door.block([A], [4], [0])
+        before = block_of([A], [4], [0])
         engine.push(before)
         door.intake.take_over(engine.snapshot())
         await door.send([A], [5], [1])  # 5 is a step of 1 from 4, and of 5 from nothing

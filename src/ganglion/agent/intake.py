@@ -1,9 +1,10 @@
 """Where readings come into a gateway by the thousand: reflex first, then the journal, one append for all that waits.
 
 A connector hands over blocks. The reflex runs at once, in memory; then rows wait, bounded, for the group commit: a task
-that appends everything that waits as one journal entry, as soon as the entry before it is on disk. It never waits for
-more to come, so few rows go fast and many go together. Who hands over more than may wait is made to wait: its socket is
-not read meanwhile.
+that appends everything that waits as one journal entry, when the entry before it is on disk. A row that comes after a
+pause, or for which somebody awaits an answer, is appended at once; others once in `PACE_NS`, for an entry of few rows
+costs what one of many does (ADR 0031). Who hands over more than may wait is made to wait: its socket is not read
+meanwhile.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ganglion.core.batch import BOOT_BITS, Columns, Int64s
+from ganglion.agent.numbering import Lines
+from ganglion.core.batch import Columns, Int64s, check_columns
 from ganglion.core.block import Block, Int32s, Rows
 from ganglion.core.errors import MessagingError
 from ganglion.core.packing import pack, unpack
@@ -32,10 +34,8 @@ PENDING_BYTES_MAX = 8 << 20
 COMMIT_ROWS_MAX = 4_096
 """Rows of one journal entry: whoever reads it computes all of it before a reflex gets its turn."""
 COMMIT_BYTES_MAX = 512 << 10
-ORIGINS_MAX = 100_000
-"""Origins per stream that are numbered or told apart; rows of further ones are refused and counted."""
-LAYOUTS_MAX = 64
-"""Sets of origins whose places are remembered."""
+PACE_NS = 8_000_000
+"""From the beginning of one commit to that of the next, while nobody awaits an answer and what waits is no full entry."""
 SPARSE = 4
 """Names are left out of an entry that has fewer rows than one for so many of them."""
 RETRY_NS = 200_000_000
@@ -76,52 +76,6 @@ class _Pending:
     """All its numbers are above those taken before: it may become one block with them."""
 
 
-class _Lines:
-    """The origins of one stream: the next number to give, and the highest a reflex has seen."""
-
-    def __init__(self, last_seq: Callable[[str], int]) -> None:
-        self._last_seq = last_seq
-        self._places: dict[str, int] = {}
-        self._layouts: dict[tuple[str, ...], npt.NDArray[np.intp]] = {}
-        self.reflexed: Int64s = np.empty(0, np.int64)
-        self.next_seq: Int64s = np.empty(0, np.int64)
-
-    def places(self, origins: tuple[str, ...], admitted: Callable[[str], bool]) -> npt.NDArray[np.intp]:
-        """Each origin's place in the arrays; -1 for one that is not admitted."""
-        found = self._layouts.get(origins)
-        if found is None:
-            if len(self._layouts) >= LAYOUTS_MAX:
-                self._layouts.clear()
-            found = np.array([self._place(o) if admitted(o) else -1 for o in origins], np.intp)
-            self._layouts[origins] = found
-        return found
-
-    def _place(self, origin: str) -> int:
-        place = self._places.get(origin)
-        if place is not None:
-            return place
-        if len(self._places) >= ORIGINS_MAX:
-            return -1
-        place = self._places[origin] = len(self._places)
-        if place >= len(self.reflexed):
-            room = max(64, 2 * place)
-            self.reflexed, self.next_seq = (_grown(a, room) for a in (self.reflexed, self.next_seq))
-        last = self._last_seq(origin)
-        self.reflexed[place] = last
-        # A number that was given and lost must not come again for another row: each life counts from its own boot.
-        self.next_seq[place] = 0 if last < 0 else ((last >> BOOT_BITS) + 1) << BOOT_BITS
-        return place
-
-    def snapshot(self) -> list[tuple[str, int]]:
-        return [(origin, int(self.reflexed[place])) for origin, place in self._places.items()]
-
-
-def _grown(array: Int64s, room: int) -> Int64s:
-    grown = np.zeros(room, np.int64)
-    grown[: len(array)] = array
-    return grown
-
-
 class Intake:
     """Takes rows of many origins. One per gateway, for all connectors; `run` commits what they bring.
 
@@ -153,11 +107,13 @@ class Intake:
         self._on_act = on_act
         self._elsewhere = elsewhere
         self._schemas = {stream: reflex.spec[stream].schema for stream in streams}
-        self._lines: dict[str, _Lines] = {}
+        self._lines: dict[str, Lines] = {}
         self._waiting: deque[_Pending] = deque()
         self._waiting_rows = 0
         self._waiting_bytes = 0
         self._news = asyncio.Event()
+        self._due = asyncio.Event()
+        self._began_ns: int | None = None
         self._room = asyncio.Event()
         self._turn = asyncio.Lock()
         self._committing: list[_Pending] = []
@@ -168,30 +124,10 @@ class Intake:
         """True when rows of ``origin`` belong to this gateway; `take` leaves the others out, and counts them."""
         return path_of(origin) in self._paths
 
-    def numbered(
-        self, stream: str, origins: tuple[str, ...], origin_index: Int32s, time_ns: Int64s, columns: Columns
-    ) -> Block:
-        """A block of rows whose origins do not number them: the gateway counts, per stream and origin.
-
-        Numbers go on over restarts, and none is given twice. Keep ``origins`` the same tuple from call to call: what
-        is known of it is remembered. Rows of origins that are not admitted get numbers that mean nothing.
-        """
-        lines = self._of(stream)
-        at = lines.places(origins, self.admits)
-        block = Block(stream, origins, origin_index, time_ns, time_ns, columns)
-        groups = block.groups
-        counts = groups.ends - groups.starts
-        places = at[groups.present]
-        firsts = lines.next_seq[places] if len(lines.next_seq) else np.zeros(len(places), np.int64)
-        ours = places >= 0
-        lines.next_seq[places[ours]] += counts[ours]
-        seq = np.empty(len(block), np.int64)
-        seq[groups.order] = np.repeat(firsts - groups.starts, counts) + np.arange(len(block))
-        return Block(stream, origins, origin_index, seq, time_ns, columns).grouped_as(block)
-
-    async def take(self, block: Block) -> asyncio.Future[None]:
+    async def take(self, block: Block, *, awaited: bool = False) -> asyncio.Future[None]:
         """Runs the reflex on ``block`` at once, waits for room, and returns a future: done when its rows are on disk.
 
+        ``awaited``: somebody waits for that, so it is not to be put off for the sake of fewer commits.
         Raises `DataError` as `Block.check` does; the stream is one of ``streams``. Rows of origins that are not
         admitted are counted and left out. A connector that awaits each `take` before it reads on keeps its
         rows' order and is slowed down when the disk is.
@@ -199,23 +135,54 @@ class Intake:
         received_ns = self._clock.monotonic_ns()
         assert block.stream in self.streams, block.stream
         block.check(self._schemas[block.stream])
-        self.counts.blocks += 1
-        self.counts.rows += len(block)
-        self.counts.row_bytes += block.size_bytes
-        ours = self._admitted(block)
+        ours = self._admitted(block, self._of(block.stream).places(block.origins, self.admits))
         if ours is None:
             return self._done()
         fresh = self._fresh(ours)
         if fresh is not None:
             self._react(fresh, received_ns)
-        return await self._put(ours, received_ns, rises=fresh is ours)
+        return await self._put(ours, received_ns, rises=fresh is ours, awaited=awaited)
+
+    async def take_unnumbered(
+        self,
+        stream: str,
+        origins: tuple[str, ...],
+        origin_index: Int32s,
+        time_ns: Int64s,
+        columns: Columns,
+        *,
+        awaited: bool = False,
+    ) -> asyncio.Future[None]:
+        """`take` for rows whose origins do not number them: the gateway counts, per stream and origin.
+
+        The arrays are those of a `Block`. Numbers go on over restarts, and none is given twice. Keep ``origins`` the
+        same tuple from call to call: what is known of it is remembered. Raises ``batch.schema``.
+        """
+        received_ns = self._clock.monotonic_ns()
+        assert stream in self.streams, stream
+        check_columns(stream, columns, len(time_ns), self._schemas[stream])
+        lines = self._of(stream)
+        at = lines.places(origins, self.admits)
+        ours = self._admitted(Block(stream, origins, origin_index, time_ns, time_ns, columns), at)
+        if ours is None:
+            return self._done()
+        groups = ours.groups
+        places, counts = at[groups.present], groups.ends - groups.starts
+        firsts = lines.next_seq[places]
+        lines.next_seq[places] = afters = firsts + counts
+        lines.reflexed[places] = afters - 1
+        seq = np.empty(len(ours), np.int64)
+        seq[groups.order] = np.repeat(firsts - groups.starts, counts) + np.arange(len(ours))
+        block = Block(stream, origins, ours.origin_index, seq, ours.time_ns, ours.columns).grouped_as(ours)
+        self._react(block, received_ns)
+        return await self._put(block, received_ns, rises=True, awaited=awaited)
 
     async def end(self, stream: str, origin: str) -> asyncio.Future[None]:
         """No more rows of ``stream`` come from ``origin``: its windows need not wait for it. As `take` otherwise."""
         assert stream in self.streams, stream
         if not self.admits(origin):
             return self._done()
-        return await self._put(End(stream, origin), self._clock.monotonic_ns(), rises=True)
+        return await self._put(End(stream, origin), self._clock.monotonic_ns(), rises=True, awaited=False)
 
     # ---------------------------------------------------------------------------------- what a node calls
 
@@ -247,28 +214,34 @@ class Intake:
             if not self._waiting:
                 self._news.clear()
                 await self._news.wait()
+            await self._pace()
             await self._commit()
 
     async def drained(self) -> None:
         """Returns when everything taken so far is on disk; `run` must be running."""
         while self._waiting or self._committing:
+            self._due.set()
             last = (self._waiting or self._committing)[-1]
             await asyncio.wait({last.stored})
 
     # ------------------------------------------------------------------------------------------- inside
 
-    def _of(self, stream: str) -> _Lines:
+    def _of(self, stream: str) -> Lines:
         lines = self._lines.get(stream)
         if lines is None:
-            lines = self._lines[stream] = _Lines(lambda origin: self._last_seq(stream, origin))
+            lines = self._lines[stream] = Lines(lambda origin: self._last_seq(stream, origin))
         return lines
 
-    def _admitted(self, block: Block) -> Block | None:
-        at = self._of(block.stream).places(block.origins, self.admits)
+    def _admitted(self, block: Block, at: npt.NDArray[np.intp]) -> Block | None:
+        """Counts a block, and leaves out rows of origins that have no place in the arrays (``at``: -1)."""
+        counts = self.counts
+        counts.blocks += 1
+        counts.rows += len(block)
+        counts.row_bytes += block.size_bytes
         if at.min() >= 0:
             return block
         ours = at[block.origin_index] >= 0
-        self.counts.refused_rows += len(block) - int(ours.sum())
+        counts.refused_rows += len(block) - int(ours.sum())
         return block.take(ours) if ours.any() else None
 
     def _react(self, block: Block, received_ns: int) -> None:
@@ -294,7 +267,9 @@ class Intake:
         self.counts.repeated_rows += len(block) - int(fresh.sum())
         return block.take(fresh) if fresh.any() else None
 
-    async def _put(self, item: Block | End, received_ns: int, *, rises: bool) -> asyncio.Future[None]:
+    async def _put(
+        self, item: Block | End, received_ns: int, *, rises: bool, awaited: bool
+    ) -> asyncio.Future[None]:
         rows, size_bytes = (len(item), item.size_bytes) if isinstance(item, Block) else (0, 0)
         if self._turn.locked() or not self._has_room(rows, size_bytes):
             await self._wait_for_room(rows, size_bytes)
@@ -303,6 +278,8 @@ class Intake:
         self._waiting_rows += rows
         self._waiting_bytes += size_bytes
         self._news.set()
+        if awaited or self._waiting_rows >= COMMIT_ROWS_MAX or self._waiting_bytes >= COMMIT_BYTES_MAX:
+            self._due.set()
         return stored
 
     async def _wait_for_room(self, rows: int, size_bytes: int) -> None:
@@ -320,6 +297,17 @@ class Intake:
         if not held and not self._waiting_bytes:
             return True
         return held + rows <= PENDING_ROWS_MAX and self._waiting_bytes + size_bytes <= PENDING_BYTES_MAX
+
+    async def _pace(self) -> None:
+        """Returns when the next commit is due."""
+        if self._began_ns is not None and not self._due.is_set():
+            left_ns = self._began_ns + PACE_NS - self._clock.monotonic_ns()
+            if left_ns > 0:
+                timer = asyncio.get_running_loop().call_later(left_ns / 1e9, self._due.set)
+                await self._due.wait()
+                timer.cancel()
+        self._due.clear()
+        self._began_ns = self._clock.monotonic_ns()
 
     async def _commit(self) -> None:
         group = self._committing = self._next_group()
@@ -356,6 +344,8 @@ class Intake:
                 break
             group.append(self._waiting.popleft())
             rows, size_bytes = rows + more, size_bytes + following.size_bytes
+        if self._waiting:
+            self._due.set()  # an entry is full: the next is not put off
         return group
 
     def _count(self, group: list[_Pending], took_ns: int) -> None:

@@ -134,7 +134,7 @@ class MqttDoor:
         stored: list[asyncio.Future[None]] = []
         for one in readings:
             self.counts.rows += len(one)
-            stored.append(await intake.take(_block(one, intake)))
+            stored.append(await _taken(one, intake, awaited=bool(published.packet_ids)))
         if letters:
             stored.append(self.letters.put(letters))
         return stored[0] if len(stored) == 1 else asyncio.gather(*stored) if stored else None
@@ -286,11 +286,14 @@ def mqtt_door(
     return MqttDoor(spec, config.mqtt, config.site, config.mqtt_devices, settings, host)
 
 
-def _block(readings: Readings, intake: Intake) -> Block:
+async def _taken(readings: Readings, intake: Intake, *, awaited: bool) -> asyncio.Future[None]:
     r = readings
     if r.seq is None:
-        return intake.numbered(r.stream, r.origins, r.origin, r.time_ns, r.columns)
-    return Block(r.stream, r.origins, r.origin, r.seq, r.time_ns, r.columns)
+        return await intake.take_unnumbered(
+            r.stream, r.origins, r.origin, r.time_ns, r.columns, awaited=awaited
+        )
+    block = Block(r.stream, r.origins, r.origin, r.seq, r.time_ns, r.columns)
+    return await intake.take(block, awaited=awaited)
 
 
 def _identities(rows: Rows) -> list[tuple[int, str, int, int]]:
