@@ -44,6 +44,18 @@ def test_the_split_has_each_origins_rows_in_their_order(case):
         batch.check(schema)
 
 
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=3 * blocks_module.FEW_ROWS), st.booleans())
+def test_groups_are_a_stable_sort_by_origin_however_many_rows_there_are(index, many):
+    origins = tuple(f"o{i}" for i in range(blocks_module.NARROW_MAX + 1 if many else 10))
+    numbers = np.arange(len(index), dtype=np.int64)
+    groups = Block("s", origins, np.array(index, np.int32), numbers, numbers, {}).groups
+    assert groups.order.tolist() == sorted(range(len(index)), key=lambda i: (index[i], i))
+    assert groups.present.tolist() == sorted(set(index))
+    assert (groups.ends - groups.starts).tolist() == [index.count(o) for o in sorted(set(index))]
+    assert groups.starts.tolist() == [0, *groups.ends.tolist()[:-1]]
+    assert {a.dtype for a in (groups.order, groups.starts, groups.ends, groups.present)} == {np.dtype(np.intp)}
+
+
 @given(blocks())
 def test_joining_the_split_gives_the_rows_back_by_origin(case):
     block, schema = case
