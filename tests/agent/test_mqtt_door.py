@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import ganglion as gg
-from ganglion.agent.mqtt import MqttDoor, mqtt_listener
+from ganglion.agent.mqtt import REST_NS_MAX, MqttDoor, mqtt_listener
 from ganglion.connectors.mqtt.settings import Settings
 from ganglion.core.batch import Batch
 from ganglion.core.block import Block
@@ -18,20 +18,20 @@ from ganglion.host.system import system_host
 ROUTE = {"topic": "in", "devices": "sensor", "stream": "readings", "device": "sensor"}
 
 
-def flow():
+def flow(within="1s"):
     made = gg.Flow("t")
     readings = made.source("readings", gg.Row(temp=gg.f32), every="1s")
-    readings.where(lambda r: r.temp > 100, id="hot").act("alarm", "raise", within="1s")
+    readings.where(lambda r: r.temp > 100, id="hot").act("alarm", "raise", within=within)
     readings.sink("kept", at="gateway")
     readings.sink("far", at="cloud")
     return made.spec()
 
 
-def door(tmp_path: Path, monkeypatch=None, *, offline=False, **mqtt):
+def door(tmp_path: Path, monkeypatch=None, *, offline=False, within="1s", **mqtt):
     declared = {"broker": "mqtt://127.0.0.1:1", "routes": [ROUTE], **mqtt}
     settings = Settings("127.0.0.1", 1, 5, "gw")
     made = MqttDoor(
-        flow(), Mqtt.model_validate(declared), "gw", {"sensor": 5}, settings, system_host(tmp_path)
+        flow(within), Mqtt.model_validate(declared), "gw", {"sensor": 5}, settings, system_host(tmp_path)
     )
     sent = []
     if not offline:
@@ -52,6 +52,11 @@ def batch(origin="gw-sensor-s1", count=2):
         np.arange(count) * 10,
         {"temp": np.arange(count, dtype=np.float32) + 100.5},
     )
+
+
+def test_the_socket_rests_as_long_as_deadlines_allow(tmp_path):
+    rests_ns = [door(tmp_path, offline=True, within=w)[0].client.rest_ns for w in ("1s", "16ms", "1us")]
+    assert rests_ns == [REST_NS_MAX, 1_000_000, 62]
 
 
 def test_a_command_for_each_row(tmp_path, monkeypatch):

@@ -38,6 +38,10 @@ from ganglion.messaging.mqtt import GATEWAY_USER, Listener
 from ganglion.messaging.security.identity import SiteIdentity
 
 OUTPUT_TIMEOUT_NS = 60_000_000_000
+REST_NS_MAX = 3_000_000
+REST_SHARE = 16
+"""The socket rests between reads for such a part of the shortest deadline of a command, and never longer than the
+former: docs/adr/0031."""
 
 
 @dataclass(slots=True)
@@ -85,8 +89,14 @@ class MqttDoor:
         self._outputs = _outputs(spec, mqtt)
         self._commanding = 0
         self._intake: Intake | None = None
+        deadlines_ns = [act.within_ns // REST_SHARE for act in spec.reflexes]
         self.client = Client(
-            settings, self._routes.resolve, self._deliver, host.clock, host.chances.stream("mqtt")
+            settings,
+            self._routes.resolve,
+            self._deliver,
+            host.clock,
+            host.chances.stream("mqtt"),
+            rest_ns=min([REST_NS_MAX, *deadlines_ns]),
         )
 
     def remember(self, origins: set[str]) -> None:

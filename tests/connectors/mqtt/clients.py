@@ -9,8 +9,8 @@ from ganglion.host.system import SystemClock
 
 
 @asynccontextmanager
-async def running(settings, deliver):
-    client = Client(settings, lambda t: t, deliver, SystemClock(), random.Random(1))
+async def running(settings, deliver, *, rest_ns=0):
+    client = Client(settings, lambda t: t, deliver, SystemClock(), random.Random(1), rest_ns=rest_ns)
     task = asyncio.ensure_future(client.run())
     try:
         yield client

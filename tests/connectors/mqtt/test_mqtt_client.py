@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from ganglion.connectors.mqtt import client as client_module
-from ganglion.connectors.mqtt import connection
 from ganglion.connectors.mqtt.client import Client
 from ganglion.connectors.mqtt.packets import (
     V3,
@@ -111,8 +110,8 @@ def settings(broker, **changes):
     )
 
 
-def connected(broker, deliver, **changes):
-    return running(settings(broker, **changes), deliver)
+def connected(broker, deliver, rest_ns=0, **changes):
+    return running(settings(broker, **changes), deliver, rest_ns=rest_ns)
 
 
 async def nothing(published):
@@ -392,16 +391,14 @@ def test_no_more_is_in_flight_than_the_broker_takes():
     run(scenario)
 
 
-def test_the_first_message_goes_at_once_and_those_of_the_rest_after_it_together(monkeypatch):
-    monkeypatch.setattr(connection, "REST_S", 0.5)
-
+def test_the_first_message_goes_at_once_and_those_of_the_rest_after_it_together():
     async def scenario(broker):
         taken = []
 
         async def deliver(published):
             taken.append(list(published.payloads))
 
-        async with connected(broker, deliver) as client:
+        async with connected(broker, deliver, rest_ns=500_000_000) as client:
             await until(lambda: client.subscribed)
             broker.send(Publish("in/a", b"0", 0, 0))
             await until(lambda: taken == [[b"0"]])

@@ -51,16 +51,27 @@ class _Sent:
 
 
 class Client:
-    """``run`` it as a task. ``trouble`` says in one line why there is no connection, "" when there is."""
+    """``run`` it as a task. ``trouble`` says in one line why there is no connection, "" when there is.
+
+    ``rest_ns``: how long the socket is left alone after messages were handed over.
+    """
 
     def __init__(
-        self, settings: Settings, resolve: Resolve, deliver: Deliver, clock: Clock, chance: Chance
+        self,
+        settings: Settings,
+        resolve: Resolve,
+        deliver: Deliver,
+        clock: Clock,
+        chance: Chance,
+        *,
+        rest_ns: int = 0,
     ) -> None:
         self.counts = ClientCounts()
         self.trouble = "not connected yet"
         self._settings = settings
         self._resolve = resolve
         self._deliver_to = deliver
+        self.rest_ns = rest_ns
         self._clock = clock
         self._chance = chance
         self._connection: Connection | None = None  # only while the broker said yes
@@ -116,7 +127,7 @@ class Client:
     async def _open(self) -> Connection:
         settings = self._settings
         loop = asyncio.get_running_loop()
-        connection = Connection(settings, self._resolve, self._deliver, self)
+        connection = Connection(settings, self._resolve, self._deliver, self, self.rest_ns)
         try:
             async with asyncio.timeout(ANSWER_NS_MAX / 1e9):
                 await loop.create_connection(

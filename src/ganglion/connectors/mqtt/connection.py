@@ -32,11 +32,6 @@ from ganglion.core.errors import ConnectorError, GanglionError
 
 TOGETHER_MAX = 4096
 """Messages handed over at once, when more than one socket read waits."""
-REST_S, BUSY_REST_S = 0.001, 0.002
-"""How long the socket is left alone after messages were handed over, and after `BUSY_MESSAGES` or more. Those that
-come first are never held up; but a broker writes each message by itself, and to be woken for each costs ten times as
-much as to take together what came meanwhile. Longer costs alarms more than it saves: docs/adr/0024."""
-BUSY_MESSAGES = 24
 SUBSCRIBE_ID = 0xFFFF
 """Packet identifier of the subscription; messages of ours stay below it."""
 NEW_ONLY = 0x10
@@ -90,13 +85,16 @@ class _Unsettled:
 class Connection(asyncio.Protocol):
     """``lost`` gives the reason when the connection is gone; it is used once."""
 
-    def __init__(self, settings: Settings, resolve: Resolve, deliver: Deliver, owner: Owner) -> None:
+    def __init__(
+        self, settings: Settings, resolve: Resolve, deliver: Deliver, owner: Owner, rest_ns: int
+    ) -> None:
         self.lost: asyncio.Future[GanglionError] = asyncio.get_running_loop().create_future()
         self.received_bytes = 0
         self.acknowledged = 0
         self.subscribed = False
         self.paused = False
         self.pauses = 0
+        self._rest_s = rest_ns / 1e9
         self._resting = False
         self._settings = settings
         self._deliver = deliver
@@ -256,14 +254,17 @@ class Connection(asyncio.Protocol):
                 self._handed_over.set()
             else:  # nobody waits for an answer, and who took it has its own limit
                 self._let_go(first.size_bytes)
-            await self._rest(BUSY_REST_S if len(first.published) >= BUSY_MESSAGES else REST_S)
+            await self._rest()
 
-    async def _rest(self, rest_s: float) -> None:
-        if self._transport is None or self.paused or self._transport.is_closing():
+    async def _rest(self) -> None:
+        """A broker writes each message by itself; to be woken for each costs ten times what taking them together does.
+        Those that come first were never held up.
+        """
+        if not self._rest_s or self._transport is None or self.paused or self._transport.is_closing():
             return
         self._resting = True
         self._transport.pause_reading()
-        await asyncio.sleep(rest_s)
+        await asyncio.sleep(self._rest_s)
         self._resting = False
         if not self.paused:
             self._transport.resume_reading()
