@@ -1,10 +1,11 @@
 """Store and forward: what happens after a cut, how fast writes are safe, what a fleet of message servers takes.
 
-python benchmarks/store_forward/run.py [--quick] [--json FILE]
+python benchmarks/store_forward/run.py [--quick] [--repeats N] [--json FILE]
 
 A site writes to its own disk while its uplink is cut for 120 s (10 s with --quick); seconds are counted from the heal.
 Three ways are compared in turn, each several times: this project's configuration, plain JetStream sourcing on the same
-servers, and a Mosquitto bridge where Debian's mosquitto is installed. Every message's number is checked at the parent.
+servers, and a Mosquitto bridge where Debian's mosquitto is installed. When a message has come the parent's server is asked;
+afterwards every message is read there and its number checked.
 Writes wait for fsync where a way does that; the bridge acknowledges before. "without fsync" is our way with an inbox
 that does not wait for the disk, which is not safe: it shows what waiting costs. One JSON line per measurement is
 appended to benchmarks/results/store_forward.jsonl; a full run writes the tables of docs/reference/store-and-forward.md.
@@ -30,7 +31,7 @@ RESULTS = REPOSITORY / "benchmarks" / "results" / "store_forward.jsonl"
 PAGE = REPOSITORY / "docs" / "reference" / "store-and-forward.md"
 
 from benchmarks.store_forward import fleet, page  # noqa: E402 # see above
-from benchmarks.store_forward.ways import MOSQUITTO, WAYS, Ours, settled  # noqa: E402 # see above
+from benchmarks.store_forward.ways import MOSQUITTO, WAYS, Arrivals, Ours, settled  # noqa: E402 # see above
 
 SIZES = (200, 60_000)
 """Bytes of a message: a few rows, and the batch that gateways aim at."""
@@ -40,29 +41,6 @@ PATIENCE_S = 300.0
 REPEATS, CUT_S, GATEWAYS = 3, 120.0, 50
 QUICK = {"repeats": 1, "cut_s": 10.0, "gateways": 8}
 SEQUENTIAL, TOGETHER, AT_ONCE = 500, 4_000, 64
-
-
-class Arrivals:
-    """What came to the parent, and when."""
-
-    def __init__(self) -> None:
-        self.numbers: list[int] = []
-        self.highest = -1
-        self.urgent = 0
-
-    def came(self, number: int, urgent: bool) -> None:  # one callback for all ways
-        """One message."""
-        if urgent:
-            self.urgent += 1
-            return
-        self.numbers.append(number)
-        self.highest = max(self.highest, number)
-
-    def judged(self, sent: int) -> dict[str, int]:
-        """Messages lost, doubled, out of order, of so many sent."""
-        unique = set(self.numbers)
-        order = sum(b < a for a, b in zip(self.numbers, self.numbers[1:], strict=False))
-        return {"lost": sent - len(unique), "doubled": len(self.numbers) - len(unique), "out_of_order": order}
 
 
 async def writes(way: Any, start: int) -> tuple[dict[str, float], int]:
@@ -105,7 +83,7 @@ async def after_a_cut(way: Any, arrivals: Arrivals, start: int, cut_s: float, pe
     urgent = arrivals.urgent
     way.relay.heal()
     healed = time.monotonic()
-    await asyncio.gather(way.append(number), way.append_urgent(number))
+    await asyncio.gather(way.append(number), way.append_urgent(urgent))
     flowing = await settled(lambda: arrivals.highest >= start, PATIENCE_S)
     flowing = None if flowing is None else time.monotonic() - healed
 
@@ -118,6 +96,7 @@ async def after_a_cut(way: Any, arrivals: Arrivals, start: int, cut_s: float, pe
         return None if there is None else time.monotonic() - healed
 
     live_s, drained_s = await asyncio.gather(live(), drained())
+    await way.read()
     moving = None if drained_s is None or flowing is None else drained_s - flowing
     return {
         "backlog": backlog,
@@ -133,7 +112,7 @@ async def one_way(kind: Any, size: int, cut_s: float) -> dict[str, Any]:
     """All of one way, once."""
     arrivals = Arrivals()
     with tempfile.TemporaryDirectory(prefix="store-forward-", ignore_cleanup_errors=True) as root:
-        way = kind(Path(root), arrivals.came, size)
+        way = kind(Path(root), arrivals, size)
         await way.start()
         try:
             written, number = await writes(way, 0)
@@ -185,12 +164,12 @@ def keep(run: str, quick: bool, row: dict[str, Any]) -> dict[str, Any]:  # as on
     return line
 
 
-async def measured(run: str, *, quick: bool) -> list[dict[str, Any]]:
+async def measured(run: str, repeats: int, *, quick: bool) -> list[dict[str, Any]]:
     """Every way in turn, so that what else the machine does meets all alike."""
-    repeats, cut_s = (QUICK["repeats"], QUICK["cut_s"]) if quick else (REPEATS, CUT_S)
+    cut_s = QUICK["cut_s"] if quick else CUT_S
     gateways = int(QUICK["gateways"]) if quick else GATEWAYS
     rows = []
-    for repeat in range(int(repeats)):
+    for repeat in range(repeats):
         # Large messages, and what is only there to see the cost of fsync, once: a cut takes its time.
         cases = [(size, kind) for size in SIZES for kind in WAYS if repeat == 0 or size == SIZES[0]]
         cases += [(SIZES[0], WithoutFsync)] if repeat == 0 else []
@@ -214,11 +193,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--quick", action="store_true", help="a cut of 10 s, once, and 8 gateways")
     parser.add_argument("--json", metavar="FILE", help="also write the medians to FILE")
+    parser.add_argument("--repeats", type=int, metavar="N", help=f"{REPEATS} unless quick")
     options = parser.parse_args()
+    repeats = options.repeats or (int(QUICK["repeats"]) if options.quick else REPEATS)
     if MOSQUITTO is None:
         print("skipped: mosquitto bridge (Debian's mosquitto is not installed)")
     run = datetime.now(UTC).isoformat(timespec="seconds")
-    rows = asyncio.run(measured(run, quick=options.quick))
+    rows = asyncio.run(measured(run, repeats, quick=options.quick))
     medians = page.medians(rows)
     print("\n" + page.text(medians))
     for verdict in page.bars(medians):

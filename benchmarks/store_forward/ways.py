@@ -23,8 +23,26 @@ from ganglion.sim.relay import Relay
 
 CAPS = Caps(1 << 20, 1 << 30, 1 << 30)
 MOSQUITTO = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
-Arrived = Callable[[int, bool], None]
-"""(number, whether it was urgent), at the parent."""
+LOOK_S = 0.02
+
+
+class Arrivals:
+    """What came to the parent: the newest message that it has stored, and all of them, to be judged."""
+
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+        self.highest = -1
+        self.urgent = 0
+
+    def newest(self, number: int) -> None:
+        """The parent has stored this one."""
+        self.highest = max(self.highest, number)
+
+    def judged(self, sent: int) -> dict[str, int]:
+        """Messages lost, doubled, out of order, of so many sent."""
+        unique = set(self.numbers)
+        order = sum(b < a for a, b in zip(self.numbers, self.numbers[1:], strict=False))
+        return {"lost": sent - len(unique), "doubled": len(self.numbers) - len(unique), "out_of_order": order}
 
 
 class Ours:
@@ -32,14 +50,14 @@ class Ours:
 
     name = "ganglion"
 
-    def __init__(self, root: Path, arrived: Arrived, payload_bytes: int) -> None:
+    def __init__(self, root: Path, arrivals: Arrivals, payload_bytes: int) -> None:
         self._root = root
-        self._arrived = arrived
+        self._arrivals = arrivals
         self._payload_bytes = payload_bytes
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Both servers, linked, and a reader at the parent."""
+        """Both servers, linked, and somebody who asks the parent what it has."""
         up, down = system_host(self._root / "up"), system_host(self._root / "down")
         leaf, most = up.ports.free(), CAPS.sum_bytes + (64 << 20)
         self.relay = Relay("uplink", leaf)
@@ -52,7 +70,7 @@ class Ours:
             await server.start()
         self.up, self.down = [await nats.connect(s.url) for s in self.servers]
         await self._provision()
-        self._tasks.append(asyncio.create_task(self._read()))
+        self._tasks.append(asyncio.create_task(self._look()))
 
     async def _provision(self) -> None:
         await provision(self.down, "down", CAPS, urgent=True)
@@ -72,11 +90,25 @@ class Ours:
         """The same for what must not wait."""
         await self.down.append(outbox("down"), outbox_subject("u", "o", URGENT), b"%032d" % number)
 
-    async def _read(self) -> None:
+    async def _look(self) -> None:
+        """Asks for the newest of each lane. To read all meanwhile would take the processors that the servers need."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            for lane in (URGENT, BULK):
+                found = await self.up.newest(inbox("up"), f"in.*.{lane.prefix}.>")
+                if found is not None and lane == URGENT:
+                    self._arrivals.urgent = int(found.payload) + 1
+                elif found is not None:
+                    self._arrivals.newest(int(found.payload[:12]))
+
+    async def read(self) -> None:
+        """Reads all that the parent has, from the beginning."""
+        last = (await self.up.state(inbox("up"))).last_seq
         async for message in self.up.read(inbox("up"), 0):
-            self._arrived(int(message.payload[:12]), False) if ".urgent." not in message.subject else (
-                self._arrived(int(message.payload), True)
-            )
+            if f".{URGENT.prefix}." not in message.subject:
+                self._arrivals.numbers.append(int(message.payload[:12]))
+            if message.seq >= last:
+                return
 
     async def close(self) -> None:
         """Ends all of it."""
@@ -122,9 +154,9 @@ class MosquittoBridge:
 
     name = "mosquitto bridge"
 
-    def __init__(self, root: Path, arrived: Arrived, payload_bytes: int) -> None:
+    def __init__(self, root: Path, arrivals: Arrivals, payload_bytes: int) -> None:
         self._root = root
-        self._arrived = arrived
+        self._arrivals = arrivals
         self._payload_bytes = payload_bytes
 
     async def start(self) -> None:
@@ -151,7 +183,11 @@ class MosquittoBridge:
         await asyncio.sleep(1)
 
     def _came(self, payload: bytes) -> None:
-        self._arrived(int(payload[:12]), False)
+        self._arrivals.newest(int(payload[:12]))
+        self._arrivals.numbers.append(int(payload[:12]))
+
+    async def read(self) -> None:
+        """Its subscriber has been told of each."""
 
     async def append(self, number: int) -> None:
         """Returns when the site's broker has acknowledged it."""
