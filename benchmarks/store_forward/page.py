@@ -105,7 +105,8 @@ def _tables(rows: list[dict[str, Any]]) -> str:
     first = rows[0]
     head = (
         f"Measured {first['run'][:10]} on {first['cpus']} cores ({first['machine']}, Python {first['python']}), load "
-        f"average {first['load']:.1f} when it began; medians (least to most) of repeats taken in turn."
+        f"average {first['load']:.1f} when it began; medians (least to most) of what was repeated, ways in turn; "
+        f"repeats: {1 + max(r['repeat'] for r in rows)}."
     )
     lines = [
         head,

@@ -4,7 +4,7 @@ python benchmarks/store_forward/run.py [--quick] [--repeats N] [--json FILE]
 
 A site writes to its own disk while its uplink is cut for 120 s (10 s with --quick); seconds are counted from the heal.
 Three ways are compared in turn, each several times: this project's configuration, plain JetStream sourcing on the same
-servers, and a Mosquitto bridge where Debian's mosquitto is installed. When a message has come the parent's server is asked;
+servers, and a Mosquitto bridge where Debian's mosquitto is installed. The parent's server is asked what has come;
 afterwards every message is read there and its number checked.
 Writes wait for fsync where a way does that; the bridge acknowledges before. "without fsync" is our way with an inbox
 that does not wait for the disk, which is not safe: it shows what waiting costs. One JSON line per measurement is

@@ -155,13 +155,14 @@ def test_a_steady_stream_is_stored_at_a_pace_and_what_comes_after_a_pause_at_onc
         door.journal.took_s = quick_s = PACE_NS / 1e9 / 100
         await (await door.send([A], [0]))
         began_ns = door.clock.monotonic_ns()
+        futures = []
         for _ in range(4):
-            last = await door.send([A], [0])
+            futures.append(await door.send([A], [0]))
             await asyncio.sleep(PACE_NS / 1e9 / 8)
         assert door.acts == []
         await door.send([A], [5])
         assert door.acts == [("breaker_open", [(A, 5)])], "a reflex waits for no pace"
-        await last
+        await futures[-1]
         assert door.clock.monotonic_ns() - began_ns == pytest.approx(PACE_NS, rel=0.02)
         assert commits(door.journal.entries) == [1, 5]
         await asyncio.sleep(PACE_NS / 1e9)
@@ -181,9 +182,9 @@ def test_what_somebody_awaits_or_fills_an_entry_is_not_put_off():
         await (await door.send([B], [0], awaited=True))
         assert put_off.done()
         await (await door.send([A] * COMMIT_ROWS_MAX, [0] * COMMIT_ROWS_MAX))
-        for _ in range(2):  # together more than one entry holds: the second follows the first
-            last = await door.send([A] * (COMMIT_ROWS_MAX - 1), [0] * (COMMIT_ROWS_MAX - 1))
-        await last
+        # Together more than one entry holds: the second follows the first.
+        await door.send([A] * (COMMIT_ROWS_MAX - 1), [0] * (COMMIT_ROWS_MAX - 1))
+        await (await door.send([A] * (COMMIT_ROWS_MAX - 1), [0] * (COMMIT_ROWS_MAX - 1)))
         await door.send([C], [0])
         await door.intake.drained()
         assert door.clock.monotonic_ns() - began_ns == pytest.approx(5 * quick_s * 1e9, rel=0.02)

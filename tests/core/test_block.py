@@ -53,7 +53,9 @@ def test_groups_are_a_stable_sort_by_origin_however_many_rows_there_are(index, m
     assert groups.present.tolist() == sorted(set(index))
     assert (groups.ends - groups.starts).tolist() == [index.count(o) for o in sorted(set(index))]
     assert groups.starts.tolist() == [0, *groups.ends.tolist()[:-1]]
-    assert {a.dtype for a in (groups.order, groups.starts, groups.ends, groups.present)} == {np.dtype(np.intp)}
+    assert {a.dtype for a in (groups.order, groups.starts, groups.ends, groups.present)} == {
+        np.dtype(np.intp)
+    }
 
 
 @given(blocks())
