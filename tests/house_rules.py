@@ -334,6 +334,14 @@ def adr_index(root: Path) -> list[str]:
     return wrong
 
 
+def page_in_nav(root: Path) -> list[str]:
+    """Every page of the documentation stands in its navigation."""
+    docs, nav = root / "docs", root / "mkdocs.yml"
+    shown = set(re.findall(r"[\w/.-]+\.md\b", nav.read_text() if nav.exists() else ""))
+    pages = (p.relative_to(docs).as_posix() for p in sorted(docs.rglob("*.md")))
+    return [f"mkdocs.yml: nav lacks {page}" for page in pages if page not in shown]
+
+
 def make_target(root: Path) -> list[str]:
     """Every ``make x`` that a page promises exists."""
     targets = set(re.findall(r"^([a-z]+):", (root / "Makefile").read_text(), re.MULTILINE))
@@ -360,6 +368,7 @@ RULES: dict[str, Callable[[Path], list[str]]] = {
         error_codes,
         machine_trace,
         adr_index,
+        page_in_nav,
         make_target,
     )
 }

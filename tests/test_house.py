@@ -47,6 +47,7 @@ def house(tmp_path):
     write(tmp_path, "docs/reference/errors.md", ERRORS_PAGE)
     write(tmp_path, "docs/adr/0001-something.md", RECORD)
     write(tmp_path, "docs/adr/README.md", "- [0001 Something](0001-something.md)\n")
+    write(tmp_path, "mkdocs.yml", "nav: [adr/README.md, adr/0001-something.md, reference/errors.md]\n")
     write(tmp_path, "Makefile", "run: setup\n\nsetup:\n\ttrue\n")
     write(tmp_path, "README.md", "Type `make run`.\n")
     return tmp_path
@@ -151,6 +152,7 @@ PLANTED = [
     ("adr_index", "docs/adr/0001-something.md", RECORD.replace("accepted", "fine"), "Status"),
     ("adr_index", "docs/adr/0001-something.md", RECORD.replace("## Alternatives", ""), '"## Alternatives"'),
     ("adr_index", "docs/adr/README.md", "[0001 Something](0001-something.md) [x](0009-x.md)", "0009-x.md"),
+    ("page_in_nav", "docs/how-to/hidden.md", "# Hidden\n", "nav lacks how-to/hidden.md"),
     ("make_target", "docs/index.md", "Then `make coffee`.\n", '"coffee"'),
 ]
 
