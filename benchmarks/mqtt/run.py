@@ -43,13 +43,17 @@ import orjson  # noqa: E402 # see above
 
 import ganglion as gg  # noqa: E402 # see above
 from ganglion.connectors.mqtt.client import Client  # noqa: E402 # see above
-from ganglion.connectors.mqtt.mapping import Devices, Mapper, Routes  # noqa: E402 # see above
+from ganglion.connectors.mqtt.compiled import proven  # noqa: E402 # see above
+from ganglion.connectors.mqtt.devices import Devices  # noqa: E402 # see above
+from ganglion.connectors.mqtt.mapping import Mapper  # noqa: E402 # see above
 from ganglion.connectors.mqtt.packets import V3, V5, Publish, encode  # noqa: E402 # see above
 from ganglion.connectors.mqtt.reading import Reader  # noqa: E402 # see above
+from ganglion.connectors.mqtt.routes import Routes  # noqa: E402 # see above
 from ganglion.connectors.mqtt.settings import Settings  # noqa: E402 # see above
 from ganglion.core.schema import Schema  # noqa: E402 # see above
 from ganglion.core.topology_mqtt import Route  # noqa: E402 # see above
 from ganglion.host.system import SystemClock, system_host  # noqa: E402 # see above
+from ganglion.kernels.c.toolchain import compilers  # noqa: E402 # see above
 from ganglion.messaging.mqtt import GATEWAY_USER, Listener  # noqa: E402 # see above
 from ganglion.messaging.server import ServerSettings, SiteServer  # noqa: E402 # see above
 
@@ -79,10 +83,12 @@ def messages(form: str, count: int) -> list[bytes]:
     return packets
 
 
-def ours(form: str) -> Callable[[bytes], int]:
+def ours(form: str, directory: Path | None = None) -> Callable[[bytes], int]:
+    """``directory``: of compiled code, which then reads what it can."""
     declared = {"topic": "in/readings", "devices": "sensor", "stream": "readings", **ROUTES[form]}
     routes = Routes([Mapper(Route.model_validate(declared), SCHEMA, Devices("gw-sensor", SENSORS))])
-    reader = Reader(V3, routes.resolve)
+    decoder = None if directory is None else proven(routes, compilers(), directory)
+    reader = Reader(V3, routes.resolve, decoder=decoder)
 
     def take(read: bytes) -> int:
         published, _ = reader.feed(read)
@@ -120,6 +126,9 @@ def decoding(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
     for form in ROUTES:
         packets = messages(form, arguments.messages)
         ways = {"ours": ours(form), "one_by_one": one_by_one(form)}
+        if form == "json" and compilers():
+            with tempfile.TemporaryDirectory() as directory:
+                ways["compiled"] = ours(form, Path(directory))
         for size in READS:
             reads = [b"".join(packets[i : i + size]) for i in range(0, len(packets), size)]
             spent: dict[str, list[float]] = {name: [] for name in ways}

@@ -14,6 +14,7 @@ from ganglion.core.block import Block
 from ganglion.core.errors import ConnectorError, TopologyError
 from ganglion.core.topology_mqtt import Mqtt
 from ganglion.host.system import system_host
+from ganglion.kernels.c.toolchain import compilers
 
 ROUTE = {"topic": "in", "devices": "sensor", "stream": "readings", "device": "sensor"}
 
@@ -57,6 +58,17 @@ def batch(origin="gw-sensor-s1", count=2):
 def test_the_socket_rests_as_long_as_deadlines_allow(tmp_path):
     rests_ns = [door(tmp_path, offline=True, within=w)[0].client.rest_ns for w in ("1s", "16ms", "1us")]
     assert rests_ns == [REST_NS_MAX, 1_000_000, 62]
+
+
+@pytest.mark.skipif(not compilers(), reason="there is no C compiler (gcc, clang or ziglang)")
+def test_the_report_says_by_what_usual_messages_are_read(tmp_path):
+    made, _ = door(tmp_path, offline=True)
+    assert made.to_json()["decoder"] is None
+    made.compile(tmp_path / "kernels")
+    assert made.to_json()["decoder"]["routes"] == 1
+    packed, _ = door(tmp_path, offline=True, routes=[{**ROUTE, "payload": "cbor"}])
+    packed.compile(tmp_path / "kernels")
+    assert packed.to_json()["decoder"] is None
 
 
 def test_a_command_for_each_row(tmp_path, monkeypatch):

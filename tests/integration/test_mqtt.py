@@ -22,6 +22,7 @@ from ganglion.connectors.mqtt.client import Client
 from ganglion.connectors.mqtt.packets import V3, V5
 from ganglion.connectors.mqtt.settings import Settings
 from ganglion.host.system import SystemClock
+from ganglion.kernels.c.toolchain import compilers
 from tests.integration.processes import command_lines, wait_for
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "sensors"
@@ -227,6 +228,8 @@ def test_a_foreign_broker_with_foreign_clients(broker, node, tmp_path):
     assert means["s0", T0_MS * 10**6] == (19.0, 20.0)  # one of its twenty was refused
     assert means["s1", (T0_MS + 1000) * 10**6] == (20.0, 21.0)
     wait_for(lambda: gateway.report()["mqtt"]["dead_letters"] == {"mqtt.payload": 1, "mqtt.value": 1})
+    if compilers():
+        assert gateway.report()["mqtt"]["decoder"]["routes"] == 1
     shown = subprocess.run(
         [sys.executable, "-m", "ganglion.cli", "node", "dead-letters", str(gateway.directory)],
         capture_output=True,

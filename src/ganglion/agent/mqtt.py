@@ -22,8 +22,11 @@ from ganglion.agent.ingest import COMMAND_TIMEOUT_NS, COMMANDS_MAX, REACTIONS_MA
 from ganglion.agent.intake import Intake
 from ganglion.agent.streams import BusJournal, PassingJournal
 from ganglion.connectors.mqtt.client import Client
-from ganglion.connectors.mqtt.mapping import Devices, Mapper, Readings, Routes
+from ganglion.connectors.mqtt.compiled import proven
+from ganglion.connectors.mqtt.devices import Devices
+from ganglion.connectors.mqtt.mapping import Mapper, Readings
 from ganglion.connectors.mqtt.reading import Published
+from ganglion.connectors.mqtt.routes import Routes
 from ganglion.connectors.mqtt.settings import Settings, settings_of
 from ganglion.connectors.mqtt.topics import fill
 from ganglion.core.block import Block, Rows
@@ -34,6 +37,7 @@ from ganglion.engine.graph import Graph
 from ganglion.flow.spec import FlowSpec
 from ganglion.flow.stages import ActStage, SinkStage
 from ganglion.host.ports import Host
+from ganglion.kernels.c.toolchain import compilers
 from ganglion.messaging.mqtt import GATEWAY_USER, Listener
 from ganglion.messaging.security.identity import SiteIdentity
 
@@ -98,6 +102,10 @@ class MqttDoor:
             host.chances.stream("mqtt"),
             rest_ns=min([REST_NS_MAX, *deadlines_ns]),
         )
+
+    def compile(self, directory: Path) -> None:
+        """Lets compiled code read usual messages, where a compiler builds it and a route allows. Blocks."""
+        self.client.decoder = proven(self._routes, compilers(), directory)
 
     def remember(self, origins: set[str]) -> None:
         """Devices that sent before a restart keep their place."""
@@ -257,12 +265,14 @@ class MqttDoor:
 
     def to_json(self) -> dict[str, Any]:
         """For the node's report."""
+        decoder = self.client.decoder
         return {
             "connected": self.client.subscribed,
             "client": asdict(self.client.counts),
             **asdict(self.counts),
             "repeated_rows": sum(m.repeated for m in self._mappers),
             "devices": {name: len(group) for name, group in self._groups.items()},
+            "decoder": decoder.to_json() if decoder is not None else None,
             "dead_letters": dict(sorted(self.letters.counts.items())),
             "dead_letters_left_out": self.letters.left_out,
             "intake": asdict(self._intake.counts) if self._intake else None,

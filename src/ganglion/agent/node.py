@@ -133,6 +133,8 @@ class Node:
         kernels, folds = self._spec.kernels(runs), self._spec.folds(runs)
         self._libraries = await asyncio.to_thread(self._load_kernels, kernels, self.config.kernel_dir, folds)
         self._builds = claims(self._libraries, self._spec.computed_by(self.config.assignment.runs))
+        if self._door is not None and self._real:
+            await asyncio.to_thread(self._door.compile, self.config.kernel_dir)
         if self._real:
             warm(self._spec, self.config.assignment, self._libraries, self._host.disk)
         trust = self._identity.trust() if self._identity is not None and not self.config.servers else None

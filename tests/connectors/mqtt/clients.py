@@ -9,8 +9,9 @@ from ganglion.host.system import SystemClock
 
 
 @asynccontextmanager
-async def running(settings, deliver, *, rest_ns=0):
-    client = Client(settings, lambda t: t, deliver, SystemClock(), random.Random(1), rest_ns=rest_ns)
+async def running(settings, deliver, *, rest_ns=0, resolve=lambda t: t, decoder=None):
+    client = Client(settings, resolve, deliver, SystemClock(), random.Random(1), rest_ns=rest_ns)
+    client.decoder = decoder
     task = asyncio.ensure_future(client.run())
     try:
         yield client

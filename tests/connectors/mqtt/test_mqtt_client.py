@@ -7,8 +7,12 @@ from typing import Any
 
 import pytest
 
+import ganglion as gg
 from ganglion.connectors.mqtt import client as client_module
 from ganglion.connectors.mqtt.client import Client
+from ganglion.connectors.mqtt.compiled import proven
+from ganglion.connectors.mqtt.devices import Devices
+from ganglion.connectors.mqtt.mapping import Mapper
 from ganglion.connectors.mqtt.packets import (
     V3,
     V5,
@@ -24,9 +28,13 @@ from ganglion.connectors.mqtt.packets import (
     encode,
 )
 from ganglion.connectors.mqtt.properties import Property
+from ganglion.connectors.mqtt.routes import Routes
 from ganglion.connectors.mqtt.settings import Settings
 from ganglion.core.errors import ConnectorError, MessagingError
+from ganglion.core.schema import Schema
+from ganglion.core.topology_mqtt import Route
 from ganglion.host.system import SystemClock
+from ganglion.kernels.c.toolchain import compilers
 from tests.connectors.mqtt.clients import running, until
 
 
@@ -152,6 +160,35 @@ def test_messages_are_acknowledged_when_they_are_safe_and_in_order(level):
         await broker.until(lambda heard: isinstance(heard[-1], Disconnect))
 
     run(scenario, level)
+
+
+@pytest.mark.skipif(not compilers(), reason="there is no C compiler (gcc, clang or ziglang)")
+@pytest.mark.parametrize("level", [V3, V5])
+def test_messages_that_c_has_read_are_handed_over_and_acknowledged(level, tmp_path):
+    route = {"topic": "in", "devices": "sensor", "stream": "readings", "device": "id"}
+    schema = Schema(gg.Row(temp=gg.f32).fields)
+    routes = Routes([Mapper(Route.model_validate(route), schema, Devices("gw-sensor", 5))])
+    decoder = proven(routes, compilers(), tmp_path)
+    assert decoder is not None
+    temps: list[float] = []
+
+    async def deliver(published):
+        readings, letters = routes.take(published, 0)
+        assert not letters
+        temps.extend(t for r in readings for t in r.columns["temp"].tolist())
+
+    async def scenario(broker):
+        async with running(settings(broker), deliver, resolve=routes.resolve, decoder=decoder) as client:
+            await until(lambda: client.subscribed)
+            for number in range(1, 6):
+                broker.send(Publish("in", b'{"id": "s1", "temp": %d.5}' % number, 1, number))
+                await broker.until(lambda heard, n=number: sum(isinstance(p, Puback) for p in heard) == n)
+            assert [p.packet_id for p in broker.of(Puback)] == [1, 2, 3, 4, 5]
+            assert client.counts.messages == 5
+
+    run(scenario, level)
+    assert temps == [1.5, 2.5, 3.5, 4.5, 5.5]
+    assert decoder.rows == 3  # the first is not known yet, and the second not tried
 
 
 def test_what_did_not_become_safe_is_not_acknowledged_and_the_client_comes_back():

@@ -14,8 +14,10 @@ from hypothesis import strategies as st
 
 import ganglion as gg
 from ganglion.connectors.mqtt.columns import Column, Numbers, Odd, Refused, Times
-from ganglion.connectors.mqtt.mapping import Devices, Mapper, Routes
+from ganglion.connectors.mqtt.devices import Devices
+from ganglion.connectors.mqtt.mapping import Mapper
 from ganglion.connectors.mqtt.reading import Published
+from ganglion.connectors.mqtt.routes import Routes
 from ganglion.core.errors import TopologyError
 from ganglion.core.schema import Field, Schema, TensorType
 from ganglion.core.topology_mqtt import Route

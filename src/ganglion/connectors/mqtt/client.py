@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ganglion.connectors.mqtt.connection import SUBSCRIBE_ID, Connection, Deliver, Safe
+from ganglion.connectors.mqtt.decoding import Decoder
 from ganglion.connectors.mqtt.packets import FAILURE, Connack, Puback, Publish, encode
 from ganglion.connectors.mqtt.properties import Property
 from ganglion.connectors.mqtt.reading import Published, Resolve
@@ -53,7 +54,8 @@ class _Sent:
 class Client:
     """``run`` it as a task. ``trouble`` says in one line why there is no connection, "" when there is.
 
-    ``rest_ns``: how long the socket is left alone after messages were handed over.
+    ``rest_ns``: how long the socket is left alone after messages were handed over; ``decoder`` reads usual messages of
+    the connections that are made from then on.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Client:
     ) -> None:
         self.counts = ClientCounts()
         self.trouble = "not connected yet"
+        self.decoder: Decoder | None = None
         self._settings = settings
         self._resolve = resolve
         self._deliver_to = deliver
@@ -127,7 +130,7 @@ class Client:
     async def _open(self) -> Connection:
         settings = self._settings
         loop = asyncio.get_running_loop()
-        connection = Connection(settings, self._resolve, self._deliver, self, self.rest_ns)
+        connection = Connection(settings, self._resolve, self._deliver, self, self.rest_ns, self.decoder)
         try:
             async with asyncio.timeout(ANSWER_NS_MAX / 1e9):
                 await loop.create_connection(
@@ -164,7 +167,7 @@ class Client:
         self.counts.messages += len(published)
         self.counts.repeated += published.repeated
         self.counts.retained += published.retained
-        return await self._deliver_to(published) if published.payloads else None
+        return await self._deliver_to(published) if len(published) else None
 
     def opened(self, connection: Connection, answer: Connack) -> None:
         """The connection stands: what was not acknowledged goes out again, marked where the broker may have it."""

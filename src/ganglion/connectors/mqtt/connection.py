@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
+from ganglion.connectors.mqtt.decoding import Decoder
 from ganglion.connectors.mqtt.faults import malformed
 from ganglion.connectors.mqtt.packets import (
     FAILURE,
@@ -86,7 +87,13 @@ class Connection(asyncio.Protocol):
     """``lost`` gives the reason when the connection is gone; it is used once."""
 
     def __init__(
-        self, settings: Settings, resolve: Resolve, deliver: Deliver, owner: Owner, rest_ns: int
+        self,
+        settings: Settings,
+        resolve: Resolve,
+        deliver: Deliver,
+        owner: Owner,
+        rest_ns: int,
+        decoder: Decoder | None = None,
     ) -> None:
         self.lost: asyncio.Future[GanglionError] = asyncio.get_running_loop().create_future()
         self.received_bytes = 0
@@ -99,7 +106,7 @@ class Connection(asyncio.Protocol):
         self._settings = settings
         self._deliver = deliver
         self._owner = owner
-        self._reader = Reader(settings.level, resolve, settings.packet_bytes_max)
+        self._reader = Reader(settings.level, resolve, settings.packet_bytes_max, decoder)
         self._transport: asyncio.Transport | None = None
         self._answered = False
         self._arrived: deque[_Unsettled] = deque()
@@ -161,7 +168,7 @@ class Connection(asyncio.Protocol):
             published, others = self._reader.feed(data)
             for packet in others:
                 self._take(packet)
-            if published.packet_ids or published.payloads:
+            if published.packet_ids or len(published):
                 if not self._answered:
                     raise malformed("a message came before the answer to CONNECT")
                 self._arrive(published, len(data))

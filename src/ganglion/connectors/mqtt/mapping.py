@@ -10,19 +10,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ganglion.connectors.mqtt.columns import Column, Numbers, Odd, Refused, Times, shown
+from ganglion.connectors.mqtt.columns import UNITS_NS, Column, Numbers, Odd, Refused, Times, shown
+from ganglion.connectors.mqtt.decoding import Decoded, Form, Wanted, covered
+from ganglion.connectors.mqtt.devices import Devices
 from ganglion.connectors.mqtt.payloads import Packed, Table, form_of, table
-from ganglion.connectors.mqtt.reading import Published
-from ganglion.connectors.mqtt.topics import Pattern, fill
 from ganglion.core.batch import Int64s
 from ganglion.core.errors import TopologyError
 from ganglion.core.schema import Schema
 from ganglion.core.topology_mqtt import Route
 
-NAME_CHARS_MAX = 64
 NS_PER_MS = 1_000_000
-_PLAIN = re.compile(r"[A-Za-z0-9_.]+")
-_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,64 +50,10 @@ class Letter:
     why: str
 
 
-class Devices:
-    """The devices of one group at a gateway: names as they send them, and what they are called here.
-
-    Names may be anything; an origin is ``<gateway>-<group>-<name>``, with characters other than letters, digits, ``_``
-    and ``.`` as ``:`` and two hexadecimal digits for each byte.
-    """
-
-    def __init__(self, path: str, count_max: int) -> None:
-        self._path = path
-        self._count_max = count_max
-        self._origins: dict[str, str] = {}
-        self.names: dict[str, str] = {}
-        """Origin -> the name the device goes by."""
-
-    def origin(self, name: str, allowed: re.Pattern[str] | None) -> str:
-        """The origin of a device, which is let in when it is new; raises `Refused` ``mqtt.device``."""
-        origin = self._origins.get(name)
-        if origin is not None:
-            return origin
-        if not 1 <= len(name) <= NAME_CHARS_MAX:
-            raise Refused("mqtt.device", f"a device's name has 1 to {NAME_CHARS_MAX} characters")
-        if _SURROGATE.search(name):
-            raise Refused("mqtt.device", f"{shown(name)} cannot be written as UTF-8")
-        if allowed is not None and not allowed.fullmatch(name):
-            raise Refused("mqtt.device", f"{shown(name)} does not match {allowed.pattern}")
-        if len(self._origins) >= self._count_max:
-            raise Refused(
-                "mqtt.device", f"{shown(name)} is one more than the {self._count_max} devices of {self._path}"
-            )
-        return self._admit(name)
-
-    def remember(self, origin: str) -> None:
-        """Lets a device in that sent before a restart, as far as it belongs here."""
-        path, _, written = origin.rpartition("-")
-        name = _unescaped(written)
-        # A device that came in another way may have a name that no escape makes: it is none of ours.
-        if path == self._path and len(self._origins) < self._count_max and _escaped(name) == written:
-            self._admit(name)
-
-    def _admit(self, name: str) -> str:
-        origin = f"{self._path}-{_escaped(name)}"
-        self._origins[name] = origin
-        self.names[origin] = name
-        return origin
-
-    def __len__(self) -> int:
-        return len(self._origins)
-
-
-def _escaped(name: str) -> str:
-    if _PLAIN.fullmatch(name):
-        return name
-    return "".join(c if _PLAIN.fullmatch(c) else "".join(f":{b:02x}" for b in c.encode()) for c in name)
-
-
-def _unescaped(written: str) -> str:
-    content = re.sub(rb":([0-9a-f]{2})", lambda m: bytes((int(m[1], 16),)), written.encode())
-    return content.decode("utf-8", "replace")
+Rows = tuple[npt.NDArray[np.int32], Int64s | None, Int64s, dict[str, npt.NDArray[Any]]]
+"""Places of devices, sequence numbers, times and columns, as they came."""
+Before = Sequence[tuple[int, Decoded]]
+"""Rows that C has read, each with how many of the messages left to Python came before them."""
 
 
 class Mapper:
@@ -144,9 +87,34 @@ class Mapper:
         """Readings that came twice within one socket read; those that came again later are told by their numbers."""
         self._places: dict[str, int] = {}
         self._origins: tuple[str, ...] = ()
+        self._on_device: Callable[[str, int], None] | None = None
+
+    @property
+    def form(self) -> Form | None:
+        """What compiled code looks for in payloads; None when only Python reads them."""
+        route = self.route
+        wanted = [] if self._in_topic else [Wanted(route.device, "device")]
+        if route.time is not None:
+            wanted.append(Wanted(route.time.field, "time", factor=UNITS_NS[route.time.unit]))
+        if self._sequence_at is not None:
+            wanted.append(Wanted(route.sequence or "", "sequence"))
+        fields = [c.field for c in self._columns]
+        wanted += [Wanted(route.fields.get(f.name, f.name), f.type.dtype, f.name) for f in fields]
+        form = tuple(wanted)
+        return form if route.payload == "json" and covered(form) else None
+
+    def tell(self, on_device: Callable[[str, int], None]) -> None:
+        """Calls it with name and place of each device: those that are known, and each that is let in."""
+        self._on_device = on_device
+        for name, place in self._places.items():
+            on_device(name, place)
+
+    def place(self, topic: Topic) -> int | None:
+        """The place of the device that a topic names, -1 when payloads name it; None: it is not known yet."""
+        return self._places.get(topic.device) if self._in_topic else -1
 
     def take(
-        self, topics: Sequence[Topic], payloads: Sequence[bytes], now_ns: int
+        self, topics: Sequence[Topic], payloads: Sequence[bytes], now_ns: int, decoded: Before = ()
     ) -> tuple[Readings | None, list[Letter]]:
         """The readings of messages, in their order, and what could not be taken."""
         if self._packed is not None:
@@ -156,14 +124,56 @@ class Mapper:
             found = table(self._form, payloads, now_ns)
             refused = found.refused
             try:
-                readings = self._readings(found, topics, now_ns) if found.rows else None
+                rows = self._rows(found, topics, now_ns) if found.rows else None
             except Odd:
                 refused += self._refuse(found, topics)
-                readings = self._readings(found, topics, now_ns) if found.rows else None
+                rows = self._rows(found, topics, now_ns) if found.rows else None
+            if decoded:
+                rows = self._merged(rows, found.places, decoded, now_ns)
+            readings = None if rows is None else self._readings(rows)
         letters = [Letter(topics[p].text, payloads[p], error.code, error.why) for p, error in refused]
         return readings, letters
 
-    def _readings(self, found: Table, topics: Sequence[Topic], now_ns: int) -> Readings:
+    def take_decoded(self, decoded: Decoded, now_ns: int) -> Readings:
+        """`take` for rows that C has read, with nothing beside them."""
+        return self._readings(self._decoded_rows(decoded, now_ns))
+
+    def _decoded_rows(self, decoded: Decoded, now_ns: int) -> Rows:
+        time_ns, seq = decoded.time_ns, decoded.seq
+        if time_ns is None:
+            time_ns = np.full(len(decoded), now_ns // NS_PER_MS * NS_PER_MS, np.int64)
+        if self.route.sequence == "time":
+            seq = time_ns
+        return decoded.origin, seq, time_ns, decoded.columns
+
+    def _merged(self, rows: Rows | None, places: list[int] | None, decoded: Before, now_ns: int) -> Rows:
+        """All rows in the order in which their messages came; ``places``: of the messages of ``rows``."""
+        parts = [self._decoded_rows(d, now_ns) for _, d in decoded]
+        order: Any = slice(None)
+        if rows is not None:
+            keys = [np.full(len(d), 2 * before) for before, d in decoded]
+            keys.append(2 * np.array(range(len(rows[0])) if places is None else places) + 1)
+            order = np.concatenate(keys).argsort(kind="stable")
+            parts.append(rows)
+        elif len(parts) == 1:
+            return parts[0]
+        origins, seqs, times, columns = zip(*parts, strict=True)
+
+        def joined(arrays: Sequence[Any]) -> npt.NDArray[Any]:
+            whole: npt.NDArray[Any] = np.concatenate(arrays)[order]
+            return whole
+
+        seq = None if seqs[0] is None else joined(seqs)
+        names = [c.field.name for c in self._columns]
+        return joined(origins), seq, joined(times), {n: joined([c[n] for c in columns]) for n in names}
+
+    def _readings(self, rows: Rows) -> Readings:
+        origin, seq, time_ns, values = rows
+        if seq is not None:
+            return self._numbered(origin, seq, time_ns, values)
+        return Readings(self.route.stream, self._origins, origin, None, time_ns, values)
+
+    def _rows(self, found: Table, topics: Sequence[Topic], now_ns: int) -> Rows:
         columns = list(zip(*found.rows, strict=True))
         names: Sequence[Any]
         if self._device_at is None:
@@ -185,10 +195,7 @@ class Mapper:
             c.field.name: c.bulk(column)
             for c, column in zip(self._columns, columns[self._fields_at :], strict=True)
         }
-        origin = self._origin(names)  # before the origins are looked at: there may be new ones
-        if seq is not None:
-            return self._numbered(origin, seq, time_ns, values)
-        return Readings(self.route.stream, self._origins, origin, None, time_ns, values)
+        return self._origin(names), seq, time_ns, values
 
     def _numbered(
         self, origin: npt.NDArray[np.int32], seq: Int64s, time_ns: Int64s, values: dict[str, npt.NDArray[Any]]
@@ -232,6 +239,8 @@ class Mapper:
             origin = self.devices.origin(name, self._allowed)
             place = self._places[name] = len(self._origins)
             self._origins = (*self._origins, origin)
+            if self._on_device is not None:
+                self._on_device(name, place)
         return place
 
     def _refuse(self, found: Table, topics: Sequence[Topic]) -> list[tuple[int, Refused]]:
@@ -304,56 +313,6 @@ class Topic:
     text: str
     mapper: Mapper | None
     device: str = ""
-
-
-class Routes:
-    """All routes of a gateway. ``resolve`` is for the `Reader`, which remembers what it says."""
-
-    def __init__(self, mappers: Sequence[Mapper]) -> None:
-        self._routes = [(Pattern(m.route.topic), m) for m in mappers]
-
-    def resolve(self, text: str) -> Topic:
-        """The route of a topic: the first that matches; one without a mapper when none does."""
-        for pattern, mapper in self._routes:
-            named = pattern.match(text)
-            if named is not None:
-                device = fill(mapper.route.device, named) or "" if "{" in mapper.route.device else ""
-                return Topic(text, mapper, device)
-        return Topic(text, None)
-
-    def take(self, published: Published, now_ns: int) -> tuple[list[Readings], list[Letter]]:
-        """Everything that came with one socket read, as readings by stream and letters that cannot be delivered."""
-        readings: list[Readings] = []
-        letters: list[Letter] = []
-        for mapper, topics, payloads in _by_mapper(published):
-            if mapper is None:
-                letters += [
-                    Letter(t.text, p, "mqtt.unrouted", "no route matches the topic")
-                    for t, p in zip(topics, payloads, strict=True)
-                ]
-                continue
-            found, bad = mapper.take(topics, payloads, now_ns)
-            letters += bad
-            if found is not None:
-                readings.append(found)
-        return readings, letters
-
-
-def _by_mapper(published: Published) -> list[tuple[Mapper | None, list[Topic], list[bytes]]]:
-    topics: list[Topic] = published.topics
-    if len(set(topics)) == 1:
-        return [(topics[0].mapper, topics, published.payloads)]
-    groups: dict[int, tuple[Mapper | None, list[Topic], list[bytes]]] = {}
-    mapper: Mapper | None = None
-    add: tuple[Callable[[Topic], None], Callable[[bytes], None]] | None = None
-    for topic, payload in zip(topics, published.payloads, strict=True):
-        if add is None or topic.mapper is not mapper:
-            mapper = topic.mapper
-            group = groups.setdefault(id(mapper), (mapper, [], []))
-            add = group[1].append, group[2].append
-        add[0](topic)
-        add[1](payload)
-    return list(groups.values())
 
 
 def _check(route: Route, schema: Schema) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ganglion.connectors.mqtt.decoding import Decoded, Decoder
 from ganglion.connectors.mqtt.faults import malformed
 from ganglion.connectors.mqtt.packets import V5, Packet, Publish, decode, decode_publish
 from ganglion.connectors.mqtt.properties import Cursor
@@ -26,23 +27,27 @@ class Published:
     """Messages in the order in which they came: what their topics stand for, and their payloads.
 
     ``packet_ids``: of those of QoS 1, which wait for an acknowledgement. ``retained``: kept by the broker for whoever
-    subscribes, so not news; they are not among the others, but acknowledged with them.
+    subscribes, so not news; they are not among the others, but acknowledged with them. ``decoded``: rows of messages
+    that C has read, which are not among the others either, each with how many of those came before.
     """
 
-    __slots__ = ("packet_ids", "payloads", "repeated", "retained", "topics")
+    __slots__ = ("decoded", "packet_ids", "payloads", "repeated", "retained", "topics")
 
     def __init__(self) -> None:
         self.topics: list[Any] = []
         self.payloads: list[bytes] = []
+        self.decoded: list[tuple[int, Decoded]] = []
         self.packet_ids: list[int] = []
         self.repeated = 0
         self.retained = 0
 
     def __len__(self) -> int:
-        return len(self.payloads)
+        return len(self.payloads) + sum(len(rows) for _, rows in self.decoded)
 
     def extend(self, later: Published) -> None:
         """Takes in what came after."""
+        ours = len(self.payloads)
+        self.decoded += [(ours + before, rows) for before, rows in later.decoded]
         self.topics += later.topics
         self.payloads += later.payloads
         self.packet_ids += later.packet_ids
@@ -51,11 +56,21 @@ class Published:
 
 
 class Reader:
-    """One connection's bytes. After an error nothing more can be read from it."""
+    """One connection's bytes. After an error nothing more can be read from it.
 
-    def __init__(self, level: int, resolve: Resolve, packet_bytes_max: int = PACKET_BYTES_MAX) -> None:
+    ``decoder``: reads what is usual; the rest of a socket read, from the first message that is not, is read here.
+    """
+
+    def __init__(
+        self,
+        level: int,
+        resolve: Resolve,
+        packet_bytes_max: int = PACKET_BYTES_MAX,
+        decoder: Decoder | None = None,
+    ) -> None:
         self._level = level
         self._resolve = resolve
+        self._decoder = decoder
         self._packet_bytes_max = packet_bytes_max
         self._topics: dict[bytes, Any] = {}
         self._pending = bytearray()
@@ -70,17 +85,25 @@ class Reader:
             data = bytes(self._pending)
             self._pending.clear()
         published, others = Published(), list[Packet]()
+        at = self._decode(self._decoder, data, published) if self._decoder is not None else 0
         try:
-            left = self._cut(data, published, others)
+            left = self._cut(data, at, published, others)
         except IndexError:
             raise malformed("a message is shorter than its topic") from None
         if left < len(data):
             self._pending += data[left:]
         return published, others
 
-    def _cut(self, data: bytes, published: Published, others: list[Packet]) -> int:
-        """Returns where the first packet begins that is not whole; raises IndexError for a cut PUBLISH."""
-        at, end, five = 0, len(data), self._level == V5
+    def _decode(self, decoder: Decoder, data: bytes, published: Published) -> int:
+        five = self._level == V5
+        found, packet_ids, at = decoder.decode(data, five=five, size_max=self._packet_bytes_max)
+        published.decoded += [(0, rows) for rows in found]
+        published.packet_ids += packet_ids
+        return at
+
+    def _cut(self, data: bytes, at: int, published: Published, others: list[Packet]) -> int:
+        """Returns where the first packet from ``at`` on begins that is not whole; raises IndexError for a cut one."""
+        end, five = len(data), self._level == V5
         known, size_max = self._topics, self._packet_bytes_max
         add_topic, add_payload, add_id = (
             published.topics.append,
