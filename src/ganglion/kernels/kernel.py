@@ -20,9 +20,11 @@ import numpy as np
 from ganglion.core.errors import FlowError, KernelError
 from ganglion.core.schema import Schema, TensorType
 from ganglion.kernels.cost import Cost, cost_of
+from ganglion.kernels.ir.interpret import interpret
 from ganglion.kernels.ir.program import Program
 from ganglion.kernels.ops.op import COMPUTED
-from ganglion.kernels.tracing.trace import trace
+from ganglion.kernels.tracing.builder import failed_at
+from ganglion.kernels.tracing.trace import WHOLE, trace
 
 Record = SimpleNamespace
 """What a kernel sees of another kernel's outputs and of its own state: plain attributes."""
@@ -91,10 +93,27 @@ class Kernel:
 
         ``frame`` is an array of ``input`` or a `Record`. What could be traced does not fail on a frame.
         """
+        if self._counts:
+            return self._interpreted(frame, state)
         with np.errstate(all="ignore"):
             result = self._run(frame, state)
             outputs, emit, after = result if self.stateful else (result, True, {})
             return self._outputs.cast(outputs), bool(emit), self._states.cast(after)
+
+    @cached_property
+    def _counts(self) -> bool:
+        """NumPy's bincount refuses a negative number and grows with a large one; the program's leaves both out."""
+        return _holds(self.program, "bincount")
+
+    def _interpreted(self, frame: Any, state: State) -> Result:
+        names = [name for name, _ in self.program.inputs]
+        given = (
+            {WHOLE: frame} if isinstance(self.input, TensorType) else {n: getattr(frame, n) for n in names}
+        )
+        arrays, held = ({n: np.asarray(v)[np.newaxis] for n, v in one.items()} for one in (given, state))
+        found = interpret(self.program, arrays, held or None)
+        outputs, after = ({n: v[0] for n, v in one.items()} for one in (found.outputs, found.state))
+        return self._outputs.cast(outputs), bool(found.emit[0]), self._states.cast(after)
 
     def _run(self, frame: Any, state: State) -> Any:
         return self.function(frame, Record(**state)) if self.stateful else self.function(frame)
@@ -110,8 +129,8 @@ def kernel(
 ) -> Callable[[Callable[..., Any]], Kernel]:
     """Declares a kernel with exactly one input: ``x=f32[6, 64]`` or ``f=another_kernel``.
 
-    Raises `KernelError` ``kernel.input``, ``kernel.signature`` or ``kernel.form`` at definition, and `FlowError`
-    ``schema.*`` for an output's or state's name or type, or a unit of no output.
+    Raises `KernelError` ``kernel.*`` at definition, as `trace` does and for an input, a signature or a first state that
+    cannot be, and `FlowError` ``schema.*`` for an output's or state's name or type, or a unit of no output.
     """
     if bare is not None:
         raise KernelError(
@@ -132,7 +151,9 @@ def kernel(
         name = function.__name__
         source = _where(function)
         given = _input_of(name, source, inputs)
-        initial = None if state is None else {k: _fixed(_narrow(v)) for k, v in state.items()}
+        initial = (
+            None if state is None else {k: _fixed(_narrow(name, source, k, v)) for k, v in state.items()}
+        )
         _check_signature(function, name, source, next(iter(inputs)), stateful=initial is not None)
         try:
             program = trace(function, name, given, initial)
@@ -141,7 +162,7 @@ def kernel(
         except Exception as error:
             raise KernelError(
                 "kernel.form",
-                f"kernel {name} failed while it was traced: {type(error).__name__}: {error}",
+                f"kernel {name} failed while it was traced: {type(error).__name__}: {error}{failed_at(error)}",
                 why=f"{source} runs once on stand-ins for its values",
                 next_step="call it with a NumPy array to see where it fails",
             ) from error
@@ -149,6 +170,12 @@ def kernel(
         return Kernel(name, function, given, _schema(types, units), initial, source, program)
 
     return decorate
+
+
+def _holds(program: Program, op: str) -> bool:
+    """True when an operation is in a program, or in the step of one of its scans."""
+    steps = [node.attributes["body"] for node in program.nodes if node.op == "scan"]
+    return any(node.op == op for node in program.nodes) or any(_holds(step, op) for step in steps)
 
 
 def _schema(types: Mapping[str, TensorType], units: Mapping[str, str] | None) -> Schema:
@@ -160,10 +187,20 @@ def _where(function: Callable[..., Any]) -> str:
     return f"{code.co_filename.rsplit('/', 1)[-1]}:{code.co_firstlineno}"
 
 
-def _narrow(value: Any) -> np.ndarray[Any, Any]:
+def _narrow(name: str, source: str, field: str, value: Any) -> np.ndarray[Any, Any]:
     array = np.asarray(value)
     kind = TensorType.of(array)
-    return array.astype(kind.numpy if kind.dtype in COMPUTED else np.int32)
+    with np.errstate(over="ignore"):
+        narrow = array.astype(kind.numpy if kind.dtype in COMPUTED else np.int32)
+    lost = array != narrow if array.dtype.kind in "iu" else np.isinf(narrow) & np.isfinite(array)
+    if np.any(lost):
+        raise KernelError(
+            "kernel.constant",
+            f"state {field} of kernel {name} at {source} begins with {array[lost].flat[0]}",
+            why=f"it does not fit {kind.dtype if kind.dtype in COMPUTED else 'i32'}: kernels compute in 32 bits",
+            next_step="begin with a smaller number",
+        )
+    return narrow
 
 
 def _input_of(name: str, source: str, inputs: Mapping[str, Any]) -> TensorType | Schema:

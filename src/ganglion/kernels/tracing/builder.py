@@ -6,6 +6,7 @@ import linecache
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,20 @@ def place() -> tuple[str, int, str]:
         frame = frame.f_back
     name, line = frame.f_code.co_filename, frame.f_lineno
     return name, line, linecache.getline(name, line).strip()
+
+
+def failed_at(error: Exception) -> str:
+    """Where in the user's source an exception began: `` at file:line: text``; empty when it did not."""
+    found = [
+        (frame.f_code.co_filename, line)
+        for frame, line in walk_tb(error.__traceback__)
+        if not frame.f_code.co_filename.startswith((_OURS, _NUMPY))
+    ]
+    if not found:
+        return ""
+    name, line = found[-1]
+    text = linecache.getline(name, line).strip()
+    return f" at {Path(name).name}:{line}" + (f": {text}" if text else "")
 
 
 def refuse(code: str, what: str, why: str, next_step: str) -> KernelError:

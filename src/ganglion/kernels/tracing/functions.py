@@ -57,6 +57,22 @@ def _where(condition: Any, a: Any = None, b: Any = None) -> Traced:
     return Traced(builder, builder.add("where", [chosen, *numbers]))
 
 
+def _place(axis: Any, rank: int) -> int:
+    """Where an axis is among ``rank``, counted from the first; NumPy's rules, so one that is not there is refused."""
+    if isinstance(axis, Traced):
+        raise refuse(
+            "kernel.shape", "an axis is computed", "shapes are fixed when the kernel is defined", "name it"
+        )
+    if type(axis) is bool or not isinstance(axis, int | np.integer) or not -rank <= axis < rank:
+        raise refuse(
+            "kernel.shape",
+            f"axis {axis} of a value with {rank}",
+            f"axes are whole numbers from {-rank} to {rank - 1}" if rank else "one number has no axis",
+            "name one of those, or leave axis out where all are meant",
+        )
+    return int(axis) % rank
+
+
 def _reduce(op: str, x: Any, axis: Any, keepdims: Any = False) -> Traced:
     value: Traced = x
     shape = value.shape
@@ -65,10 +81,14 @@ def _reduce(op: str, x: Any, axis: Any, keepdims: Any = False) -> Traced:
         value = value if len(shape) == 1 else _reshape(value, (value.size,))
         value = Traced(value.builder, value.builder.add(op, (value.number,), axis=0))
     else:
-        axes = tuple(a % len(shape) for a in (axis if isinstance(axis, tuple) else (axis,)))
+        axes = tuple(_place(a, len(shape)) for a in (axis if isinstance(axis, tuple) else (axis,)))
+        if len(set(axes)) != len(axes):
+            raise refuse(
+                "kernel.shape", f"axes {axis}", "one of them is named twice", "name each axis to fold once"
+            )
         for a in sorted(axes, reverse=True):
             value = Traced(value.builder, value.builder.add(op, (value.number,), axis=a))
-    if keepdims is True:
+    if keepdims:
         return _reshape(value, tuple(1 if i in axes else e for i, e in enumerate(shape)))
     return value
 
@@ -101,7 +121,7 @@ def _all(x: Any, axis: Any = None, *, keepdims: Any = False) -> Traced:
 
 def _argmax(x: Any, axis: Any = None) -> Traced:
     flat = _reshape(x, (x.size,)) if axis is None else x
-    place = 0 if axis is None else axis % x.ndim
+    place = 0 if axis is None else _place(axis, x.ndim)
     whole = cast(flat, np.int32) if flat.type.dtype == "bool" else flat
     return Traced(x.builder, x.builder.add("argmax", (whole.number,), axis=place))
 
@@ -148,13 +168,13 @@ def _concatenate(parts: Any, axis: int = 0) -> Traced:
     level = operands(builder, tuple(parts))
     dtype = max((p.type.dtype for p in level), key=COMPUTED.index)
     numbers = [builder.cast(p.number, dtype) for p in level]
-    return Traced(builder, builder.add("concat", numbers, axis=axis % max(1, level[0].ndim)))
+    return Traced(builder, builder.add("concat", numbers, axis=_place(axis, level[0].ndim)))
 
 
 def _stack(parts: Any, axis: int = 0) -> Traced:
     builder = innermost(parts)
     level = operands(builder, tuple(parts))
-    place = axis % (level[0].ndim + 1)
+    place = _place(axis, level[0].ndim + 1)
     return _concatenate([_reshape(p, (*p.shape[:place], 1, *p.shape[place:])) for p in level], place)
 
 
@@ -167,6 +187,13 @@ def _matmul(a: Any, b: Any) -> Traced:
             f"matrix product of {left.type} and {right.type}",
             "it takes vectors and matrices, on the left also stacks of them",
             "multiply numbers with *",
+        )
+    if left.shape[-1] != right.shape[0]:
+        raise refuse(
+            "kernel.shape",
+            f"matrix product of {left.type} and {right.type}",
+            f"{left.shape[-1]} columns are not {right.shape[0]} rows",
+            "reshape or slice the operands so that they fit",
         )
     shape = (*left.shape[:-1], *right.shape[1:])
     rows = left.size // left.shape[-1]
@@ -181,6 +208,11 @@ def _matmul(a: Any, b: Any) -> Traced:
             "matmul", (flat.number, matrix.number), order=order_of(matrix.shape[0], matrix.shape[1])
         )
     return _reshape(Traced(builder, number), shape)
+
+
+def _inner(a: Any, b: Any) -> Traced:
+    """The last axes of both: the second matrix is turned."""
+    return _matmul(a, np.transpose(b) if np.ndim(b) == 2 else b)
 
 
 def _bands(matrix: Any) -> tuple[list[list[int]], Any] | None:
@@ -227,7 +259,7 @@ def _std(x: Any, axis: Any = None, *, keepdims: Any = False) -> Traced:
 
 def _along(x: Any, axis: int, part: slice) -> Traced:
     """A part of one axis."""
-    place = axis % x.ndim
+    place = _place(axis, x.ndim)
     value: Traced = x[(slice(None),) * place + (part,)]
     return value
 
@@ -247,7 +279,7 @@ def _flip(x: Any, axis: Any = None) -> Traced:
 def _roll(x: Any, shift: int, axis: Any = None) -> Traced:
     if axis is None:
         return _reshape(_roll(_reshape(x, (x.size,)), shift, 0), x.shape)
-    at = -shift % x.shape[axis]
+    at = -shift % x.shape[_place(axis, x.ndim)]
     if not at:
         return Traced(x.builder, x.number)
     return _concatenate([_along(x, axis, slice(at, None)), _along(x, axis, slice(None, at))], axis)
@@ -258,7 +290,7 @@ def _squeeze(x: Any) -> Traced:
 
 
 def _expand_dims(x: Any, axis: int) -> Traced:
-    place = axis % (x.ndim + 1)
+    place = _place(axis, x.ndim + 1)
     return _reshape(x, (*x.shape[:place], 1, *x.shape[place:]))
 
 
@@ -295,7 +327,7 @@ FUNCTIONS.update(
         np.squeeze: _squeeze,
         np.expand_dims: _expand_dims,
         np.dot: _matmul,
-        np.inner: _matmul,
+        np.inner: _inner,
         np.fft.rfft: _rfft,
         np.matmul: _matmul,
     }

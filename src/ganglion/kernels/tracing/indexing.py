@@ -15,7 +15,7 @@ def index(value: Traced, key: Any) -> Traced:
     axes = sum(1 for k in keys if k is not None and k is not Ellipsis)
     if axes > value.ndim:
         raise _refuse(f"{axes} indices", f"the value has shape {list(value.shape)}")
-    if Ellipsis in [k for k in keys if not isinstance(k, Traced)]:
+    if any(k is Ellipsis for k in keys):  # not `in`: it compares, and an array compares element by element
         at = next(i for i, k in enumerate(keys) if k is Ellipsis)
         keys[at : at + 1] = [slice(None)] * (value.ndim - axes)
     else:

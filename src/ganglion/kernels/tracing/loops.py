@@ -49,7 +49,8 @@ def scan(step: Step, init: Sequence[Any], xs: Any) -> tuple[tuple[Any, ...], Any
 
 
 def _plain(step: Step, init: Sequence[Any], xs: Any) -> tuple[tuple[Any, ...], Any]:
-    carry, ys = tuple(init), []
+    # A Python int would grow where an i32 wraps round.
+    carry, ys = tuple(np.int32(v) if type(v) is int else v for v in init), []
     for x in xs:
         after, y = step(carry, x)
         carry = tuple(after)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from types import SimpleNamespace
+from collections.abc import Mapping
+from pathlib import Path
+from types import FunctionType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from ganglion.core.errors import KernelError
 from ganglion.core.schema import Schema, TensorType
 from ganglion.kernels.ir.passes import simplify
 from ganglion.kernels.ir.program import Program, State
+from ganglion.kernels.ops.mathematics import canonical
 from ganglion.kernels.ops.op import Array
 from ganglion.kernels.tracing import functions  # noqa: F401 # fills the table of functions
 from ganglion.kernels.tracing.builder import Builder
@@ -22,7 +24,7 @@ WHOLE = "frame"
 
 
 def trace(
-    function: Callable[..., Any],
+    function: FunctionType,
     name: str,
     given: TensorType | Schema,
     initial: Mapping[str, Array] | None,
@@ -46,17 +48,19 @@ def trace(
     if initial is not None:
         args += (SimpleNamespace(**{n: Traced(builder, number) for n, number in held.items()}),)
     result = function(*args)
-    outputs, emit, after = _parts(name, result, stateful=initial is not None)
+    code = function.__code__
+    named = f"{name} at {Path(code.co_filename).name}:{code.co_firstlineno}"
+    outputs, emit, after = _parts(named, result, stateful=initial is not None)
     leaving = tuple((n, lift(builder, v).number) for n, v in outputs.items())
-    emitted = _emitted(builder, name, emit)
+    emitted = _emitted(builder, named, emit)
     if unknown := after.keys() - held.keys():
         raise KernelError(
             "kernel.form",
-            f"kernel {name} returned state {', '.join(sorted(unknown))}",
+            f"kernel {named} returned state {', '.join(sorted(unknown))}",
             why=f"it was declared with {', '.join(held)}",
             next_step="declare it in state=, or leave it out",
         )
-    state = tuple(_next(builder, name, n, held[n], v, after) for n, v in (initial or {}).items())
+    state = tuple(_next(builder, named, n, held[n], v, after) for n, v in (initial or {}).items())
     return simplify(Program(name, tuple(builder.nodes), tuple(inputs), leaving, emitted, state))
 
 
@@ -113,4 +117,5 @@ def _next(
             why=f"it is declared {kind}",
             next_step="return the same shape and the same kind of number, and start state with it: 0.0, 0 or False",
         )
-    return State(name, held, np.asarray(first, kind.numpy), value.number)
+    begins = np.asarray(first, kind.numpy)
+    return State(name, held, canonical(begins) if kind.dtype == "f32" else begins, value.number)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NoReturn
 
@@ -168,7 +169,7 @@ class Traced(NDArrayOperatorsMixin):
                 "only operations that every target computes with the same bits are",
                 f"use the portable functions: {portable()}",
             )
-        return FUNCTIONS[function](*args, **kwargs)
+        return _call(function, *args, **kwargs)
 
     def __getitem__(self, key: Any) -> Traced:
         from ganglion.kernels.tracing.indexing import index
@@ -242,6 +243,16 @@ def _assigned() -> KernelError:
 
 
 def _call(function: Any, *args: Any, **kwargs: Any) -> Traced:
+    portable_form = inspect.signature(FUNCTIONS[function])
+    try:
+        portable_form.bind(*args, **kwargs)
+    except TypeError as error:
+        raise refuse(
+            "kernel.unsupported",
+            f"np.{function.__name__} with {', '.join(kwargs) or 'these arguments'}",
+            f"in the portable set it takes {', '.join(portable_form.parameters)}",
+            "leave the others out, or compute what they would do with portable functions",
+        ) from error
     result: Traced = FUNCTIONS[function](*args, **kwargs)
     return result
 
@@ -271,15 +282,26 @@ def lift(builder: Builder, value: Any, beside: str = "") -> Traced:
     return Traced(builder, number)
 
 
+CASTS = {
+    np.dtype(wide): kernel
+    for kernel, widths in (("f32", "f4 f8"), ("i32", "i4 i8"), ("bool", "?"))
+    for wide in widths.split()
+}
+"""What a cast of NumPy's gives here: NumPy's default widths narrow; a cast that rounds or wraps on its own has none."""
+
+
 def cast(value: Traced, dtype: Any) -> Traced:
-    """To the kernel dtype of the same kind as ``dtype``."""
-    kind = {"f": "f32", "i": "i32", "u": "i32", "b": "bool"}.get(np.dtype(dtype).kind)
+    """To the kernel dtype that ``dtype`` narrows to. Raises ``kernel.unsupported`` for widths that kernels lack."""
+    try:
+        kind = CASTS.get(np.dtype(dtype))
+    except TypeError:
+        kind = None
     if kind is None:
         raise refuse(
             "kernel.unsupported",
-            f"a cast to {dtype}",
-            f"kernels compute in {', '.join(COMPUTED)}",
-            "use np.float32, np.int32 or bool",
+            f"a cast to {getattr(dtype, '__name__', dtype)}",
+            f"kernels compute in {', '.join(COMPUTED)}, and would not cut off what does not fit",
+            "use np.float32, np.int32 or bool; keep the lowest bits of whole numbers with & 0xff",
         )
     return Traced(value.builder, value.builder.cast(value.number, kind))
 
@@ -325,7 +347,7 @@ def apply(builder: Builder, ufunc: Any, values: tuple[Any, ...]) -> Traced:
 
 
 def _power(builder: Builder, base: Any, exponent: Any) -> Traced:
-    if isinstance(exponent, Traced) or exponent not in (2, 3, 4, 0.5):
+    if not isinstance(exponent, int | float | np.number) or exponent not in (2, 3, 4, 0.5):
         raise refuse(
             "kernel.unsupported",
             f"a power with exponent {'that is computed' if isinstance(exponent, Traced) else exponent}",
@@ -334,6 +356,8 @@ def _power(builder: Builder, base: Any, exponent: Any) -> Traced:
         )
     if exponent == 0.5:
         return apply(builder, np.sqrt, (base,))
+    if isinstance(exponent, float | np.floating):
+        base = cast(lift(builder, base), np.float32)  # as NumPy: a whole number to a fraction is a fraction
     square = apply(builder, np.multiply, (base, base))
     if exponent == 2:
         return square
