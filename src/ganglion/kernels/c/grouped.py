@@ -70,14 +70,16 @@ def _able(node: Node) -> bool:
 
 def _exclude(program: Program, number: int, found: set[int]) -> None:
     """A value that is wanted for one row, and whatever reads it beside."""
-    if program.nodes[number].op in GIVEN or number not in found:
-        return
-    found.discard(number)
-    for reader, node in enumerate(program.nodes):
-        if number in node.inputs:
-            _exclude(program, reader, found)
-    if program.nodes[number].op in VIEWS:
-        _exclude(program, program.nodes[number].inputs[0], found)
+    left = [number]
+    while left:
+        one = left.pop()
+        node = program.nodes[one]
+        if node.op in GIVEN or one not in found:
+            continue
+        found.discard(one)
+        left += [reader for reader, other in enumerate(program.nodes) if one in other.inputs]
+        if node.op in VIEWS:
+            left.append(node.inputs[0])
 
 
 def sorted_apart(program: Program, apart: frozenset[int]) -> tuple[Program, frozenset[int]]:
@@ -260,10 +262,9 @@ class GroupEmitter(SideBySide):
         super().__init__(program, symbol, layout, [f"x{k}" for k in range(len(program.inputs))], text)
         self._apart = apart
         self._rest = [n for n in layout.stored if n not in apart]
-        read = {i for n in apart for i in program.nodes[n].inputs} | {
-            n for _, n in program.outputs if n in apart
-        }
         self._held = [s for s in program.state if s.node in apart]
+        wanted = {n for _, n in program.outputs} | {s.after for s in self._held} | {program.emit}
+        read = {i for n in apart for i in program.nodes[n].inputs} | (wanted & apart)
         self._turned = [(k, n) for k, (_, n) in enumerate(program.inputs) if n in read]
         self._places: dict[int, int] = {}
         self.workspace_bytes = layout.workspace_bytes

@@ -17,6 +17,8 @@ from ganglion.kernels.ops.shape import Part
 GIVEN = ("input", "state", "const")
 VIEWS = ("slice", "reshape", "transpose", "broadcast", "pick")
 ALIGNMENT_BYTES = 16
+NESTED_MAX = 32
+"""Operations and views in one expression: compilers nest 256 parentheses at most, and some operations take several."""
 _SIZES = {"f32": 4, "i32": 4, "bool": 1}
 
 
@@ -97,6 +99,8 @@ def is_flat(program: Program, number: int) -> bool:
         return False
     if node.op == "pick":
         return True
+    if node.op in ("reshape", "slice") and _is_variable(program.nodes[node.inputs[0]]):
+        return False
     if node.op == "reshape":
         return is_flat(program, node.inputs[0])
     if node.op == "slice":
@@ -107,12 +111,21 @@ def is_flat(program: Program, number: int) -> bool:
     return True
 
 
+def _is_variable(node: Node) -> bool:
+    """True for what is kept in a variable of the C, which has no memory to look at through a view."""
+    return not node.type.shape and node.op not in (*GIVEN, *VIEWS)
+
+
 def copy_scattered(program: Program) -> Program:
     """What needs an operand in memory, and is given a view whose elements lie apart, gets a copy to work on.
 
     So does a network that is given anything but bytes of its own range: its copy is of bytes, and within the range.
+    And so does the last of `NESTED_MAX` views of views.
     """
     nodes: list[Node] = []
+    deep: dict[int, int] = {}
+    beyond: set[int] = set()
+    """The copies of deep views, and views of those: what they show no longer lies in the memory of their origin."""
     lessened = kept_as_bytes(program)
 
     def as_bytes(node: Node) -> bool:
@@ -124,7 +137,7 @@ def copy_scattered(program: Program) -> Program:
     def make(_number: int, node: Node, operands: list[int]) -> int:
         for place in lies_in_memory(program, node):
             if node.op == "network":
-                if not as_bytes(node):
+                if operands[0] in beyond or not as_bytes(node):
                     source = nodes[operands[0]]
                     least = {"least": OPS[node.op].least(node.attributes)}
                     nodes.append(Node("saturate", (operands[0],), source.type, least, node.source))
@@ -134,6 +147,13 @@ def copy_scattered(program: Program) -> Program:
                 nodes.append(Node("copy", (operands[place],), source.type, {}, node.source))
                 operands[place] = len(nodes) - 1
         nodes.append(Node(node.op, tuple(operands), node.type, node.attributes, node.source))
+        if node.op in VIEWS:
+            last = len(nodes) - 1
+            deep[last] = deep.get(operands[0], 0) + 1
+            if deep[last] == NESTED_MAX:
+                nodes.append(Node("copy", (last,), node.type, {}, node.source))
+            if deep[last] == NESTED_MAX or operands[0] in beyond:
+                beyond.add(len(nodes) - 1)
         return len(nodes) - 1
 
     return check(rebuilt(program, make, nodes))
@@ -181,9 +201,21 @@ class Planner:
     def plan(self) -> Layout:
         """The layout."""
         layout = Layout(lessened=kept_as_bytes(self.program))
-        layout.stored = [n for n in range(len(self.program.nodes)) if self._is_stored(n)]
+        layout.stored = self._stored_nodes()
         self._pack(layout)
         return layout
+
+    def _stored_nodes(self) -> list[int]:
+        """What is stored, in order: also where an expression would be nested deeper than compilers read."""
+        stored: list[int] = []
+        nested: dict[int, int] = {}
+        for number, node in enumerate(self.program.nodes):
+            depth = 1 + max((nested.get(i, 0) for i in node.inputs), default=0)
+            if self._is_stored(number) or (depth > NESTED_MAX and node.op not in (*GIVEN, *VIEWS)):
+                stored.append(number)
+            elif node.op not in GIVEN:
+                nested[number] = depth
+        return stored
 
     def _is_stored(self, number: int) -> bool:
         node = self.program.nodes[number]
@@ -221,9 +253,8 @@ class Planner:
             return False
         if OPS[node.op].write is not None:
             return True
-        same = node.type.elements == self.program.nodes[number].type.elements
-        # What is not stored is computed where its own reader is.
-        return same and (self._is_stored(reader) or self._read_once(reader))
+        # Its reader is stored, or computed where its own reader is: either way once.
+        return node.type.elements == self.program.nodes[number].type.elements
 
     def _last_reader(self, number: int, memo: dict[int, int]) -> int:
         """Position of the last stored node (or the end) that reads the value, through what is not stored."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ganglion.core.schema import TensorType
-from ganglion.kernels.ir.program import Node, Program
+from ganglion.kernels.ir.program import Node, Program, State
 from ganglion.kernels.ops import OPS
 from ganglion.kernels.ops.loop import evaluate_scan
 from ganglion.kernels.ops.mathematics import canonical
@@ -45,17 +45,27 @@ def interpret(
     for field in program.state:
         given = field.initial[np.newaxis] if state is None else state[field.name]
         values[field.node] = np.asarray(given, program.nodes[field.node].type.numpy)
+    last = {i: number for number, node in enumerate(program.nodes) for i in node.inputs}
+    leaving = set(program.results)
     for number, node in enumerate(program.nodes):
         if values[number] is None:
             operands = [_known(values[i]) for i in node.inputs]
             values[number] = evaluate(node, operands)
+        for i in node.inputs:
+            if last[i] == number and i not in leaving:
+                values[i] = None  # hundreds of frames of every value at once would not fit a gateway
 
     def leave(number: int) -> Array:
         return _leaving(_known(values[number]), program.nodes[number].type, frames)
 
+    def kept(field: State) -> Array:
+        """State that stays what it was is not stored again."""
+        same = field.after == field.node
+        return _whole(_known(values[field.node]), field.initial.shape, frames) if same else leave(field.after)
+
     emit = np.ones(frames, np.bool_) if program.emit is None else leave(program.emit)
     return Computed(
-        {name: leave(n) for name, n in program.outputs}, emit, {s.name: leave(s.after) for s in program.state}
+        {name: leave(n) for name, n in program.outputs}, emit, {s.name: kept(s) for s in program.state}
     )
 
 
@@ -66,5 +76,9 @@ def _known(value: Array | None) -> Array:
 
 def _leaving(value: Array, kind: TensorType, frames: int) -> Array:
     """What is stored has one NaN only, whatever computed it."""
-    whole = np.broadcast_to(value, (frames, *kind.shape))
-    return canonical(whole) if kind.dtype == "f32" else whole.copy()
+    whole = _whole(value, kind.shape, frames)
+    return canonical(whole) if kind.dtype == "f32" else whole
+
+
+def _whole(value: Array, shape: tuple[int, ...], frames: int) -> Array:
+    return np.broadcast_to(value, (frames, *shape)).copy()

@@ -187,8 +187,12 @@ def _bincount_type(types: Types, attributes: Attributes) -> TensorType:
 
 
 def _bincount(arrays: Sequence[Array], _attributes: Attributes, result: TensorType) -> Array:
-    bins = np.arange(result.shape[0], dtype=np.int32)
-    return np.asarray(np.sum(arrays[0][:, :, np.newaxis] == bins, axis=1, dtype=np.int32))
+    """All frames in one count, each in bins of its own."""
+    values, bins = arrays[0].astype(np.int64), result.shape[0]
+    frames = values.shape[0]
+    places = values + np.arange(frames)[:, np.newaxis] * bins
+    counts = np.bincount(places[(values >= 0) & (values < bins)], minlength=frames * bins)
+    return counts.reshape(frames, bins).astype(np.int32)
 
 
 def _write_bincount(writer: Writer, types: Types, _attributes: Attributes, result: TensorType) -> None:
