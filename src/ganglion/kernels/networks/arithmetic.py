@@ -25,7 +25,8 @@ def fused(a: Array, b: float, c: Array | np.float32) -> Array:
 
 def sum_scales(before: Quantised, weights: Array, after: Quantised, results: int) -> Array:
     """The unit of a sum of products, in the unit of the result: one per result."""
-    scales = np.float32(before.scale) * np.asarray(weights, np.float32).ravel() / np.float32(after.scale)
+    with np.errstate(over="ignore"):  # `check_layers` refuses what is not finite
+        scales = np.float32(before.scale) * np.asarray(weights, np.float32).ravel() / np.float32(after.scale)
     return np.broadcast_to(scales, results).astype(np.float32)
 
 

@@ -5,6 +5,7 @@ The C has no heap, no library and no static data that is written; working memory
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -245,7 +246,7 @@ def emit_network(network: Network, symbol: str) -> EmittedNetwork:
     taken, given = prod(network.input_shape), network.elements(network.output)
     workspace_bytes = plan(network).workspace_bytes
     source = _FILE.format(
-        name=network.name.replace("*/", ""),
+        name=re.sub(r"[^\w .-]", "_", network.name, flags=re.ASCII),  # whoever made the file chose it
         version=NETWORKS_VERSION,
         header=runtime_text(),
         symbol=symbol,

@@ -40,12 +40,15 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """A constant of whole numbers with its scale, from a DequantizeLinear."""
+    """A constant of whole numbers with its scale, from a DequantizeLinear.
+
+    ``axis``: along which several scales lie; None where the operator says that it is that of its results.
+    """
 
     integers: Array
     scale: Array
     zero: Array
-    axis: int
+    axis: int | None
 
 
 @dataclass(frozen=True, slots=True)

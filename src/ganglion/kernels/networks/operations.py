@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ganglion.core.errors import KernelError
 from ganglion.kernels.networks import arithmetic, faults, products
 from ganglion.kernels.networks.graph import Graph, GraphNode
 from ganglion.kernels.networks.layers import (
@@ -23,6 +24,7 @@ from ganglion.kernels.networks.layers import (
     Window,
 )
 from ganglion.kernels.networks.lowering import Held, Lowering, Operation, Real, Weights
+from ganglion.kernels.networks.validity import check_layers
 from ganglion.kernels.networks.windows import image, results_shape, window
 
 Given = list[Held | Weights | None]
@@ -30,7 +32,17 @@ Given = list[Held | Weights | None]
 
 def lower(graph: Graph) -> Network:
     """The layers of a quantised graph. Raises `KernelError` for what cannot be computed with the same integers."""
-    return Lowering(graph).walk(QUANTISED, MOVED)
+    network = Lowering(graph).walk(QUANTISED, MOVED)
+    try:
+        check_layers(network)
+    except ValueError as error:
+        raise KernelError(
+            "network.form",
+            f"the network {network.name} has numbers that no layer can have",
+            why=str(error),
+            next_step="look at that layer in the file; quantise again with frames like those it will see",
+        ) from error
+    return network
 
 
 def _first(node: GraphNode, given: Given) -> Held:

@@ -69,17 +69,20 @@ def _constants(low: Lowering, node: GraphNode, first: int) -> Weights:
     integers, scale, zero = (low.constant(node, first + k) for k in range(3))
     if integers is None or scale is None or zero is None:
         raise faults.weights(node, "weights, a scale or a zero point are missing")
-    return Weights(integers, scale, zero, 0)
+    return Weights(integers, scale, zero, None)
 
 
-def _check(node: GraphNode, weights: Weights, bias: Array | None, results: int) -> Array:
-    """The bias as int64, one per result."""
+def _check(node: GraphNode, weights: Weights, bias: Array | None, results: int, axis: int) -> Array:
+    """The bias as int64, one per result; ``axis``: that of the weights along which the results lie."""
     if weights.integers.dtype != np.int8 or np.any(weights.zero != 0):
         raise faults.weights(node, "weights are not int8 with a zero point of 0")
     if not (np.isfinite(weights.scale).all() and np.all(weights.scale > 0)):
         raise faults.weights(node, "a scale is not positive")
     if weights.scale.size not in (1, results):
         raise faults.weights(node, f"there are {weights.scale.size} scales for {results} results")
+    along, rank = weights.axis, weights.integers.ndim
+    if weights.scale.size > 1 and along is not None and along not in (axis, axis - rank):
+        raise faults.weights(node, f"their scales lie along axis {along}, the results along axis {axis}")
     if bias is None:
         return np.zeros(results, np.int64)
     if bias.dtype != np.int32 or bias.size not in (1, results):
@@ -114,7 +117,7 @@ def _convolution(
     moved = window(node, source.shape, integers.shape[2:])
     if moved.kernel != ((1, *integers.shape[2:]) if integers.ndim == 3 else integers.shape[2:]):
         raise faults.weights(node, "kernel_shape is not that of the weights")
-    whole = _check(node, weights, bias, results)
+    whole = _check(node, weights, bias, results, 0)
     last = np.moveaxis(integers.reshape(results, taken, *moved.kernel), 1, 3)
     assert source.scale is not None
     _bounded(node, last, whole, source.scale.zero)
@@ -140,12 +143,13 @@ def _matrix(
     factors = attributes.get("alpha", 1.0), attributes.get("beta", 1.0)
     if attributes.get("transA", 0) or factors != (1.0, 1.0) or weights.integers.ndim != 2:
         raise faults.unsupported(node, "only a plain product with a constant matrix is computed")
-    matrix = weights.integers if attributes.get("transB", 0) else weights.integers.T
+    turned = bool(attributes.get("transB", 0))
+    matrix = weights.integers if turned else weights.integers.T
     source = low.ordered(source, plain=True)
     *outer, taken = source.shape
     if matrix.shape[1] != taken:
         raise faults.weights(node, f"the matrix takes {matrix.shape[1]} values of {taken}")
-    whole = _check(node, weights, bias, len(matrix))
+    whole = _check(node, weights, bias, len(matrix), 0 if turned else 1)
     assert source.scale is not None
     _bounded(node, matrix, whole, source.scale.zero)
     layer = Convolution(

@@ -20,7 +20,13 @@ EXTENT_MAX = 1 << 20
 
 
 def check_network(network: Network) -> None:
-    """Raises `ValueError` naming the first layer that breaks a rule."""
+    """Raises `ValueError` naming the first layer that breaks a rule, or for one that no kernel may hold."""
+    check_layers(network)
+    _need(not oversized(network), "it has too many weights, or products")
+
+
+def check_layers(network: Network) -> None:
+    """The same for a network of any size."""
     _need(isinstance(network.name, str), "its name is no text")
     _need(isinstance(network.layers, tuple) and len(network.layers) <= LAYERS_MAX, "it has too many layers")
     for shape in (network.input_shape, network.output_shape):
@@ -33,7 +39,6 @@ def check_network(network: Network) -> None:
             _extents(layer.result)
         except (ValueError, TypeError, AttributeError, IndexError, ZeroDivisionError) as error:
             raise ValueError(f"layer {k} ({type(layer).__name__}): {error}") from error
-    _need(not oversized(network), "it has too many weights, or products")
     _need(_whole(network.output, 0, len(network.layers)), "nothing gives its output")
     _need(network.elements(network.output) == prod(network.output_shape), "its output has another shape")
     for scale in (network.input_scale, network.output_scale):
