@@ -13,6 +13,7 @@ import pytest
 from ganglion.cli import main
 from ganglion.core.errors import GanglionError
 from ganglion.core.units import format_bytes
+from tests.placement.instances import SMALL
 
 FEEDER = Path(__file__).parents[2] / "examples" / "feeder"
 
@@ -112,6 +113,41 @@ def test_plan_compares_itself_with_policies_and_says_when_one_is_as_good(ganglio
     assert "times this plan" in text
     _, content, _ = ganglion("plan", str(FEEDER), "--compare", "greedy", "--json")
     assert json.loads(content)["policies"][0]["policy"] == "greedy"
+
+
+REFLEX = """
+import numpy as np
+import ganglion as gg
+
+@gg.kernel(x=gg.f32[4])
+def level(x):
+    return {"peak": np.max(np.abs(x))}
+
+flow = gg.Flow("reflex")
+trips = flow.source("frames", gg.Frame(4, unit="A"), every="20ms").map(level).where(lambda t: t.peak > 1, id="trips")
+trips.act("breaker", "open", within="500ms")
+"""
+
+
+def reflex(tmp_path: Path, gateways: int) -> str:
+    """A small flow; ``gateways`` alike where the first of its topology stands."""
+    folder = tmp_path / "reflex"
+    folder.mkdir()
+    (folder / "flow.py").write_text(REFLEX)
+    topology = SMALL.replace("electricity_per_kwh: 0.3", "electricity_per_kwh: 0")
+    topology = topology.replace("bandwidth: 1Mbit, energy", "bandwidth: 1Mbit, price_per_gb: 1.0, energy")
+    (folder / "topology.yaml").write_text(
+        topology.replace("  gw1:\n    {", f"  gw1:\n    {{count: {gateways}, ")
+    )
+    return str(folder)
+
+
+def test_devices_of_sites_alike_are_exported(ganglion, tmp_path):
+    flow = reflex(tmp_path, gateways=3)
+    status, text, err = ganglion("device", "export", flow, "--library", "--out", "there")
+    assert (status, err) == (0, "")
+    assert text.startswith("gw1x0-relay")
+    assert list((tmp_path / "there").glob("*/README.md"))
 
 
 def test_plan_takes_an_objective_in_words_and_draws_a_picture(ganglion, tmp_path):

@@ -119,7 +119,7 @@ def export_command(
 ) -> None:
     """Write the device part of a flow's plan as C for your own boards: a library, a module, or a sketch's library."""
     kind = _kind({"library": library, "zephyr": zephyr, "arduino": arduino})
-    spec, topology = load_flow(flow_dir), load_topology(flow_dir)
+    spec, topology = load_flow(flow_dir), load_topology(flow_dir).expanded()
     group = _group(topology, device_class)
     assignments = plan(spec, topology).assignments()
     for paths, assignment in _distinct(topology, group, assignments):
