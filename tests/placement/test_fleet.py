@@ -11,13 +11,16 @@ import yaml
 import ganglion as gg
 from ganglion.core.errors import FlowError, PlacementInfeasible
 from ganglion.core.topology_text import read_topology
+from ganglion.flow.assignment import ALL
 from ganglion.placement import columns as columns_
 from ganglion.placement import compare, parse_objective, plan, report, survey, why, why_text, worth
+from ganglion.placement import explain as explain_
 from ganglion.placement import gateways as gateways_
 from ganglion.placement import hulls as hulls_
-from ganglion.placement.decompose import solve_fleet
+from ganglion.placement.decompose import NoColumns, solve_fleet
 from ganglion.placement.fleet import collapse
 from ganglion.placement.planner import fleet_plan, solved
+from ganglion.placement.solver import OutOfBudget
 from tests.placement.instances import SMALL, random_flow, random_topology, small_flow, small_topology
 from tests.placement.judge import Judge
 
@@ -304,6 +307,20 @@ def test_why_in_a_fleet_names_prices_and_rules():
     assert {r.kind for r in tiers["device"].forbidden_by} == {"capability"}
     assert {r.kind for r in tiers["cloud"].forbidden_by} == {"offline"}
     assert "level runs at" in why_text(answer)
+
+
+@pytest.mark.parametrize("end", [OutOfBudget("kIterationLimit"), NoColumns(ALL)], ids=["budget", "columns"])
+def test_why_calls_no_rules_a_clash_where_only_the_search_ended(end, monkeypatch):
+    def ends(_terrain):
+        raise end
+
+    spec, topology = fleet_flow(), fleet(crowded=0.2)
+    made = plan(spec, topology)
+    monkeypatch.setattr(explain_, "solve_fleet", ends)
+    with pytest.raises(PlacementInfeasible) as caught:
+        why(spec, topology, made, "texture")
+    assert caught.value.code == "placement.budget"
+    assert caught.value.why and caught.value.next_step
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -9,7 +9,7 @@ from typing import Any
 from ganglion.core.topology import Topology
 from ganglion.flow.spec import FlowSpec
 from ganglion.flow.stages import TIERS
-from ganglion.placement.clash import clash
+from ganglion.placement.clash import clash, fits
 from ganglion.placement.decompose import NoBlock, NoColumns, solve_fleet
 from ganglion.placement.formulation import build
 from ganglion.placement.objective import parse_objective
@@ -22,9 +22,12 @@ from ganglion.placement.planner import (
     lay_out,
     needs_solver,
     obstacle,
+    out_of_budget,
     plan,
+    without_a_set,
 )
 from ganglion.placement.rules import Rule, pin_rule
+from ganglion.placement.solver import OutOfBudget
 from ganglion.placement.terrain import survey
 
 
@@ -73,7 +76,11 @@ class Why:
 
 
 def why(spec: FlowSpec, topology: Topology, plan_: Plan, stage: str) -> Why:
-    """Explains a stage of a plan of this flow and topology; raises ``flow.unknown-stage``, ``placement.solver``."""
+    """Explains a stage of a plan of this flow and topology.
+
+    Raises ``flow.unknown-stage``, ``placement.solver``, and as `plan` where a tier's plan cannot be found, or which
+    rules forbid it.
+    """
     stage = spec[stage].id
     needs_solver("why a stage is where it is")
     if exact_columns(spec, topology) <= EXACT_COLUMNS_MAX:
@@ -98,8 +105,13 @@ def _option(spec: FlowSpec, topology: Topology, plan_: Plan, stage: str, tier: s
         terrain = survey(spec, topology, pins, plan_.selectivities, objective)
         try:
             other = fleet_plan(solve_fleet(terrain), pins, plan_.selectivities)
+        except OutOfBudget as error:
+            raise out_of_budget(error) from error
         except (NoColumns, NoBlock) as error:
-            formulation = build(obstacle(terrain, error), pins)
+            ground = obstacle(terrain, error)
+            if fits(ground, pins):  # then all of its rules would be called the smallest set that clashes
+                raise without_a_set(terrain, error) from error
+            formulation = build(ground, pins)
             return Option(tier, tuple(r for r in clash(formulation, keep={pin}) if r != pin))
     return _difference(tier, plan_, other)
 

@@ -86,10 +86,10 @@ def solved(terrain: Terrain, pins: Mapping[str, str], gap_max: float = GAP_MAX) 
             raise _unexplained(terrain, error) from error
         ground = obstacle(terrain, error)
         if fits(ground, pins):
-            raise _without_a_set(terrain, error) from error
+            raise without_a_set(terrain, error) from error
         raise infeasible(terrain.spec, ground, pins) from error
     except OutOfBudget as error:
-        raise _out_of_budget(error) from error
+        raise out_of_budget(error) from error
 
 
 def standing(
@@ -113,7 +113,7 @@ def standing(
 def _unexplained(terrain: Terrain, error: NoColumns | NoBlock) -> PlacementInfeasible:
     """Nothing fits; which rules clash only a program says."""
     if isinstance(error, NoBlock) and not error.certain:
-        return _out_of_budget(OutOfBudget("of too many columns those that were listed let a gateway not fit"))
+        return out_of_budget(OutOfBudget("of too many columns those that were listed let a gateway not fit"))
     where = f"devices of {error.path}" if isinstance(error, NoColumns) else "all gateways at once"
     if isinstance(error, NoBlock):
         block = terrain.fleet.blocks[error.block]
@@ -127,10 +127,10 @@ def _unexplained(terrain: Terrain, error: NoColumns | NoBlock) -> PlacementInfea
     )
 
 
-def _without_a_set(terrain: Terrain, error: NoColumns | NoBlock) -> PlacementInfeasible:
+def without_a_set(terrain: Terrain, error: NoColumns | NoBlock) -> PlacementInfeasible:
     """Nothing fits, or was found to, but the program that would name the smallest set of rules is too large."""
     if isinstance(error, NoColumns) or not error.certain:
-        return _out_of_budget(OutOfBudget("no column that was priced lets a gateway fit"))
+        return out_of_budget(OutOfBudget("no column that was priced lets a gateway fit"))
     edge = terrain.fleet.blocks[error.block].edge
     return PlacementInfeasible(
         "placement.infeasible",
@@ -298,7 +298,7 @@ def best(
     try:
         found = solve(formulation.program, levels[0], zero=zero)
     except OutOfBudget as error:
-        raise _out_of_budget(error) from error
+        raise out_of_budget(error) from error
     if found is None or first_only:
         return found
     gap = found.gap
@@ -337,7 +337,8 @@ def _no_solver(question: str, reason: str) -> PlacementInfeasible:
     )
 
 
-def _out_of_budget(error: OutOfBudget) -> PlacementInfeasible:
+def out_of_budget(error: OutOfBudget) -> PlacementInfeasible:
+    """The error ``placement.budget``; ``placement.solver`` where there is no solver."""
     if isinstance(error, NoSolver):
         return _no_solver("this", str(error))
     return PlacementInfeasible(
