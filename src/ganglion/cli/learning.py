@@ -253,7 +253,7 @@ def _card_beside(network: Path, found: Int8Network) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     held = card.loads(_content(file), str(file))
-    return held if held["network"]["sha256"] == found.digest else None
+    return held if held["network"].get("sha256") == found.digest else None
 
 
 def _differing(network: Int8Network, parts: Mapping[str, Examples]) -> int:

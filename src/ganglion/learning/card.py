@@ -133,7 +133,11 @@ def loads(content: bytes, where: str) -> dict[str, Any]:
         found, why = None, str(error)
     else:
         why = f"it is not a card of version {CARD_VERSION}"
-    if not isinstance(found, dict) or found.get("card") != CARD_VERSION:
+    if (
+        not isinstance(found, dict)
+        or found.get("card") != CARD_VERSION
+        or not isinstance(found.get("network"), dict)
+    ):
         raise DataError(
             "learning.card",
             f"{where} is no model card",
