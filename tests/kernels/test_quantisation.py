@@ -134,6 +134,12 @@ WRONG = {
     "a scale that is none in f32": ("kernel.constant", lambda x: gg.quantize(x, 1e-60)),
     "one scale of many": ("kernel.constant", lambda x: gg.quantize(x, np.array([1.0, np.nan, 1.0, 1.0]))),
     "a zero point outside": ("kernel.constant", lambda x: gg.quantize(x, 0.1, -1, np.uint8)),
+    "half a zero point": ("kernel.constant", lambda x: gg.quantize(x, 0.1, 0.5)),
+    "half a zero point back": ("kernel.constant", lambda x: gg.dequantize(x.astype(np.int32), 0.1, 0.5)),
+    "a zero point that is none": (
+        "kernel.constant",
+        lambda x: gg.dequantize(x.astype(np.int32), 0.1, np.nan),
+    ),
     "another type": ("kernel.unsupported", lambda x: gg.quantize(x, 0.1, 0, np.int16)),
     "no type": ("kernel.unsupported", lambda x: gg.quantize(x, 0.1, 0, "nothing")),
     "shapes that do not fit": ("kernel.shape", lambda x: gg.quantize(x, np.ones(3))),

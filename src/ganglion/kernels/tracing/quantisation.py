@@ -23,13 +23,7 @@ def quantize(x: Any, scale: Any, zero: Any = 0, dtype: Any = np.int8) -> Any:
     name = _range(dtype)
     _check_scale(scale)
     low, high = RANGES[name]
-    if not isinstance(zero, Traced) and not np.all((np.asarray(zero) >= low) & (np.asarray(zero) <= high)):
-        raise refuse(
-            "kernel.constant",
-            f"a zero point {zero} is not {name}",
-            "it is the integer that stands for 0",
-            f"give one from {low} to {high}",
-        )
+    _check_zero(zero, name, low, high)
     values = (x, scale, zero)
     if not any(isinstance(v, Traced) for v in values):
         return arithmetic.quantised(*values, low, high)
@@ -42,9 +36,10 @@ def dequantize(q: Any, scale: Any, zero: Any = 0) -> Any:
     """ONNX's DequantizeLinear: ``(q - zero) * scale`` in f32, of whole numbers ``q``.
 
     ``scale`` and ``zero`` broadcast with ``q``. Raises `KernelError` ``kernel.constant`` for a scale that is not
-    positive and finite, ``kernel.unsupported`` for real numbers.
+    positive and finite or a zero point that is no i32, ``kernel.unsupported`` for real numbers.
     """
     _check_scale(scale)
+    _check_zero(zero, "i32", -(1 << 31), (1 << 31) - 1)
     values = (q, scale, zero)
     traced = [v for v in values if isinstance(v, Traced)]
     dtype = q.dtype if isinstance(q, Traced) else np.asarray(q).dtype
@@ -82,6 +77,19 @@ def _range(dtype: Any) -> str:
             "give dtype=np.int8 or np.uint8",
         )
     return name
+
+
+def _check_zero(zero: Any, name: str, low: int, high: int) -> None:
+    if isinstance(zero, Traced):
+        return
+    given = np.asarray(zero)
+    if not np.all((given >= low) & (given <= high) & (given == np.rint(given))):
+        raise refuse(
+            "kernel.constant",
+            f"a zero point {zero} is not {name}",
+            "it is the integer that stands for 0",
+            f"give a whole number from {low} to {high}",
+        )
 
 
 def _check_scale(scale: Any) -> None:
