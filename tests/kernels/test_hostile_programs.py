@@ -1,17 +1,19 @@
 """Programs that are long, deep or wide: they compile to the reference's bits, in bounded time and memory."""
 
+import os
 import tracemalloc
 
 import numpy as np
 import pytest
 
 import ganglion as gg
+from ganglion.core.errors import KernelError
 from ganglion.core.schema import TensorType
 from ganglion.kernels.c import toolchain
 from ganglion.kernels.c.emission import emit
 from ganglion.kernels.c.grouped import group_of
 from ganglion.kernels.c.library import Library
-from ganglion.kernels.c.proof import proven, wrong_frames
+from ganglion.kernels.c.proof import MARK, proven, wrong_frames
 from ganglion.kernels.ir.interpret import interpret
 from ganglion.kernels.vectors import inputs
 
@@ -106,6 +108,17 @@ KEEPING = gg.kernel(x=gg.f32, state={"limit": np.array([0.5, np.nan]), "n": 0})(
 @pytest.mark.skipif(not COMPILERS, reason="there is no C compiler (gcc, clang or ziglang)")
 def test_state_that_stays_what_it_was_keeps_no_build_from_being_proven(tmp_path):
     assert proven(KEEPING.program, COMPILERS, tmp_path) is not None
+
+
+@pytest.mark.skipif(not COMPILERS, reason="there is no C compiler (gcc, clang or ziglang)")
+def test_a_folder_that_takes_no_file_is_said(tmp_path):
+    library = Library.build(KEEPING.program, COMPILERS[0], tmp_path)
+    library.path.with_suffix(f"{MARK}.{os.getpid()}").mkdir()  # where the mark is drafted
+    with pytest.raises(KernelError) as caught:
+        proven(KEEPING.program, COMPILERS[:1], tmp_path)
+    assert caught.value.code == "kernel.directory"
+    assert str(tmp_path) in caught.value.what
+    assert caught.value.why and caught.value.next_step
 
 
 def test_a_first_state_has_the_one_nan_whoever_wrote_it():

@@ -19,7 +19,8 @@ def load(
     """A library for each kernel and fold that some compiler of this machine builds with the reference's bits.
 
     Blocks: compiling takes a fraction of a second per kernel, unless ``directory`` has it already. What is missing in
-    the result runs in NumPy. Raises `KernelError` ``kernel.compile`` when GANGLION_CC cannot be run.
+    the result runs in NumPy. Raises `KernelError` ``kernel.compile`` when GANGLION_CC cannot be run, and as `proven`
+    does.
     """
     found = compilers()
     libraries: dict[str, Library | CompiledFolder] = {}

@@ -11,7 +11,7 @@ import numpy as np
 from ganglion.core.errors import KernelError
 from ganglion.kernels.c.layout import state_dtype
 from ganglion.kernels.c.library import Library
-from ganglion.kernels.c.toolchain import Compiler
+from ganglion.kernels.c.toolchain import Compiler, unkept
 from ganglion.kernels.ir.interpret import Computed, interpret
 from ganglion.kernels.ir.program import Program
 from ganglion.kernels.ops.op import Array
@@ -71,18 +71,25 @@ def frames_of(programs: Iterable[Program]) -> str:
 
 
 def keep_claim(path: Path, build: str, tried: str) -> str:
-    """Remembers beside ``path`` that this ``build`` gave the reference's bytes on what it was ``tried`` on."""
+    """Remembers beside ``path`` that this ``build`` gave the reference's bytes on what it was ``tried`` on.
+
+    Raises `KernelError` ``kernel.directory`` where that cannot be written.
+    """
     text = f"{build} ({path.stem[:12]}): {tried}"
     draft = path.with_suffix(f"{MARK}.{os.getpid()}")
-    draft.write_text(text + "\n", "utf-8")
-    draft.replace(path.with_suffix(MARK))
+    try:
+        draft.write_text(text + "\n", "utf-8")
+        draft.replace(path.with_suffix(MARK))
+    except OSError as error:
+        raise unkept(path.parent, error) from error
     return text
 
 
 def shown(path: Path, libraries: Sequence[Library], compiler: Compiler) -> bool:
     """True when all the programs in the file at ``path`` give the reference's bytes; remembered beside it.
 
-    Raises `KernelError` ``kernel.subnormals`` when this process flushes subnormal numbers.
+    Raises `KernelError` ``kernel.subnormals`` when this process flushes subnormal numbers, ``kernel.directory`` where
+    that cannot be remembered.
     """
     require_subnormals()
     if claim(path):

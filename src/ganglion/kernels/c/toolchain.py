@@ -211,12 +211,17 @@ def _build(compiler: Compiler, arguments: Sequence[str], files: dict[str, str], 
             _run((*compiler.command, *arguments, "-o", "built"), room, caches)
             (room / "built").replace(target)
     except OSError as error:
-        raise KernelError(
-            "kernel.directory",
-            f"what is compiled cannot be kept in {directory}",
-            why=error.strerror or str(error),
-            next_step="free space, or name another directory",
-        ) from error
+        raise unkept(directory, error) from error
+
+
+def unkept(directory: Path, error: OSError) -> KernelError:
+    """The error ``kernel.directory``."""
+    return KernelError(
+        "kernel.directory",
+        f"what is compiled cannot be kept in {directory}",
+        why=error.strerror or str(error),
+        next_step="free space, or name another directory",
+    )
 
 
 def _run(
