@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ganglion.core.batch import Batch
+from ganglion.core.block import Block
 from ganglion.core.errors import HostError
 from ganglion.core.schema import Field, Schema, TensorType, f32
 from ganglion.engine.sinks import SinkFile
@@ -80,6 +81,42 @@ def test_a_real_file_is_opened_by_pyarrow_and_tells_units_shapes_and_scales(tmp_
     assert notes == {b"unit": b"V,A", b"shape": b"[2, 3]", b"scale": b"[0.5, 2.0]"}
     assert table.schema.field("rms").metadata[b"unit"] == b"A"
     assert table.column("frame")[4].as_py() == rows(3, 2).columns["frame"][1].reshape(-1).tolist()
+
+
+@given(batches(), st.lists(st.text(min_size=1, max_size=20), min_size=1, max_size=5, unique=True))
+def test_rows_of_many_origins_are_one_record_that_is_valid_throughout(drawn, names):
+    batch, schema = drawn
+    each = [Batch(batch.stream, name, batch.seq, batch.time_ns, batch.columns) for name in names]
+    disk = MemoryDisk()
+    sink = SinkFile(disk, "any", schema)
+    sink.add(Block.joined(each))
+    sink.sync()
+    (record,) = pa.ipc.open_stream(disk.files[sink.path])
+    record.validate(full=True)
+    assert record.column("origin").to_pylist() == [name for name in names for _ in range(len(batch))]
+    for place, one in enumerate(each):
+        part = pa.BufferOutputStream()
+        with pa.ipc.new_stream(part, record.schema) as writer:
+            writer.write_batch(record.slice(place * len(batch), len(batch)))
+        assert same(read(part.getvalue().to_pybytes(), schema, batch.stream), [one])
+
+
+def test_the_bytes_are_those_that_arrow_itself_understands_as_the_same_schema():
+    disk = MemoryDisk()
+    sink = opened(disk)
+    sink.sync()
+    frame = {"unit": "V,A", "shape": "[2, 3]", "scale": "[0.5, 2.0]"}
+    rms = {"unit": "A", "shape": "[]", "scale": "[]"}
+    expected = pa.schema(
+        [
+            pa.field("origin", pa.string()),
+            pa.field("seq", pa.int64()),
+            pa.field("time_ns", pa.int64()),
+            pa.field("frame", pa.list_(pa.int16(), 6), metadata=frame),
+            pa.field("rms", pa.float32(), metadata=rms),
+        ]
+    )
+    assert pa.ipc.open_stream(disk.files[sink.path]).schema.equals(expected, check_metadata=True)
 
 
 def test_a_sink_without_rows_is_a_readable_file():

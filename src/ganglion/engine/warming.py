@@ -30,7 +30,8 @@ def warm(spec: FlowSpec, assignment: Assignment, libraries: Libraries, disk: Dis
 
     Windows close, so that sinks and exports get something; what a filter lets through depends on the flow.
     """
-    sinks = {s.id: SinkFile(disk, s.id, s.schema) for s in spec.stages if isinstance(s, SinkStage)}
+    kept = [s for s in spec.stages if isinstance(s, SinkStage) and s.id in assignment.runs]
+    sinks = {s.id: SinkFile(disk, s.id, s.schema) for s in kept}
     graphs = [Graph(spec, assignment, part, libraries) for part in PARTS]
     exporter = Exporter(gather=False)
     rows = 0
