@@ -32,11 +32,10 @@ sys.path.insert(0, str(REPOSITORY))
 
 from ganglion.agent.config import device_host_json  # noqa: E402 # after the path that finds the tests
 from ganglion.connectors.coap import Code, Endpoint, Request, Response  # noqa: E402 # see above
-from ganglion.device.devicehost import DeviceHostConfig, Emulation  # noqa: E402 # see above
+from ganglion.device.emulation import DeviceHostConfig, Emulation, RunsAs  # noqa: E402 # see above
 from ganglion.device.firmware.boards import Boards, lacks_emulator  # noqa: E402 # see above
 from ganglion.device.firmware.box import Core  # noqa: E402 # see above
 from ganglion.device.firmware.build import build  # noqa: E402 # see above
-from ganglion.device.firmware.choice import RunsAs  # noqa: E402 # see above
 from ganglion.device.firmware.hosted import HostedFirmware  # noqa: E402 # see above
 from ganglion.device.firmware.warming import walk_through  # noqa: E402 # see above
 from ganglion.device.player import shot_frames_min  # noqa: E402 # see above

@@ -50,6 +50,7 @@ from ganglion.connectors.mqtt.packets import V3, V5, Publish, encode  # noqa: E4
 from ganglion.connectors.mqtt.reading import Reader  # noqa: E402 # see above
 from ganglion.connectors.mqtt.routes import Routes  # noqa: E402 # see above
 from ganglion.connectors.mqtt.settings import Settings  # noqa: E402 # see above
+from ganglion.core.declarations import declaration  # noqa: E402 # see above
 from ganglion.core.schema import Schema  # noqa: E402 # see above
 from ganglion.core.topology_mqtt import Route  # noqa: E402 # see above
 from ganglion.host.system import SystemClock, system_host  # noqa: E402 # see above
@@ -86,7 +87,7 @@ def messages(form: str, count: int) -> list[bytes]:
 def ours(form: str, directory: Path | None = None) -> Callable[[bytes], int]:
     """``directory``: of compiled code, which then reads what it can."""
     declared = {"topic": "in/readings", "devices": "sensor", "stream": "readings", **ROUTES[form]}
-    routes = Routes([Mapper(Route.model_validate(declared), SCHEMA, Devices("gw-sensor", SENSORS))])
+    routes = Routes([Mapper(declaration(Route, declared), SCHEMA, Devices("gw-sensor", SENSORS))])
     decoder = None if directory is None else proven(routes, compilers(), directory)
     reader = Reader(V3, routes.resolve, decoder=decoder)
 

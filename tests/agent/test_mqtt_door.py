@@ -11,6 +11,7 @@ from ganglion.agent.mqtt import REST_NS_MAX, MqttDoor, mqtt_listener
 from ganglion.connectors.mqtt.settings import Settings
 from ganglion.core.batch import Batch
 from ganglion.core.block import Block
+from ganglion.core.declarations import declaration
 from ganglion.core.errors import ConnectorError, TopologyError
 from ganglion.core.topology_mqtt import Mqtt
 from ganglion.host.system import system_host
@@ -32,7 +33,7 @@ def door(tmp_path: Path, monkeypatch=None, *, offline=False, within="1s", **mqtt
     declared = {"broker": "mqtt://127.0.0.1:1", "routes": [ROUTE], **mqtt}
     settings = Settings("127.0.0.1", 1, 5, "gw")
     made = MqttDoor(
-        flow(within), Mqtt.model_validate(declared), "gw", {"sensor": 5}, settings, system_host(tmp_path)
+        flow(within), declaration(Mqtt, declared), "gw", {"sensor": 5}, settings, system_host(tmp_path)
     )
     sent = []
     if not offline:
@@ -167,10 +168,10 @@ def test_a_listener_lets_devices_do_what_is_declared():
         "commands": [{"actuator": "alarm", "topic": "to/{device}"}],
         "outputs": [{"sink": "kept", "topic": "out"}],
     }
-    listener = mqtt_listener(Mqtt.model_validate(declared))
+    listener = mqtt_listener(declaration(Mqtt, declared))
     assert listener is not None
     assert (listener.send, listener.hear) == (("a/+/#",), ("to/+", "out"))
-    assert mqtt_listener(Mqtt.model_validate({"broker": "mqtt://x"})) is None
+    assert mqtt_listener(declaration(Mqtt, {"broker": "mqtt://x"})) is None
 
 
 def test_files_that_cannot_be_read_are_said(tmp_path):
@@ -184,8 +185,8 @@ def test_files_that_cannot_be_read_are_said(tmp_path):
         {"broker": "mqtts://x", "certificate_file": "bad.pem"},
     ):
         with pytest.raises(ConnectorError) as caught:
-            settings_of(Mqtt.model_validate(declared), "gw", tmp_path)
+            settings_of(declaration(Mqtt, declared), "gw", tmp_path)
         assert caught.value.code == "mqtt.file"
     (tmp_path / "secret").write_text("word\n")
-    made = settings_of(Mqtt.model_validate({"broker": "mqtt://x", "password_file": "secret"}), "gw", tmp_path)
+    made = settings_of(declaration(Mqtt, {"broker": "mqtt://x", "password_file": "secret"}), "gw", tmp_path)
     assert (made.password, made.port, made.client_id) == (b"word", 1883, "ganglion-gw")

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from ganglion.core.declarations import RuleBroken
 from ganglion.core.errors import TopologyError
 from ganglion.core.topology import DEVICES_MAX, NodeClass, Topology
-from ganglion.core.topology_checks import RuleBroken
 from ganglion.core.topology_text import read_topology
 
 FEEDER = Path(__file__).parents[2] / "examples" / "feeder" / "topology.yaml"

@@ -1,10 +1,15 @@
 """What a topology may say of MQTT, and one clear line for whatever it may not."""
 
+from dataclasses import asdict
+
+import orjson
 import pytest
 
+from ganglion.core.declarations import declaration
 from ganglion.core.errors import TopologyError
 from ganglion.core.topology_mqtt import Mqtt, captures, template_filter, topic_filter
 from ganglion.core.topology_text import read_topology
+from ganglion.placement.changes import changed
 
 GOOD = """\
 topology: 1
@@ -77,7 +82,14 @@ def test_a_topology_with_mqtt_is_read():
     mqtt = read_topology(GOOD, "f.yaml").sites["gw"].mqtt
     assert mqtt is not None
     assert mqtt.routes[0].qos == 1
-    assert Mqtt.model_validate(mqtt.model_dump(mode="json", exclude_unset=True)) == mqtt
+    assert declaration(Mqtt, orjson.loads(orjson.dumps(asdict(mqtt)))) == mqtt
+
+
+def test_a_site_with_a_listener_can_be_asked_what_if():
+    topology = read_topology(GOOD.replace("broker: mqtts://broker.example:8883", "listen: 1883"), "f.yaml")
+    faster = changed(topology, "link gw bandwidth=20Mbit")
+    assert faster.uplink("gw").bandwidth_bit_per_s == 20_000_000
+    assert faster.sites["gw"].mqtt == topology.sites["gw"].mqtt
 
 
 @pytest.mark.parametrize("old, new, code, place", WRONG)

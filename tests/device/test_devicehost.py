@@ -18,8 +18,8 @@ from ganglion.core.batch import BOOT_BITS, sequence
 from ganglion.core.errors import DataError, FlowError, GanglionError, HostError
 from ganglion.core.packing import pack
 from ganglion.device import devicehost
+from ganglion.device.emulation import RunsAs
 from ganglion.device.firmware.boards import Boards
-from ganglion.device.firmware.choice import RunsAs
 from ganglion.flow.assignment import origin_name
 from ganglion.kernels.c.toolchain import compilers
 from tests.device.gateways import until

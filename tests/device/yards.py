@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ganglion.core.errors import HostError
-from ganglion.device.devicehost import DeviceHost, DeviceHostConfig, Emulation
+from ganglion.device.devicehost import DeviceHost
+from ganglion.device.emulation import DeviceHostConfig, Emulation
 from ganglion.device.player import shot_frames_min
 from ganglion.flow.assignment import Assignment, origin_name
 from ganglion.host.ports import Host

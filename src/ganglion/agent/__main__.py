@@ -7,12 +7,12 @@ import gc
 import signal
 import sys
 from pathlib import Path
+from typing import Protocol
 
 from ganglion.agent.config import NodeConfig, WorkerConfig, load_config
 from ganglion.agent.node import Node
 from ganglion.agent.workers import Worker
 from ganglion.core.errors import GanglionError
-from ganglion.device.devicehost import DeviceHost
 from ganglion.host.system import system_host, variable
 
 SERVER_VARIABLE = "GANGLION_NATS_SERVER"
@@ -22,15 +22,28 @@ EXIT_CONFIG = 2
 EXIT_FAILED = 1
 
 
+class Part(Protocol):
+    """What a process runs: a node, a worker or a device host."""
+
+    async def run(self) -> None:
+        """Until `stop`."""
+
+    def stop(self) -> None:
+        """Ends `run`, cleanly."""
+
+
 async def _run(path: Path) -> None:
     config = load_config(path)
     host = system_host(path.parent)
-    part: Node | Worker | DeviceHost
+    part: Part
     if isinstance(config, NodeConfig):
         part = Node(config, host, server_binary=variable(SERVER_VARIABLE))
     elif isinstance(config, WorkerConfig):
         part = Worker(config, host)
     else:
+        # Here: a node holds none of the images, compilers and emulators of devices in memory.
+        from ganglion.device.devicehost import DeviceHost
+
         part = DeviceHost(config, host)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
+from ganglion.core.declarations import RuleBroken, declaration
 from ganglion.core.errors import DataError
 from ganglion.core.topology_mqtt import Mqtt
 from ganglion.core.units import NS_PER_S
-from ganglion.device.devicehost import DeviceHostConfig, Emulation
+from ganglion.device.emulation import DeviceHostConfig, Emulation
 from ganglion.flow.assignment import Assignment
+
+Part = TypeVar("Part")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +91,9 @@ class NodeConfig:
             "coap_port": self.coap_port,
             "paths": list(self.paths),
             "kernel_dir": str(self.kernel_dir),
-            "limits": {name: getattr(self.limits, name) for name in Limits.__dataclass_fields__},
+            "limits": asdict(self.limits),
             "identity_dir": str(self.identity_dir) if self.identity_dir is not None else None,
-            "mqtt": self.mqtt.model_dump(mode="json", exclude_unset=True) if self.mqtt is not None else None,
+            "mqtt": asdict(self.mqtt) if self.mqtt is not None else None,
             "mqtt_devices": dict(self.mqtt_devices),
             "servers": list(self.servers),
             "processes": self.processes,
@@ -156,35 +159,55 @@ def load_config(path: Path) -> NodeConfig | WorkerConfig | DeviceHostConfig:
         if value["kind"] == "devices":
             return _device_host(value)
         if value["kind"] == "worker":
-            return WorkerConfig(_of_one_kind(_node(value["node"])), int(value["index"]))
+            return WorkerConfig(_of_one_kind(_node(_part(dict, value, "node"))), _part(int, value, "index"))
         return _of_one_kind(_node(value))
+    except RuleBroken as error:
+        raise _wrong(path, f"{'.'.join(error.path) or 'the file'}: {error.what}; {error.why}") from error
     except (OSError, orjson.JSONDecodeError, KeyError, TypeError, ValueError) as error:
-        raise DataError(
-            "agent.config",
-            f"{path} is not an agent's configuration",
-            why=f"{type(error).__name__}: {error}",
-            next_step="let ganglion run write it",
-        ) from error
+        raise _wrong(path, f"{type(error).__name__}: {error}") from error
+
+
+def _wrong(path: Path, why: str) -> DataError:
+    return DataError(
+        "agent.config",
+        f"{path} is not an agent's configuration",
+        why=why,
+        next_step="let ganglion run write it",
+    )
+
+
+def _part(form: type[Part], value: Mapping[str, Any], name: str, *default: Part) -> Part:
+    """What stands under ``name``, read as a ``form``; ``default``: what it is when it is not there."""
+    if name in value:
+        return declaration(form, value[name], (name,))
+    if not default:
+        raise RuleBroken((name,), "missing", "it has no default", f"add {name}")
+    return default[0]
 
 
 def _node(value: Mapping[str, Any]) -> NodeConfig:
+    if unknown := set(value) - {"kind", *NodeConfig.__dataclass_fields__}:
+        raise RuleBroken((min(unknown),), "unknown key", "a node is told nothing of the kind", "remove it")
+    mqtt, identity_dir = value.get("mqtt"), value.get("identity_dir")
     return NodeConfig(
-        Assignment.from_json(value["assignment"]),
-        Path(value["flow_dir"]),
-        int(value["nats_port"]),
-        int(value["leaf_port"]),
-        str(value["parent_url"]),
-        tuple(value["children"]),
-        int(value["coap_port"]),
-        tuple(value["paths"]),
-        Path(value["kernel_dir"]),
-        Limits(**value["limits"]),
-        Path(value["identity_dir"]) if value.get("identity_dir") else None,
-        Mqtt.model_validate(value["mqtt"]) if value.get("mqtt") else None,
-        {str(k): int(v) for k, v in value.get("mqtt_devices", {}).items()},
-        tuple(value.get("servers", ())),
-        int(value.get("processes", 1)),
-        int(value.get("parent_processes", 1)),
+        assignment=Assignment.from_json(_part(dict, value, "assignment")),
+        flow_dir=Path(_part(str, value, "flow_dir")),
+        nats_port=_part(int, value, "nats_port"),
+        leaf_port=_part(int, value, "leaf_port"),
+        parent_url=_part(str, value, "parent_url"),
+        children=_part(tuple[str, ...], value, "children"),
+        coap_port=_part(int, value, "coap_port"),
+        paths=_part(tuple[str, ...], value, "paths"),
+        kernel_dir=Path(_part(str, value, "kernel_dir")),
+        limits=_part(Limits, value, "limits"),
+        identity_dir=None
+        if identity_dir is None
+        else Path(declaration(str, identity_dir, ("identity_dir",))),
+        mqtt=None if mqtt is None else declaration(Mqtt, mqtt, ("mqtt",)),
+        mqtt_devices=_part(dict[str, int], value, "mqtt_devices", {}),
+        servers=_part(tuple[str, ...], value, "servers", ()),
+        processes=_part(int, value, "processes", 1),
+        parent_processes=_part(int, value, "parent_processes", 1),
     )
 
 

@@ -27,7 +27,7 @@ from ganglion.cli.site import site
 from ganglion.core.errors import GanglionError, RunError
 from ganglion.core.topology import Topology
 from ganglion.core.units import parse_duration_ns, parse_size_bytes
-from ganglion.device.firmware.choice import RunsAs
+from ganglion.device.emulation import RunsAs
 from ganglion.flow.load import load_flow
 from ganglion.flow.spec import FlowSpec
 from ganglion.host.system import system_host

@@ -6,16 +6,17 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import orjson
 import typer
-from pydantic import ValidationError
 
 from ganglion.agent.config import Limits, NodeConfig, load_config
 from ganglion.agent.dead_letters import read_letters
+from ganglion.core.declarations import RuleBroken, declaration
 from ganglion.core.errors import DataError, RunError
 from ganglion.core.topology import Site, Topology
 from ganglion.core.topology_mqtt import Mqtt
@@ -177,13 +178,12 @@ def _mqtt(site: Site, name: str, broker: str) -> Mqtt | None:
         return None
     if not broker:
         return site.mqtt
-    given = site.mqtt.model_dump(exclude_unset=True, exclude={"listen"})
     try:
-        return Mqtt.model_validate({**given, "broker": broker})
-    except ValidationError as error:
+        return declaration(Mqtt, {**asdict(site.mqtt), "broker": broker, "listen": None})
+    except RuleBroken as error:
         raise RunError(
             "node.broker",
             f"--broker {broker} cannot be used",
-            why=str(error.errors()[0]["msg"]).removeprefix("Value error, "),
+            why=f"{error.what}: {error.why}",
             next_step="write e.g. --broker mqtt://127.0.0.1:1883",
         ) from error

@@ -12,11 +12,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr, model_validator
 
+from ganglion.core.declarations import RuleBroken, declaration
 from ganglion.core.errors import GanglionError, TopologyError
 from ganglion.core.labels import CATEGORIES
 from ganglion.core.partition import PARTITIONS
-from ganglion.core.topology_checks import RuleBroken, check_devices, check_nodes, check_servers, check_sites
-from ganglion.core.topology_mqtt import Mqtt, check_mqtt
+from ganglion.core.topology_checks import check_devices, check_mqtt, check_nodes, check_servers, check_sites
+from ganglion.core.topology_mqtt import Mqtt
 from ganglion.core.units import parse_duration_ns, parse_rate_bit_per_s, parse_size_bytes
 
 FORMAT = 1
@@ -48,6 +49,11 @@ def _written(parse: Callable[[str], int]) -> BeforeValidator:
             raise RuleBroken((), error.what, error.why, error.next_step) from error
 
     return BeforeValidator(validate)
+
+
+def _mqtt(value: Any) -> Mqtt | None:
+    """By the reader that the agent has: there is one set of rules for what a person writes and what an agent takes."""
+    return value if value is None or isinstance(value, Mqtt) else declaration(Mqtt, value)
 
 
 Id = Annotated[str, Field(pattern=r"^[a-z][a-z0-9]{0,20}$")]
@@ -165,7 +171,7 @@ class Site(_Frozen):
     """Instead of the topology's."""
     refuses: Annotated[tuple[Category, ...], Field(max_length=len(CATEGORIES))] = ()
     """Categories of data that do not come there."""
-    mqtt: Mqtt | None = None
+    mqtt: Annotated[Mqtt | None, BeforeValidator(_mqtt)] = None
     """Of a gateway: where its MQTT devices are."""
     servers: Annotated[tuple[ServerUrl, ...], Field(max_length=SERVERS_MAX)] = ()
     """The message servers of a site that outgrew one machine, run by its operator; none: the agent starts its own."""

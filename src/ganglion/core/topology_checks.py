@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from ganglion.core.declarations import RuleBroken
+
 if TYPE_CHECKING:  # these are what it is made of, and it is checked while it is made
     from ganglion.core.topology import DeviceGroup, Site, Topology
 
@@ -12,17 +14,8 @@ SERVER_COUNTS = (3, 5)
 PORT_MAX = 65_535
 EXPANDED_SITES_MAX = 200_000
 """Sites when each of the alike is written out."""
-
-
-class RuleBroken(ValueError):
-    """A rule about the whole is broken at ``path``; pydantic carries it to the reader of the text."""
-
-    def __init__(self, path: tuple[str, ...], what: str, why: str, next_step: str) -> None:
-        super().__init__(what)
-        self.path = path
-        self.what = what
-        self.why = why
-        self.next_step = next_step
+RUN_KINDS = ("map", "where", "around", "window", "act")
+"""Kinds of stage that a device could run."""
 
 
 def check_sites(topology: Topology) -> None:
@@ -256,6 +249,44 @@ def _check_counts(alike: Mapping[str, int], here: tuple[str, ...], group: Device
             "one count of at least 0 belongs to each of gateways, and together they are count; "
             "gateways alike share evenly",
             "correct counts, or remove it to share evenly",
+        )
+
+
+def check_mqtt(topology: Topology) -> None:
+    """MQTT is at gateways, and its routes name groups there that run no stage; raises `RuleBroken`."""
+    for site_id, site in topology.sites.items():
+        if site.mqtt is None:
+            continue
+        if site.tier != "gateway":
+            raise RuleBroken(
+                ("sites", site_id, "mqtt"),
+                f"the {site.tier} site {site_id} has mqtt",
+                "devices send to gateways",
+                "move it to a site of tier gateway",
+            )
+        for place, route in enumerate(site.mqtt.routes):
+            at = ("sites", site_id, "mqtt", "routes", str(place), "devices")
+            _check_group(topology, site_id, route.devices, at)
+
+
+def _check_group(topology: Topology, site_id: str, group_id: str, at: tuple[str, ...]) -> None:
+    there = [g for g, group in topology.devices.items() if site_id in group.gateways]
+    if group_id not in there:
+        raise RuleBroken(
+            at,
+            f"there is no group {group_id!r} at {site_id}",
+            f"the groups there are {', '.join(there[:12]) or 'none'}",
+            "name one of those",
+        )
+    able = [
+        k for k in RUN_KINDS if k not in topology.classes[topology.devices[group_id].class_name].cannot_run
+    ]
+    if able:
+        raise RuleBroken(
+            at,
+            f"devices of group {group_id} could be given stages of kind {', '.join(able)}",
+            "what speaks plain MQTT runs none of ours",
+            f"give the group a class with cannot_run: [{', '.join(RUN_KINDS)}]",
         )
 
 

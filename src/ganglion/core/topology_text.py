@@ -13,10 +13,9 @@ from typing import Any, NoReturn
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from ganglion.core.declarations import RuleBroken
 from ganglion.core.errors import TopologyError
 from ganglion.core.topology import DeviceGroup, Link, Node, NodeClass, Site, Topology
-from ganglion.core.topology_checks import RuleBroken
-from ganglion.core.topology_mqtt import Command, Mqtt, Output, Route, Time
 
 TEXT_CHARS_MAX = 4 << 20
 SCALAR_CHARS_MAX = 200
@@ -31,11 +30,6 @@ _MODELS: tuple[tuple[tuple[str, ...], type[BaseModel]], ...] = (
     (("sites", "*"), Site),
     (("sites", "*", "node"), Node),
     (("sites", "*", "uplink"), Link),
-    (("sites", "*", "mqtt"), Mqtt),
-    (("sites", "*", "mqtt", "routes", "*"), Route),
-    (("sites", "*", "mqtt", "routes", "*", "time"), Time),
-    (("sites", "*", "mqtt", "commands", "*"), Command),
-    (("sites", "*", "mqtt", "outputs", "*"), Output),
     (("devices", "*"), DeviceGroup),
     (("devices", "*", "link"), Link),
 )
@@ -164,16 +158,24 @@ def _line(lines: dict[Path, int], path: Path) -> int:
     return lines[path]
 
 
+def _broken_rule(error: Any) -> RuleBroken | None:
+    broken = error.get("ctx", {}).get("error")
+    return broken if isinstance(broken, RuleBroken) else None
+
+
+def _place(error: Any) -> Path:
+    broken = _broken_rule(error)
+    return (*_path(error["loc"]), *(broken.path if broken is not None else ()))
+
+
 def _order(error: Any, lines: dict[Path, int]) -> tuple[bool, int, str]:
     # A misspelt key is also a missing one: what is written there is the better message.
-    return error["type"] == "missing", _line(lines, _path(error["loc"])), str(error["loc"])
+    return error["type"] == "missing", _line(lines, _place(error)), str(error["loc"])
 
 
 def _refusal(error: Any, lines: dict[Path, int], file: str) -> TopologyError:
-    path = _path(error["loc"])
-    broken = error.get("ctx", {}).get("error")
-    if isinstance(broken, RuleBroken):
-        path = (*path, *broken.path)
+    path, broken = _place(error), _broken_rule(error)
+    if broken is not None:
         code = "topology.rule" if len(path) == len(broken.path) else "topology.field"
         what, why, next_step = broken.what, broken.why, broken.next_step
     else:

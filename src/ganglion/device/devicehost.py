@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -14,11 +13,11 @@ import orjson
 from ganglion.core.batch import Batch
 from ganglion.core.errors import DataError, HostError
 from ganglion.device.emulated import EmulatedDevice
+from ganglion.device.emulation import DeviceHostConfig, Emulation
 from ganglion.device.firmware.boards import Boards
 from ganglion.device.firmware.box import Core, ledger_json
 from ganglion.device.firmware.choice import (
     Made,
-    RunsAs,
     boards_for,
     firmware_for,
     limits_for,
@@ -34,7 +33,7 @@ from ganglion.device.recording import Event, load_recording
 from ganglion.device.uplink import UplinkCounts
 from ganglion.engine.meter import Work
 from ganglion.engine.operators import Counts
-from ganglion.flow.assignment import Assignment, path_of
+from ganglion.flow.assignment import path_of
 from ganglion.flow.load import load_flow
 from ganglion.host.ports import Host
 from ganglion.host.threads import to_its_end
@@ -55,41 +54,6 @@ class _Counted:
     streams: Mapping[str, UplinkCounts]
     stages: Mapping[str, Counts]
     ledger: dict[str, int] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Emulation:
-    """One device of a host: its origin, its assignment, which events it plays, and when it begins.
-
-    It measures ``phase_ns`` later than the host's start, and is steady for ``lead_frames`` before its first shot.
-    """
-
-    origin: str
-    assignment: Assignment
-    index: int
-    stride: int
-    lead_frames: int
-    phase_ns: int
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceHostConfig:
-    """Everything a device host is told. ``gateway`` is its CoAP address (numeric host, port).
-
-    ``runs_as``: ``board``: the flow's image on emulated Cortex-M; ``qemu``, ``qemu-serial``: its image for QEMU's
-    board, at Ethernet or at a serial line; ``firmware``: its C, compiled for this machine; ``python``: the engine.
-    Where there is no compiler, and for stages that a device cannot run in C, ``firmware`` is ``python``.
-    """
-
-    name: str
-    flow_dir: Path
-    data_dir: Path
-    kernel_dir: Path
-    gateway: tuple[str, int]
-    actuators: frozenset[str]
-    period_frames: int
-    runs_as: RunsAs
-    devices: tuple[Emulation, ...]
 
 
 class DeviceHost:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from ganglion.agent.config import Limits, NodeConfig, WorkerConfig
 from ganglion.core.topology import Topology
-from ganglion.device.devicehost import DeviceHostConfig, Emulation
-from ganglion.device.firmware.choice import Chosen, RunsAs, choose, limits_for
+from ganglion.device.emulation import DeviceHostConfig, Emulation, RunsAs
+from ganglion.device.firmware.choice import Chosen, choose, limits_for
 from ganglion.device.player import shot_frames_min
 from ganglion.device.recording import Event
 from ganglion.flow.assignment import origin_name

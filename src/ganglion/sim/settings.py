@@ -11,7 +11,7 @@ from ganglion.agent.inputs import RECORDING_BYTES_MIN
 from ganglion.core.errors import GanglionError, RunError
 from ganglion.core.topology import Topology
 from ganglion.core.units import parse_duration_ns
-from ganglion.device.firmware.choice import RunsAs
+from ganglion.device.emulation import RunsAs
 
 RUN_NS_MAX = 24 * 3600 * 10**9
 CUTS_MAX = 100

@@ -11,7 +11,7 @@ from typing import Any
 from ganglion.agent.config import WorkerConfig, device_host_json
 from ganglion.core.errors import MessagingError, RunError
 from ganglion.core.topology import Topology
-from ganglion.device.devicehost import DeviceHostConfig
+from ganglion.device.emulation import DeviceHostConfig
 from ganglion.flow.spec import FlowSpec
 from ganglion.host.ports import Host
 from ganglion.host.private import PrivateDirectory

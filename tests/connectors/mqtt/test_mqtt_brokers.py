@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from ganglion.connectors.mqtt.settings import settings_of
+from ganglion.core.declarations import declaration
 from ganglion.core.topology_mqtt import Mqtt
 from ganglion.host.system import SystemClock
 from ganglion.messaging.security import certificates
@@ -49,7 +50,7 @@ def mosquitto(directory, *lines):
 
 
 def connected(directory, deliver, **declared):
-    made = settings_of(Mqtt.model_validate({"routes": [ROUTE], **declared}), "gw", directory)
+    made = settings_of(declaration(Mqtt, {"routes": [ROUTE], **declared}), "gw", directory)
     return running(made, deliver)
 
 

@@ -30,6 +30,7 @@ from ganglion.connectors.mqtt.packets import (
 from ganglion.connectors.mqtt.properties import Property
 from ganglion.connectors.mqtt.routes import Routes
 from ganglion.connectors.mqtt.settings import Settings
+from ganglion.core.declarations import declaration
 from ganglion.core.errors import ConnectorError, MessagingError
 from ganglion.core.schema import Schema
 from ganglion.core.topology_mqtt import Route
@@ -167,7 +168,7 @@ def test_messages_are_acknowledged_when_they_are_safe_and_in_order(level):
 def test_messages_that_c_has_read_are_handed_over_and_acknowledged(level, tmp_path):
     route = {"topic": "in", "devices": "sensor", "stream": "readings", "device": "id"}
     schema = Schema(gg.Row(temp=gg.f32).fields)
-    routes = Routes([Mapper(Route.model_validate(route), schema, Devices("gw-sensor", 5))])
+    routes = Routes([Mapper(declaration(Route, route), schema, Devices("gw-sensor", 5))])
     decoder = proven(routes, compilers(), tmp_path)
     assert decoder is not None
     temps: list[float] = []

@@ -20,6 +20,7 @@ from ganglion.connectors.mqtt.packets import V3, V5, Puback, Publish, encode
 from ganglion.connectors.mqtt.properties import Property
 from ganglion.connectors.mqtt.reading import Published, Reader
 from ganglion.connectors.mqtt.routes import Routes
+from ganglion.core.declarations import declaration
 from ganglion.core.errors import ConnectorError
 from ganglion.core.schema import Schema
 from ganglion.core.topology_mqtt import Route
@@ -50,7 +51,7 @@ def libraries(tmp_path_factory):
 def routes(*declared, schema=ROW):
     devices = Devices("gw-sensor", DEVICES_MAX)
     made = [{"devices": "sensor", "stream": f"s{n}", **route} for n, route in enumerate(declared or ROUTES)]
-    return Routes([Mapper(Route.model_validate(m), schema, devices) for m in made])
+    return Routes([Mapper(declaration(Route, m), schema, devices) for m in made])
 
 
 def taught(library, *declared, schema=ROW):
@@ -432,7 +433,7 @@ def test_names_that_are_known_have_a_limit(libraries, monkeypatch):
 
 def test_many_names_are_found(libraries):
     declared = {"topic": "in", "device": "id", "devices": "sensor", "stream": "s0"}
-    made = Routes([Mapper(Route.model_validate(declared), ROW, Devices("gw-sensor", 2000))])
+    made = Routes([Mapper(declaration(Route, declared), ROW, Devices("gw-sensor", 2000))])
     decoder = Decoder(libraries[0], made.forms)
     made.teach(decoder)
     reader = Reader(V3, made.resolve, decoder=decoder)

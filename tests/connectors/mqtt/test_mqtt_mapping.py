@@ -18,6 +18,7 @@ from ganglion.connectors.mqtt.devices import Devices
 from ganglion.connectors.mqtt.mapping import Mapper
 from ganglion.connectors.mqtt.reading import Published
 from ganglion.connectors.mqtt.routes import Routes
+from ganglion.core.declarations import declaration
 from ganglion.core.errors import TopologyError
 from ganglion.core.schema import Field, Schema, TensorType
 from ganglion.core.topology_mqtt import Route
@@ -29,7 +30,7 @@ TIMED = {**JSON, "time": {"field": "ts", "unit": "ms"}}
 
 
 def mapper(schema=ROW, count=100, **route):
-    return Mapper(Route.model_validate({**TIMED, **route}), schema, Devices("gw-sensor", count))
+    return Mapper(declaration(Route, {**TIMED, **route}), schema, Devices("gw-sensor", count))
 
 
 def take(one, payloads, topics=None):
@@ -128,7 +129,7 @@ def test_keys_may_lie_within_others_and_fields_have_other_names():
 
 
 def test_without_a_declared_time_it_is_that_of_arrival():
-    found, _ = take(Mapper(Route.model_validate(JSON), ROW, Devices("gw-sensor", 5)), [reading()])
+    found, _ = take(Mapper(declaration(Route, JSON), ROW, Devices("gw-sensor", 5)), [reading()])
     assert found.time_ns.tolist() == [1_700_000_000_123_000_000]
 
 
@@ -266,7 +267,7 @@ def test_senml_in_json_and_cbor():
         ("senml+json", json.dumps(pack).encode()),
         ("senml+cbor", cbor2.dumps([{labels[k]: v for k, v in r.items()} for r in pack])),
     ):
-        one = Mapper(Route.model_validate({**JSON, "payload": form}), ROW, Devices("gw-sensor", 5))
+        one = Mapper(declaration(Route, {**JSON, "payload": form}), ROW, Devices("gw-sensor", 5))
         incomplete = content.replace(b"temp", b"tamp")
         found, letters = take(one, [content, incomplete, b"[]", b"{", b""])
         assert rows(found) == expected, form
@@ -286,12 +287,12 @@ def test_senml_in_json_and_cbor():
     ],
 )
 def test_senml_in_json_that_the_rfc_forbids(payload):
-    one = Mapper(Route.model_validate({**JSON, "payload": "senml+json"}), ROW, Devices("gw-sensor", 5))
+    one = Mapper(declaration(Route, {**JSON, "payload": "senml+json"}), ROW, Devices("gw-sensor", 5))
     assert take(one, [payload])[1][0].code == "mqtt.payload"
 
 
 def test_senml_in_json_with_numbers_that_no_field_holds():
-    one = Mapper(Route.model_validate({**JSON, "payload": "senml+json"}), ROW, Devices("gw-sensor", 5))
+    one = Mapper(declaration(Route, {**JSON, "payload": "senml+json"}), ROW, Devices("gw-sensor", 5))
     pack = b'[{"bn": "s1:", "bt": 1e9, "n": "temp", "v": 1e999999999}, {"n": "q", "v": 1}]'
     assert take(one, [pack])[1][0].code == "mqtt.value"
 
@@ -309,7 +310,7 @@ def test_senml_data_is_base64_for_addresses():
 def test_packed_numbers(form, code):
     schema = Schema((Field("frame", TensorType("f32", (3,)), "A"),))
     route = {**JSON, "topic": "x/{sensor}", "device": "{sensor}", "payload": form}
-    one = Mapper(Route.model_validate(route), schema, Devices("gw-sensor", 5))
+    one = Mapper(declaration(Route, route), schema, Devices("gw-sensor", 5))
     found, letters = take(
         one, [struct.pack(code, 1, 2, 3), b"\0", struct.pack(code, 4, 5, 6)], ["x/a", "x/a", "x/b"]
     )
@@ -321,7 +322,7 @@ def test_packed_numbers(form, code):
 def test_packed_numbers_that_the_stream_cannot_hold():
     schema = Schema(gg.Row(count=gg.i16, level=gg.f32).fields)
     route = {**JSON, "topic": "x/{sensor}", "device": "{sensor}", "payload": "raw-f64le"}
-    one = Mapper(Route.model_validate(route), schema, Devices("gw-sensor", 1))
+    one = Mapper(declaration(Route, route), schema, Devices("gw-sensor", 1))
     sent = [(1, 0.5), (1.5, 0), (70_000, 0), (math.nan, 0), (2, math.inf), (3, 1e39), (-4, 1.25)]
     found, letters = take(
         one, [struct.pack("<dd", *v) for v in (*sent, (5, 5))], ["x/a"] * len(sent) + ["x/b"]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ganglion.core.errors import FlowError, HostError
+from ganglion.device.emulation import RunsAs
 from ganglion.device.firmware import build as building
 from ganglion.device.firmware import choice
 from ganglion.device.firmware.choice import BOARD_FRAMES_PER_S_MAX, Chosen, choose, qemu_for
@@ -23,7 +24,7 @@ needs_boards = pytest.mark.skipif(bool(NEEDED), reason=f"{', '.join(NEEDED)} is 
 ASSIGNMENTS = {bays.PATH: bays.assigned(bays.DECIDES)}
 
 
-def chosen(folder: Path, asked: choice.RunsAs | None = None, frames_per_s: float = 100.0) -> Chosen:
+def chosen(folder: Path, asked: RunsAs | None = None, frames_per_s: float = 100.0) -> Chosen:
     return choose(asked, frames_per_s, bays.SPEC, ASSIGNMENTS, Limits(), folder, SystemProcesses())
 
 

@@ -15,6 +15,7 @@ from ganglion.connectors.mqtt.mapping import Mapper, Readings
 from ganglion.connectors.mqtt.packets import V3, V5, Publish, encode
 from ganglion.connectors.mqtt.reading import Reader
 from ganglion.connectors.mqtt.routes import Routes
+from ganglion.core.declarations import declaration
 from ganglion.core.errors import ConnectorError, KernelError
 from ganglion.core.schema import Field, Schema, TensorType
 from ganglion.core.topology_mqtt import Route
@@ -121,7 +122,7 @@ def _content(r: Readings) -> tuple[Any, ...]:
 def _routes() -> Routes:
     devices = Devices("gw-sensor", 6)
     made = ({"devices": "sensor", "stream": f"s{n}", **given} for n, given in enumerate(_ROUTES))
-    return Routes([Mapper(Route.model_validate(m), _SCHEMA, devices) for m in made])
+    return Routes([Mapper(declaration(Route, m), _SCHEMA, devices) for m in made])
 
 
 def _reads(rng: np.random.Generator, messages: int, level: int) -> Iterator[bytes]:

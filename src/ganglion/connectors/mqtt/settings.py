@@ -55,7 +55,7 @@ def settings_of(mqtt: Mqtt, site: str, directory: Path) -> Settings:
     return Settings(
         host=parts.hostname or "",
         port=parts.port or PORTS[parts.scheme],
-        level=V5 if mqtt.broker is not None and mqtt.version == "5" else V3,
+        level=V5 if mqtt.broker is not None and mqtt.version != "3.1.1" else V3,
         client_id=mqtt.client_id or f"ganglion-{site}",
         subscriptions=filters([(r.topic, r.qos) for r in mqtt.routes]),
         user=mqtt.user,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 from ganglion.core.errors import FlowError, HostError, KernelError
+from ganglion.device.emulation import RunsAs
 from ganglion.device.firmware.boards import BOARD, Boards
 from ganglion.device.firmware.box import HEAD
 from ganglion.device.firmware.build import build
@@ -23,8 +23,6 @@ from ganglion.host.ports import Processes
 from ganglion.kernels.c.targets import TARGETS
 from ganglion.kernels.c.toolchain import compilers
 
-RunsAs = Literal["board", "qemu", "qemu-serial", "firmware", "python"]
-"""What devices run."""
 Made = HostedFirmware | Boards | QemuBoards
 BOARD_FRAMES_PER_S_MAX = 1200
 """Frames of all devices of a run that are measured on boards when nobody says what devices run. A frame takes about

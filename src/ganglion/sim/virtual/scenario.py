@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from ganglion.core.declarations import RuleBroken
 from ganglion.core.errors import GanglionError, RunError, TopologyError
 from ganglion.core.topology import Topology
-from ganglion.core.topology_checks import RuleBroken
 from ganglion.core.topology_text import read_topology
 from ganglion.core.units import parse_duration_ns, parse_rate_bit_per_s
 
