@@ -51,9 +51,9 @@ class Observed:
     ``answers``: the message server does. ``drawn``: the parent draws from the outbox. ``uplink_answers``: the
     parent's port greets, whether or not the link is up. ``missing``: streams and consumers that are not there.
     ``refused``: what the server last said when it would not write, though there is room. ``shed``: rows per stream.
-    ``refused``: what the server last said when it would not write, though there is room. ``servers``: of a site with
-    several message servers, each one's address and whether it greets; None for a site with one. ``leaderless``:
-    streams for which none of those answers. ``behind``: servers that do not hold all of some stream yet.
+    ``servers``: of a site with several message servers, each one's address and whether it greets; None for a site
+    with one. ``leaderless``: streams for which none of those answers. ``behind``: servers that do not hold all of
+    some stream yet.
     """
 
     site: str
