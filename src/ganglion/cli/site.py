@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from ganglion.cli.cluster import cluster
+from ganglion.cli.cluster import cluster, occupied
 from ganglion.core.errors import RunError
 from ganglion.host.private import PrivateDirectory
 from ganglion.host.system import SystemClock
@@ -19,7 +18,7 @@ from ganglion.messaging.mqtt import Listener
 from ganglion.messaging.nats import connect
 from ganglion.messaging.provision import refill as send_again
 from ganglion.messaging.security.authority import Authority
-from ganglion.messaging.security.identity import SiteIdentity
+from ganglion.messaging.security.identity import SiteIdentity, named_in
 
 site = typer.Typer(no_args_is_help=True, help="Make and withdraw the identities of sites.")
 
@@ -67,7 +66,7 @@ def join(
     ] = None,
 ) -> None:
     """Make an identity for a site. One that joined before gets new keys, and its old ones are withdrawn."""
-    if out.exists() and any(out.iterdir()) and not (out / "site.json").exists():
+    if occupied(out) and not (out / "site.json").exists():
         raise RunError(
             "cli.site-out",
             f"{out} holds something else",
@@ -125,7 +124,7 @@ def refill(
 ) -> None:
     """Let children send again what they still hold, after a site was restored from an older backup."""
     own = PrivateDirectory(identity)
-    named = json.loads(own.read("site.json") or b"{}").get("site", "?")
+    named = named_in(own) or "?"
 
     async def ask() -> None:
         bus = await connect(server, name="ganglion-site", access=SiteIdentity(own, named).access())
