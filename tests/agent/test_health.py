@@ -326,5 +326,9 @@ def test_pauses_are_short_again_after_a_disk_was_full_where_that_causes_no_resta
 def test_conditions_of_another_form_are_not_taken_for_health():
     with pytest.raises(KeyError):
         read_conditions([{"code": "health.x"}])
+    good = Condition("health.x", "info", "text", "look").to_json()
+    for wrong in ({"severity": ["info"]}, {"severity": "grave"}, {"code": 1}, {"text": None}):
+        with pytest.raises(TypeError):
+            read_conditions([good | wrong])
     assert read_conditions([]) == []
     assert isinstance(conditions(replace(WELL, answers=False))[0], Condition)

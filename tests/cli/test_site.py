@@ -50,6 +50,9 @@ def test_wrong_uses_of_site_are_explained(tmp_path):
         (("join", authority, "GW 1", "--out", tmp_path / "gw1"), "messaging.site"),
         (("join", authority, "gw1", "--out", tmp_path / "full"), "cli.site-out"),
         (("join", authority, "gw1", "--out", tmp_path / "full" / "x"), "cli.site-out"),
+        (("join", authority, "gw1", "--out", tmp_path / "gw1", "--host", ""), "cli.site-names"),
+        (("join", authority, "gw1", "--out", tmp_path / "gw1", "--host", "a b"), "cli.site-names"),
+        (("join", authority, "gw1", "--out", tmp_path / "gw1", "--mqtt-send", ""), "cli.site-names"),
         (("refill", tmp_path / "torn", "nats://127.0.0.1:1", "gw1"), "messaging.identity"),
         (("refill", tmp_path / "nowhere", "nats://127.0.0.1:1", "gw1"), "messaging.identity"),
     ):

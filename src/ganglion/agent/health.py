@@ -215,4 +215,8 @@ def _disk(seen: Observed) -> list[Condition]:
 
 def read_conditions(value: Any) -> list[Condition]:
     """The conditions of a report's ``health``; raises KeyError or TypeError for another form."""
-    return [Condition(**{k: c[k] for k in Condition.__dataclass_fields__}) for c in value]
+    found = [Condition(**{k: c[k] for k in Condition.__dataclass_fields__}) for c in value]
+    for c in found:
+        if c.severity not in SEVERITIES or not all(isinstance(t, str) for t in (c.code, c.text, c.command)):
+            raise TypeError(f"{str(c.code)[:40]!r} is no condition")
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,8 @@ from ganglion.messaging.nats import connect
 from ganglion.messaging.provision import refill as send_again
 from ganglion.messaging.security.authority import Authority
 from ganglion.messaging.security.identity import SiteIdentity, named_in
+
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,250}[A-Za-z0-9])?|[0-9A-Fa-f:.]{2,45}")
 
 site = typer.Typer(no_args_is_help=True, help="Make and withdraw the identities of sites.")
 
@@ -73,6 +76,14 @@ def join(
             why="an identity has a directory of its own",
             next_step="name a new directory with --out",
         )
+    for what in (*(host or ()), *(mqtt_send or ()), *(mqtt_hear or ())):
+        if not what or (what in (host or ()) and not _HOST.fullmatch(what)):
+            raise RunError(
+                "cli.site-names",
+                f"{what!r} cannot stand in an identity",
+                why="a host is a name or an address, without a port; a topic is not empty",
+                next_step="write e.g. --host edge1.example.net, --mqtt-send 'plant/+/temp'",
+            )
     tree = _authority(authority)
     again = tree.member(name) is not None
     devices = Listener(0, tuple(mqtt_send or ()), tuple(mqtt_hear or ())) if mqtt_send or mqtt_hear else None
