@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 
 from ganglion.agent.health import Condition, Observed, StreamUse, conditions, read_conditions
-from ganglion.agent.supervisor import Diagnosis, Patience, Supervisor
+from ganglion.agent.supervisor import LINK_ONLY, Diagnosis, Patience, Supervisor
 from ganglion.core.units import NS_PER_S
 from ganglion.host.system import SystemDisk, system_host
 from ganglion.messaging import nats
@@ -302,8 +302,33 @@ def test_a_stream_near_its_cap_is_told(tmp_path):
     asyncio.run(test())
 
 
+def test_pauses_are_short_again_after_a_disk_was_full_where_that_causes_no_restart():
+    diagnosis, now_s = Diagnosis(LINK_ONLY), 0
+    stuck = replace(WELL, drawn=False, uplink_answers=True)
+
+    def restarts(seen, for_s):
+        """The seconds at which it is restarted."""
+        nonlocal now_s
+        found = []
+        for _ in range(for_s):
+            now_s += 1
+            found += [now_s] if diagnosis.judge(seen, now_s * NS_PER_S) else []
+        return found
+
+    for _ in range(5):
+        assert len(restarts(stuck, 30)) == 1
+        assert restarts(replace(WELL, disk_free_bytes=0), 5) == []
+        assert restarts(WELL, 700) == []
+    first, second = restarts(stuck, 60)
+    assert second - first < 2 * LINK_ONLY.pause_first_ns // NS_PER_S
+
+
 def test_conditions_of_another_form_are_not_taken_for_health():
     with pytest.raises(KeyError):
         read_conditions([{"code": "health.x"}])
+    good = Condition("health.x", "info", "text", "look").to_json()
+    for wrong in ({"severity": ["info"]}, {"severity": "grave"}, {"code": 1}, {"text": None}):
+        with pytest.raises(TypeError):
+            read_conditions([good | wrong])
     assert read_conditions([]) == []
     assert isinstance(conditions(replace(WELL, answers=False))[0], Condition)

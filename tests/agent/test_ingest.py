@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import ganglion as gg
+from ganglion.agent import ingest
 from ganglion.agent.ingest import Ingest
 from ganglion.connectors.batch_senml import encode
 from ganglion.connectors.coap import Endpoint, Request, Response
@@ -210,6 +211,8 @@ def test_a_device_that_comes_back_after_its_end_may_end_again() -> None:
         ("s/level", encode(rows(0, 1.0, origin="gw2-relay-00"), SPEC["level"].schema), "4.03", "refused"),
         ("s/level/end", b"\xff\xfe", "4.03", "refused"),
         ("s/level/end/more", b"", "4.04", "refused"),
+        ("s/level/end", b"gw1-relay-0 0", "4.00", "bad"),
+        ("s/level/end", b"gw1-relay->", "4.00", "bad"),
     ],
 )
 def test_what_does_not_belong_here_is_refused_and_counted(
@@ -223,6 +226,27 @@ def test_what_does_not_belong_here_is_refused_and_counted(
     site = scenario(story)
     assert site.journal == []
     assert getattr(site.ingest.counts, counter) == 1
+
+
+def test_origins_beyond_the_limit_are_refused_and_those_that_are_known_go_on(monkeypatch) -> None:
+    monkeypatch.setattr(ingest, "LINES_MAX", 2)
+
+    async def story(site: Site) -> None:
+        for number in (0, 1):
+            assert (await site.send(rows(0, 0.1, origin=f"gw1-relay-0{number}"))).ok
+        answer = await site.send(rows(0, 0.1, origin="gw1-relay-02"))
+        assert answer.status == "4.03"
+        assert (await site.send(rows(1, 0.2))).ok
+        assert (await site.device.request(site.address, Code.POST, "s/level/end", ORIGIN.encode())).ok
+
+    site = scenario(story)
+    assert [item.origin for item in site.journal if isinstance(item, Batch | End)] == [
+        ORIGIN,
+        "gw1-relay-01",
+        ORIGIN,
+        ORIGIN,
+    ]
+    assert site.ingest.counts.refused == 1
 
 
 def test_a_breaker_that_does_not_answer_is_counted() -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any, cast
 
 import pytest
 
 from ganglion.agent import partitions as kept
+from ganglion.agent import shared
 from ganglion.agent.partitions import Below, PartitionOutbox, PartitionState, PinnedJournal, newest_saved
 from ganglion.core.errors import HostError, MessagingError
 from ganglion.core.packing import pack
 from ganglion.core.partition import partition_of
 from ganglion.engine import durable
 from ganglion.engine.durable import Durable
+from ganglion.host.system import system_host
 from ganglion.messaging import partitions, pins, subjects
+from ganglion.messaging.bus import unavailable
 from ganglion.messaging.partitions import consumer, provision_partitions
 from tests.agent.sharing import EDGE, IN, ORIGINS, OUT, alone, history, outbox, send
 from tests.engine.flows import SPEC
@@ -201,6 +205,55 @@ def test_a_checkpoint_of_any_size_is_read_back_by_the_next_owner_and_others_are_
         assert await third.load() == content(4)
 
     run(test)
+
+
+def test_a_checkpoint_that_is_replaced_while_it_is_read_is_read_anew(run, hosts, monkeypatch):
+    """Whoever reads without having claimed, as a site does at its end, may be overtaken by the owner."""
+    monkeypatch.setattr(kept, "PART_BYTES", 100)
+    monkeypatch.setattr(kept, "SMALL_BYTES", 0)
+    first, second = (pack({"sinks": {}, "n": n, "filling": bytes(1000)}) for n in (1, 2))
+
+    async def test(sites, up, _down):
+        await provision_partitions(up, "up")
+        clock = hosts(sites, 0).clock
+        owner = PartitionState(up, "up", P, "a", clock)
+        await owner.claim()
+        await owner.save(first)
+
+        class Overtaken:
+            """The bus; the owner saves again just before the third part is asked for."""
+
+            asked = 0
+
+            def __getattr__(self, name):
+                return getattr(up, name)
+
+            async def following(self, *which):
+                self.asked += 1
+                if self.asked == 3:
+                    await owner.save(second)
+                return await up.following(*which)
+
+        assert await PartitionState(Overtaken(), "up", P, "", clock).load() == second
+
+    run(test)
+
+
+def test_a_shared_site_ends_though_its_servers_are_away(tmp_path, monkeypatch):
+    monkeypatch.setattr(shared, "END_NS_MAX", 300_000_000)
+
+    class Away:
+        async def newest(self, stream, _among):
+            raise unavailable(stream, "nobody is there")
+
+    async def test():
+        host = system_host(tmp_path)
+        site = shared.Shared(cast("Any", Away()), "up", None, lambda _seq: None, host)
+        async with asyncio.timeout(30):
+            await site.checkpoint()
+        assert host.disk.read(shared.SEGMENTS) is None
+
+    asyncio.run(test())
 
 
 def test_a_state_stream_that_is_full_is_said_and_mends_itself(run, hosts, monkeypatch):

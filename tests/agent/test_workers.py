@@ -7,7 +7,7 @@ import pytest
 from ganglion.agent import workers
 from ganglion.core.partition import PARTITIONS
 from ganglion.engine import durable
-from ganglion.messaging import partitions, pins
+from ganglion.messaging import partitions, pins, subjects
 from tests.agent.sharing import IN, Team, alone, history, outbox, send
 from tests.messaging.sites import until
 
@@ -35,6 +35,32 @@ async def settled(team, up, inputs):
         if found.owed:
             return False
     return True
+
+
+def test_without_room_for_a_claim_the_work_waits(run, rng, hosts, monkeypatch):
+    monkeypatch.setattr(partitions, "STATE_BYTES_MAX", 600)
+    messages = history(rng, 40)
+    expected, _ = alone(messages)
+
+    async def test(sites, up, down):
+        team = Team(sites, hosts)
+        worker = team.start(0)
+        await send(down, messages)
+
+        async def waits():
+            team.check()
+            return any("host.disk-full" in why for why in worker.troubles.values())
+
+        await until(waits)
+        stream = f"STREAM.{{}}.{subjects.state('up')}".format
+        config = (await up.ask(stream("INFO"), {}))["config"]
+        await up.ask(stream("UPDATE"), config | {"max_bytes": 16 << 20})
+        await until(lambda: settled(team, up, len(messages)))
+        assert await outbox(up) == expected
+        assert worker.troubles == {}
+        await team.stop()
+
+    run(test)
 
 
 def test_one_takes_over_what_another_leaves(run, tmp_path, rng, hosts):

@@ -65,6 +65,7 @@ def test_built_in_scenarios_are_named(sim):
         (("run", "calm", "--seeds", "5..2"), "cli.seeds"),
         (("run", "calm", "--seeds", "many"), "cli.seeds"),
         (("run", "calm", "--seed", "-3"), "cli.seeds"),
+        (("run", "calm", "--seeds", "0..99999999999999999999"), "cli.seeds"),
         (("run", "calm", "--seed", "1", "--seeds", "1..2"), "cli.seeds"),
         (("run", "calm", "--trace", "/nowhere/at/all"), "cli.trace"),
     ],

@@ -40,12 +40,21 @@ def test_wrong_uses_of_site_are_explained(tmp_path):
     authority = tmp_path / "authority"
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").touch()
+    (tmp_path / "torn").mkdir(mode=0o700)
+    (tmp_path / "torn" / "site.json").write_text("{")
+    (tmp_path / "torn" / "site.json").chmod(0o600)
     for words, code in (
         (("join", authority, "gw1", "--out", tmp_path / "gw1"), "messaging.authority"),
         (("revoke", authority, "gw1"), "messaging.authority"),
         (("list", authority), "messaging.authority"),
         (("join", authority, "GW 1", "--out", tmp_path / "gw1"), "messaging.site"),
         (("join", authority, "gw1", "--out", tmp_path / "full"), "cli.site-out"),
+        (("join", authority, "gw1", "--out", tmp_path / "full" / "x"), "cli.site-out"),
+        (("join", authority, "gw1", "--out", tmp_path / "gw1", "--host", ""), "cli.site-names"),
+        (("join", authority, "gw1", "--out", tmp_path / "gw1", "--host", "a b"), "cli.site-names"),
+        (("join", authority, "gw1", "--out", tmp_path / "gw1", "--mqtt-send", ""), "cli.site-names"),
+        (("refill", tmp_path / "torn", "nats://127.0.0.1:1", "gw1"), "messaging.identity"),
+        (("refill", tmp_path / "nowhere", "nats://127.0.0.1:1", "gw1"), "messaging.identity"),
     ):
         found = ganglion("site", *words)
         assert found.returncode == 2

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +16,7 @@ from hypothesis import strategies as st
 from ganglion.core.batch import Batch
 from ganglion.core.errors import DataError, MessagingError
 from ganglion.core.packing import pack, unpack
+from ganglion.core.shed import Shed
 from ganglion.core.wire import End, decode, encode
 from ganglion.engine import arrivals, durable
 from ganglion.engine.checkpoints import CHECKPOINT
@@ -21,7 +25,7 @@ from ganglion.flow.assignment import Assignment
 from tests.engine.flows import EDGE, GATEWAY, LONG_HISTORY, SPEC, WHOLE, assignment, flow, histories, items_of
 from tests.engine.site import Site, sink_rows
 from tests.engine.stores import Killed, Lifetime
-from tests.engine.streams import row_list
+from tests.engine.streams import row_list, rows_of
 
 TICK = None
 BAD = [
@@ -303,6 +307,44 @@ def test_bad_messages_are_counted_and_the_others_pass():
     asyncio.run(site.run())
     assert site.started_engine.progress.bad_messages == len(BAD) + 1
     assert outcome(site)[:2] == expected[:2]
+
+
+def hostile(**changes: Any) -> bytes:
+    """What a child says that it shed."""
+    told = asdict(Shed("tens", "gw1-relay-00", 0, 9, 1, 1, 1)) | changes
+    return pack([1, [list(told.values())], None])
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        hostile(origin="gw1-relay-0 0"),
+        hostile(origin="gw1-relay-\u00e9"),
+        hostile(origin="gw1-relay-" + "0" * 128),
+        hostile(rows=1 << 64),
+        hostile(first_seq=-(1 << 70)),
+        hostile(last_seq=1 << 70),
+        hostile(payload_bytes=1 << 64),
+        encode(End("tens", "gw1-relay-*")),
+        encode(rows_of("frames", "gw1-relay-a b", 0, [0], frame=np.zeros((1, 2), np.float32))),
+    ],
+)
+def test_what_could_be_neither_sent_on_nor_reported_is_bad(payload):
+    """A child that says it would otherwise end its parent, and again at every replay."""
+    site = Site([payload, TICK], GATEWAY, gather=False)
+    asyncio.run(site.run())
+    assert site.started_engine.progress.bad_messages == 1
+    assert site.outbox.messages == []
+    orjson.dumps(site.started_engine.progress.missing.to_json())
+
+
+def test_claims_without_end_stay_numbers_of_a_report():
+    most = (1 << 63) - 1
+    payloads = [hostile(first_seq=n, last_seq=n + 1, rows=most, payload_bytes=most) for n in range(300)]
+    site = Site([*payloads, TICK], GATEWAY, gather=False)
+    asyncio.run(site.run())
+    assert site.started_engine.progress.bad_messages == 0
+    assert orjson.loads(orjson.dumps(site.started_engine.progress.missing.to_json()))["tens"]["rows"] == most
 
 
 def test_origins_beyond_the_limit_are_bad_messages(monkeypatch):

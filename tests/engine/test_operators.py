@@ -310,6 +310,18 @@ def test_the_newest_spans_are_remembered(monkeypatch):
     assert [s for b in found for s in b.seq.tolist()] == far_apart[2:]
 
 
+def test_rows_that_are_held_are_found_by_all_triggers_of_a_batch_however_many():
+    """After an island, hours of rows and their triggers may come at once."""
+    far_apart = [1000 * i for i in range(3 * operators.AROUND_SPANS_MAX)]
+    together, singly = around(), around()
+    for operator in (together, singly):
+        operator.process(base(ORIGINS[0], far_apart))
+    (found,) = together.process(triggers(ORIGINS[0], far_apart))
+    assert found.seq.tolist() == far_apart
+    each = [b for t in far_apart for b in singly.process(triggers(ORIGINS[0], [t]))]
+    assert [s for b in each for s in b.seq.tolist()] == far_apart
+
+
 def test_an_older_trigger_does_not_shorten_what_newer_ones_chose():
     operator = around()
     for at in (0, 20, 5):

@@ -54,12 +54,12 @@ def test_a_rollup_takes_a_repeated_or_older_revision_as_nothing_new(steps, repea
 
 
 @given(histories, st.data())
-def test_a_rollup_takes_no_result_over_nothing(steps, data):
+def test_a_rollup_takes_no_result_over_nothing_or_over_more_rows_than_there_can_be(steps, data):
     singles = partials(steps)
     target = rollup()
     bad = 0
     for batch in singles:
-        rows = np.array([data.draw(st.sampled_from((0, -1)))], np.int64)
+        rows = np.array([data.draw(st.sampled_from((0, -1, (1 << 44) + 1, (1 << 63) - 1)))], np.int64)
         nothing = replace(batch, columns={**batch.columns, "rows": rows})
         both = Batch.concat([nothing, replace(batch, seq=batch.seq + 1)])
         assert batches_of(target.process(nothing)) == []

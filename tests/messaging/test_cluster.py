@@ -223,6 +223,13 @@ def test_wrong_uses_of_the_command_are_explained(tmp_path):
         ("nobody", file, (), "cli.cluster", "no such site"),
         ("edge1", file, (), "cli.cluster", "--parent tls://HOST:PORT"),
         ("edge1", file, ("--parent", "tls://p:7422", "--route", "a:1"), "cli.cluster", "--route"),
+        (
+            "edge1",
+            file,
+            ("--parent", "tls://p:7422", "--route", "[::1:6222", "--route", "b:1", "--route", "c:\u00b2"),
+            "cli.cluster",
+            "--route",
+        ),
         ("edge1", file, ("--parent", "tls://p:7422", "--out", tmp_path / "full"), "cli.site-out", "already"),
         ("edge1", file, ("--parent", "tls://p:7422", "--store", "much"), "unit.size", "much"),
         ("edge1", file, ("--parent", "tls://p:7422"), "messaging.authority", "holds no authority"),

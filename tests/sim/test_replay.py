@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -200,6 +202,87 @@ def test_what_does_not_fit_before_the_next_state_is_left_out_and_counted():
     with_recorder(story)
 
 
+def numbers_in(kept):
+    """The arrivals of each file, in order, as a replay finds them."""
+    found = {}
+    for file in kept.platter.files.values():
+        first, *others = decode(bytes(file.content))
+        assert isinstance(first, Start)
+        found[first.number] = [r.at_ns for r in others if isinstance(r, Arrival)]
+    return [found[number] for number in sorted(found)]
+
+
+def test_nothing_is_recorded_after_a_record_that_was_left_out_until_the_next_state():
+    async def story(kept):
+        kept.recorder.begin()
+        kept.recorder.arrival(arrival(0, 9_000))
+        kept.recorder.arrival(arrival(1, 9_000))
+        kept.recorder.arrival(arrival(2, 10))
+        assert kept.recorder.wants_start
+        kept.recorder.begin()
+        kept.recorder.arrival(arrival(3, 10))
+        await kept.recorder.write()
+        assert numbers_in(kept) == [[0], [3]]
+        assert kept.recorder.left_out == 2
+
+    with_recorder(story)
+
+
+def test_nothing_is_written_after_a_record_that_a_full_disk_left_out():
+    async def story(kept):
+        kept.recorder.begin()
+        kept.recorder.arrival(arrival(0, 10))
+        await kept.recorder.write()
+        kept.platter.full = True
+        kept.recorder.arrival(arrival(1, 10))
+        writing = asyncio.ensure_future(kept.recorder.write())
+        await asyncio.sleep(0)
+        kept.recorder.arrival(arrival(2, 10))  # while the disk is asked
+        await writing
+        kept.platter.full = False
+        await kept.recorder.write()
+        assert numbers_in(kept) == [[0]]
+        assert "host.disk-full" in kept.recorder.trouble
+        assert kept.recorder.left_out == 2
+        kept.recorder.begin()
+        kept.recorder.arrival(arrival(3, 10))
+        await kept.recorder.write()
+        assert numbers_in(kept) == [[0], [3]]
+        assert kept.recorder.trouble == ""
+
+    with_recorder(story)
+
+
+def test_a_disk_that_answers_nothing_makes_no_more_wait_than_the_ring_holds():
+    async def story(kept):
+        for number in range(300):
+            if kept.recorder.wants_start:
+                kept.recorder.begin()
+            kept.recorder.arrival(arrival(number, 2_000))
+        await kept.recorder.write()
+        assert kept.numbers() == [1, 2, 3, 4]
+        assert kept.recorder.left_out > 200
+        kept.recorder.begin()
+        kept.recorder.arrival(arrival(300, 10))
+        await kept.recorder.write()
+        assert kept.numbers() == [2, 3, 4, 5]
+        assert numbers_in(kept)[-1] == [300]
+
+    with_recorder(story)
+
+
+def test_a_state_that_has_grown_too_large_stays_said():
+    async def story(kept):
+        kept.recorder.begin()
+        kept.recorder.arrival(arrival(0, 10))
+        kept.recorder.start = lambda number: start(number, bytes(60_000))
+        kept.recorder.begin()
+        await kept.recorder.write()
+        assert "60" in kept.recorder.trouble
+
+    with_recorder(story)
+
+
 def test_a_state_that_is_too_large_is_said():
     async def story(kept):
         kept.recorder.start = lambda number: start(number, bytes(60_000))
@@ -232,6 +315,13 @@ def test_the_command_shows_decisions_and_its_status(recording, tmp_path, monkeyp
     status, told = call(recording, "--flow", tmp_path)
     assert status == 1
     assert "then only" in told.out
+    first = read_recordings(recording)[0]
+    at, came = next((i, r) for i, r in enumerate(first) if isinstance(r, Arrival))
+    first[at] = replace(came, commands=("breaker_open:gw1-meter-a:2f:00:17",))
+    (tmp_path / "named.glog").write_bytes(b"".join(map(encode, first)))
+    status, told = call(tmp_path / "named.glog")
+    assert status == 1
+    assert "breaker_open  gw1-meter-a:2f:00  row 17  then only" in told.out
     status, told = call(tmp_path / "nothing")
     assert status == 2
     assert "replay.recording" in told.err

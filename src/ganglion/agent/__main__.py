@@ -13,6 +13,7 @@ from ganglion.agent.config import NodeConfig, WorkerConfig, load_config
 from ganglion.agent.node import Node
 from ganglion.agent.workers import Worker
 from ganglion.core.errors import GanglionError
+from ganglion.host.sole import sole_use
 from ganglion.host.system import system_host, variable
 
 SERVER_VARIABLE = "GANGLION_NATS_SERVER"
@@ -53,7 +54,8 @@ async def _run(path: Path) -> None:
     gc.freeze()
     gc.set_threshold(20_000, 20, 100)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    await part.run()
+    with sole_use(path.parent):
+        await part.run()
 
 
 def main(arguments: list[str]) -> int:

@@ -51,9 +51,9 @@ class Observed:
     ``answers``: the message server does. ``drawn``: the parent draws from the outbox. ``uplink_answers``: the
     parent's port greets, whether or not the link is up. ``missing``: streams and consumers that are not there.
     ``refused``: what the server last said when it would not write, though there is room. ``shed``: rows per stream.
-    ``refused``: what the server last said when it would not write, though there is room. ``servers``: of a site with
-    several message servers, each one's address and whether it greets; None for a site with one. ``leaderless``:
-    streams for which none of those answers. ``behind``: servers that do not hold all of some stream yet.
+    ``servers``: of a site with several message servers, each one's address and whether it greets; None for a site
+    with one. ``leaderless``: streams for which none of those answers. ``behind``: servers that do not hold all of
+    some stream yet.
     """
 
     site: str
@@ -215,4 +215,8 @@ def _disk(seen: Observed) -> list[Condition]:
 
 def read_conditions(value: Any) -> list[Condition]:
     """The conditions of a report's ``health``; raises KeyError or TypeError for another form."""
-    return [Condition(**{k: c[k] for k in Condition.__dataclass_fields__}) for c in value]
+    found = [Condition(**{k: c[k] for k in Condition.__dataclass_fields__}) for c in value]
+    for c in found:
+        if c.severity not in SEVERITIES or not all(isinstance(t, str) for t in (c.code, c.text, c.command)):
+            raise TypeError(f"{str(c.code)[:40]!r} is no condition")
+    return found

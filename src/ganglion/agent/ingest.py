@@ -17,6 +17,7 @@ from ganglion.connectors.coap.message import Code
 from ganglion.connectors.coap.settings import Settings
 from ganglion.core.batch import Batch
 from ganglion.core.errors import ConnectorError, DataError, MessagingError
+from ganglion.core.origins import is_name
 from ganglion.core.packing import pack, unpack
 from ganglion.core.wire import End, encode
 from ganglion.engine.graph import Emission, Graph
@@ -29,7 +30,8 @@ DATAGRAM_BYTES_MAX = 4096
 COMMAND_TIMEOUT_NS = 10_000_000_000
 COMMANDS_MAX = 256
 """Commands under way at once; more are refused and counted."""
-ORIGINS_MAX = 10_000
+LINES_MAX = 10_000
+"""Streams of origins; those of further ones are refused and counted."""
 REACTIONS_MAX = 10_000
 """Commands whose times are remembered for the report, the newest."""
 
@@ -162,10 +164,18 @@ class Ingest:
         except DataError as error:
             self.counts.bad += 1
             return Response(Code.BAD_REQUEST, str(error).encode())
-        if path_of(item.origin) not in self._paths or len(self._lines) >= ORIGINS_MAX:
+        if path_of(item.origin) not in self._paths:
             self.counts.refused += 1
             return Response(Code.FORBIDDEN, f"{item.origin!r} does not belong to this gateway".encode())
+        if not is_name(item.origin):  # an end mark's; SenML has named the others
+            self.counts.bad += 1
+            return Response(Code.BAD_REQUEST, f"{item.origin!r} names no origin".encode())
         line = self._line(item)
+        if line is None:
+            self.counts.refused += 1
+            return Response(
+                Code.FORBIDDEN, f"this gateway has {LINES_MAX} streams of origins already".encode()
+            )
         if isinstance(item, Batch):
             self.counts.rows += len(item)
             self._react(item, line, request, received_ns)
@@ -176,10 +186,11 @@ class Ingest:
             return End(stream, request.payload.decode("ascii", "replace"))
         return decode(request.payload, stream, self._spec[stream].schema)
 
-    def _line(self, item: Arrived) -> _Line:
+    def _line(self, item: Arrived) -> _Line | None:
+        """None for one more than there may be; those that are known go on."""
         key = (item.stream, item.origin)
         line = self._lines.get(key)
-        if line is None:
+        if line is None and len(self._lines) < LINES_MAX:
             last = self._last_seq(*key)
             line = self._lines[key] = _Line(last, last, ended=False, lock=asyncio.Lock())
         return line

@@ -136,12 +136,15 @@ class InputRecorder:
         assert bytes_max >= RECORDING_BYTES_MIN
         self.start: Callable[[int], Start] | None = None
         self.left_out = 0
-        self.trouble = ""
+        self._disk_trouble = ""
+        self._state_trouble = ""
         self._disk = disk
         self._clock = clock
         self._file_bytes_max = bytes_max // FILES
         self._number = 0
-        self._written_number = 0
+        self._written_number = 0  # of the last file that was written to, or failed
+        self._failed_number = 0
+        self._ended = False
         self._waiting: list[tuple[int, bytes]] = []
         self._size_bytes = 0
         self._recording = False
@@ -161,24 +164,29 @@ class InputRecorder:
         self._number = self._written_number = max(numbers)
 
     @property
+    def trouble(self) -> str:
+        """Why inputs are not recorded now; "" when they are."""
+        return self._state_trouble or self._disk_trouble
+
+    @property
     def wants_start(self) -> bool:
         """True when the next file of the ring is due; it begins with `begin`, between two entries."""
-        return not self._recording or self._size_bytes >= self._file_bytes_max * 3 // 4
+        return not self._recording or self._ended or self._size_bytes >= self._file_bytes_max * 3 // 4
 
     def begin(self) -> None:
-        """Starts the next file with the states of now."""
-        if self.start is None:
+        """Starts the next file with the states of now, unless a whole ring waits for the disk already."""
+        if self.start is None or self._number - self._written_number >= FILES:
             return
         self._number += 1
         content = encode(self.start(self._number))
         if len(content) > self._file_bytes_max // 2:
             # Asked again only when the recording is begun anew: a state does not shrink.
             self.start, self._recording = None, False
-            self.trouble = f"inputs are not recorded: the state alone takes {len(content)} bytes"
+            self._state_trouble = f"inputs are not recorded: the state alone takes {len(content)} bytes"
             return
         self._waiting.append((self._number, content))
         self._size_bytes = len(content)
-        self._recording = True
+        self._recording, self._ended = True, False
 
     def arrival(self, record: Arrival) -> None:
         """A request came, and this was decided."""
@@ -188,8 +196,10 @@ class InputRecorder:
         if not self._recording:
             return
         content = encode(record)
-        if self._size_bytes + len(content) > self._file_bytes_max:
-            # No moment between two entries came to begin a new file: the rest of this one is left out.
+        if self._ended or self._size_bytes + len(content) > self._file_bytes_max:
+            # No moment between two entries came to begin a new file: the rest of this one is left out, small records
+            # too, for what comes after a gap cannot be played.
+            self._ended = True
             self.left_out += 1
             return
         self._waiting.append((self._number, content))
@@ -204,20 +214,23 @@ class InputRecorder:
     async def write(self) -> None:
         """Writes what waits; on a full disk it is left out, and the ring goes on with a new file."""
         waiting, self._waiting = self._waiting, []
-        if waiting:
-            self.trouble = ""
-        for number, records in groupby(waiting, key=lambda one: one[0]):
-            content = b"".join(record for _, record in records)
+        for number, group in groupby(waiting, key=lambda one: one[0]):
+            records = [record for _, record in group]
+            if number == self._failed_number:
+                # They came while the disk was asked to take what is missing before them.
+                self.left_out += len(records)
+                continue
             fresh = number != self._written_number
+            write: Callable[[str, bytes], object] = self._disk.replace if fresh else self._disk.append
+            self._written_number = number
             try:
-                await to_its_end(
-                    self._disk.replace if fresh else self._disk.append, _name(number % FILES), content
-                )
-                self._written_number = number
+                await to_its_end(write, _name(number % FILES), b"".join(records))
+                self._disk_trouble = ""
             except HostError as error:
-                self.trouble = str(error)
-                self.left_out += 1
-                self._recording = False
+                self._disk_trouble = str(error)
+                self.left_out += len(records)
+                self._failed_number = number
+                self._recording = self._recording and number != self._number
 
     def journal(self, journal: Journal) -> Journal:
         """The same journal, with what is taken from it recorded."""

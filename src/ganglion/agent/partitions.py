@@ -21,7 +21,7 @@ from ganglion.core.partition import partition_of
 from ganglion.engine.durable import Entry
 from ganglion.host.ports import Clock, Disk
 from ganglion.messaging import subjects
-from ganglion.messaging.bus import Bus, Stored
+from ganglion.messaging.bus import Bus
 from ganglion.messaging.pins import Pin, unpinned
 
 ORDINAL = "Ganglion-Ordinal"
@@ -189,13 +189,14 @@ class PartitionState:
 
     async def load(self) -> bytes | None:
         """The engine's state as the owner before left it; its sinks begin anew, in files of our own."""
-        saved = await answered(lambda: newest_saved(self._bus, self._site, self._partition), self._clock)
+        saved = await self._newest()
         if saved is None:
             return None
-        content, at = saved.content, saved.first_seq - 1
-        for _ in range(saved.parts):
-            part = await answered(partial(self._part, saved.name, at), self._clock)
-            content, at = content + part.payload, part.seq
+        while (content := await self._content(saved)) is None:
+            # Its owner has saved anew meanwhile, and purged what we were reading, which it does only then.
+            newer = await self._newest()
+            assert newer is not None and newer.name != saved.name, saved.name
+            saved = newer
         state = unpack(content)
         self.segments = list(saved.segments)
         before = f"{SINKS_DIRECTORY}/{self._partition:02d}/{saved.epoch}"
@@ -205,11 +206,19 @@ class PartitionState:
             state["sinks"][name] = [0, 0]
         return pack(state)
 
-    async def _part(self, name: str, after_seq: int) -> Stored:
-        subject = subjects.state_subject(self._partition, name)
-        part = await self._bus.following(self._stream, subject, after_seq)
-        assert part is not None, "a checkpoint's parts are purged only after the next is whole"
-        return part
+    async def _newest(self) -> Saved | None:
+        return await answered(lambda: newest_saved(self._bus, self._site, self._partition), self._clock)
+
+    async def _content(self, saved: Saved) -> bytes | None:
+        """The state of a checkpoint; None when its parts are not there any more."""
+        content, at = saved.content, saved.first_seq - 1
+        subject = subjects.state_subject(self._partition, saved.name)
+        for _ in range(saved.parts):
+            part = await answered(partial(self._bus.following, self._stream, subject, at), self._clock)
+            if part is None:
+                return None
+            content, at = content + part.payload, part.seq
+        return content
 
     async def save(self, content: bytes) -> None:
         """Raises `MessagingError` ``messaging.unpinned`` when another has claimed the partition."""

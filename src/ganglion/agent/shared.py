@@ -11,7 +11,7 @@ import orjson
 from ganglion.agent.partitions import PartitionState, Saved, newest_saved
 from ganglion.core.errors import MessagingError
 from ganglion.core.partition import PARTITIONS
-from ganglion.core.units import NS_PER_MS
+from ganglion.core.units import NS_PER_MS, NS_PER_S
 from ganglion.engine.arrivals import Exported, Progress
 from ganglion.engine.durable import Outbox
 from ganglion.engine.operators import Counts
@@ -22,6 +22,8 @@ from ganglion.messaging.partitions import consumer, provision_partitions
 from ganglion.messaging.provision import SiteBus
 
 LOOK_EVERY_NS = 500 * NS_PER_MS
+END_NS_MAX = 5 * NS_PER_S
+"""How long a node that is to end waits for a server that is away."""
 SEGMENTS = "segments.json"
 """Which files of which process hold the rows of the site's sinks: a list of [worker, sink, path, bytes, rows]."""
 
@@ -119,11 +121,19 @@ class Shared:
         return found
 
     async def checkpoint(self) -> None:
-        """At the end: writes down where the rows of the site's sinks are."""
+        """At the end: writes down where the rows of the site's sinks are, unless no server says so in time."""
         segments: list[list[Any]] = []
-        for partition in range(PARTITIONS):
-            state = PartitionState(self._bus, self._site, partition, "", self._host.clock)
-            await state.load()
-            segments += state.segments
-        await self._look()
+        try:
+            async with asyncio.timeout(END_NS_MAX / 1e9):
+                for partition in range(PARTITIONS):
+                    state = PartitionState(self._bus, self._site, partition, "", self._host.clock)
+                    await state.load()
+                    segments += state.segments
+                await self._look()
+        except TimeoutError:
+            return
+        except MessagingError as error:
+            if error.code not in ("messaging.unavailable", "messaging.no-stream"):
+                raise
+            return
         await to_its_end(self._host.disk.replace, SEGMENTS, orjson.dumps(segments))

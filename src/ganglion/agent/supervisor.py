@@ -62,7 +62,8 @@ class Diagnosis:
         patience = self._patience
         full = seen.disk_free_bytes < DISK_FULL_BYTES
         freed = self._disk_was_full and not full
-        self._disk_was_full = self._disk_was_full or full
+        # Kept for a restart that it is to cause; where it causes none, nothing would ever take it back.
+        self._disk_was_full = full or (self._disk_was_full and patience.freed_ns < NEVER_NS)
         causes = {
             "it does not answer": (not seen.answers, patience.silent_ns),
             f"it does not write though there is room ({seen.refused})": (

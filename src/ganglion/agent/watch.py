@@ -47,13 +47,19 @@ class ServerWatch:
         self._disk = disk
         self._clock = clock
         self._unanswered: dict[str, int] = {}
+        self._asked_pid: int | None = None
         self._silent = 0
 
     def wrote(self, stream: str, answered: bool) -> None:
         """A write was answered, whatever the answer, or was not."""
+        pid = self._server.pid
+        if pid != self._asked_pid:
+            # What the process before left unanswered, as when it was killed, is no fault of the one that runs now.
+            self._unanswered.clear()
+            self._asked_pid = pid
         if answered:
             self._unanswered.pop(stream, None)
-        else:
+        elif pid is not None:
             self._unanswered[stream] = self._unanswered.get(stream, 0) + 1
 
     async def run(self) -> None:
@@ -76,7 +82,7 @@ class ServerWatch:
             self._silent = self._silent + 1 if pid is not None and pid == self._server.pid else 0
             return self._silent >= UNANSWERED_MIN
         self._silent = 0
-        return any(count >= UNANSWERED_MIN for count in self._unanswered.values())
+        return pid == self._asked_pid and any(count >= UNANSWERED_MIN for count in self._unanswered.values())
 
     async def _room(self) -> bool:
         try:

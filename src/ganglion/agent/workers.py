@@ -67,6 +67,8 @@ class Worker:
     ) -> None:
         self.config = config
         self.owned: dict[int, Owned] = {}
+        self.troubles: dict[int, str] = {}
+        """Why partitions that we could have wait."""
         self._host = host
         self._clock = host.clock
         self._connect = connect or self._nats
@@ -200,7 +202,8 @@ class Worker:
         """Runs a partition until it is somebody else's, or until we stop."""
         node = self.config.node
         state = PartitionState(bus, node.site, partition, self.config.name, self._clock)
-        await state.claim()
+        if not await self._claimed(state, partition, pin):
+            return
         outbox = (
             PartitionOutbox(bus, self._outbox, partition, self._clock, self._spec.urgent)
             if node.parent_url
@@ -235,6 +238,21 @@ class Worker:
         finally:
             del self.owned[partition]
             await pin.close()
+
+    async def _claimed(self, state: PartitionState, partition: int, pin: pins.Pin) -> bool:
+        """False after a while when there is no room for the claim: the partition waits, as for a full disk."""
+        claimed = False
+        try:
+            await state.claim()
+            claimed = True
+            self.troubles.pop(partition, None)
+        except HostError as error:
+            self.troubles[partition] = str(error)
+            await self._clock.sleep_ns(LOOK_EVERY_NS)
+        finally:
+            if not claimed:
+                await pin.close()
+        return claimed
 
     def _checkpointed(self, partition: int, seq: int) -> None:
         self.owned[partition].saved_seq = seq
@@ -298,6 +316,7 @@ class Worker:
             "at_ns": self._clock.monotonic_ns(),
             "home": self.home,
             "taken_over": self.taken_over,
+            "trouble": sorted(set(self.troubles.values())),
             "partitions": {
                 str(p): {"epoch": o.state.epoch, **engine_progress(o.engine)}
                 for p, o in sorted(self.owned.items())

@@ -6,7 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import typer
 
@@ -63,7 +63,7 @@ def cluster(
         for url, leaf, p in zip(tree.sites[site].servers, tree.sites[site].leaves(), places, strict=True)
     ]
     up = parent or _parent_of(tree, site)
-    if out.exists() and any(out.iterdir()):
+    if occupied(out):
         raise RunError(
             "cli.site-out",
             f"{out} holds something already",
@@ -96,6 +96,11 @@ def cluster(
         )
 
 
+def occupied(out: Path) -> bool:
+    """True where something else is than an empty directory."""
+    return out.exists() and (not out.is_dir() or any(out.iterdir()))
+
+
 def _read(file: Path) -> Topology:
     try:
         return read_topology(file.read_text(encoding="utf-8"), str(file))
@@ -122,7 +127,7 @@ def _places(topology: Topology, site_id: str, routes: list[str]) -> list[Place]:
         )
     hosts = [str(urlsplit(url).hostname) for url in site.servers]
     given = routes or [f"{_bracketed(host)}:{ROUTE_PORT}" for host in hosts]
-    parts = [urlsplit(f"nats://{one}") for one in given]
+    parts = [_split(f"nats://{one}") for one in given]
     if len(given) != len(hosts) or len(set(given)) != len(given) or not all(_port(p.netloc) for p in parts):
         raise RunError(
             "cli.cluster",
@@ -137,10 +142,18 @@ def _places(topology: Topology, site_id: str, routes: list[str]) -> list[Place]:
     return found
 
 
+def _split(url: str) -> SplitResult:
+    """Without any part for what is no URL, such as a torn IPv6 address."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return urlsplit("")
+
+
 def _port(address: str) -> int:
     """0 for what is none."""
     word = address.rpartition(":")[2]
-    return int(word) if word.isdigit() and 0 < int(word) < 1 << 16 else 0
+    return int(word) if word.isdecimal() and 0 < int(word) < 1 << 16 else 0
 
 
 def _bracketed(host: str) -> str:

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import orjson
 import typer
@@ -23,6 +24,7 @@ from ganglion.core.topology_mqtt import Mqtt
 from ganglion.flow.assignment import Assignment
 from ganglion.flow.load import load_flow
 from ganglion.flow.spec import FlowSpec
+from ganglion.host.sole import sole_use
 from ganglion.host.system import system_host
 from ganglion.placement import plan
 from ganglion.sim.run import load_topology
@@ -31,6 +33,12 @@ node = typer.Typer(no_args_is_help=True, help="Run one site's node on this machi
 
 FlowDir = Annotated[Path, typer.Argument(metavar="FLOW_DIR", help="A folder with flow.py and topology.yaml.")]
 SHOWN_MAX = 50
+PORT_MAX = 65_535
+LEAF_SCHEMES = ("nats-leaf", "tls", "nats")
+
+
+def _port(name: str, told: str) -> Any:
+    return typer.Option(name, min=0, max=PORT_MAX, help=told)
 
 
 @node.command()
@@ -49,15 +57,9 @@ def run(
     identity: Annotated[
         Path | None, typer.Option("--identity", metavar="DIR", help="The site's keys (ganglion site join).")
     ] = None,
-    coap_port: Annotated[
-        int, typer.Option("--coap-port", help="Where CoAP devices send; 0: any free port.")
-    ] = 0,
-    nats_port: Annotated[
-        int, typer.Option("--nats-port", help="Of the site's own server; 0: any free one.")
-    ] = 0,
-    leaf_port: Annotated[
-        int, typer.Option("--leaf-port", help="Where children connect; 0: any free one.")
-    ] = 0,
+    coap_port: Annotated[int, _port("--coap-port", "Where CoAP devices send; 0: any free port.")] = 0,
+    nats_port: Annotated[int, _port("--nats-port", "Of the site's own server; 0: any free one.")] = 0,
+    leaf_port: Annotated[int, _port("--leaf-port", "Where children connect; 0: any free one.")] = 0,
     *,
     durable: Annotated[
         bool, typer.Option(help="Readings go through the journal on disk; without, a crash loses the newest.")
@@ -70,17 +72,19 @@ def run(
     """
     spec, topology = load_flow(flow_dir), load_topology(flow_dir).expanded()
     site = _site(topology, site)
+    _check_parent(topology, site, parent)
     place = (directory or Path("nodes") / site).resolve()
     host = system_host(place)
     mqtt = _mqtt(topology.sites[site], site, broker)
     spoken = {r.devices for r in mqtt.routes} if mqtt is not None else set()
     paths = [p for p in topology.paths() if p.gateway == site]
     by_coap = topology.sites[site].tier == "gateway" and any(p.group not in spoken for p in paths)
+    servers = topology.sites[site].servers
     config = NodeConfig(
         assignment=_assignment(spec, topology, site, parent),
         flow_dir=flow_dir.resolve(),
-        nats_port=nats_port or host.ports.free("tcp"),
-        leaf_port=(leaf_port or host.ports.free("tcp")) if topology.children(site) else 0,
+        nats_port=0 if servers else nats_port or host.ports.free("tcp"),
+        leaf_port=(leaf_port or host.ports.free("tcp")) if topology.children(site) and not servers else 0,
         parent_url=parent,
         children=tuple(topology.children(site)),
         coap_port=(coap_port or host.ports.free("udp")) if by_coap else 0,
@@ -90,16 +94,45 @@ def run(
         identity_dir=identity.resolve() if identity is not None else None,
         mqtt=mqtt,
         mqtt_devices={p.group: p.count for p in paths if p.group in spoken},
+        servers=servers,
+        parent_processes=_parent_processes(topology, site),
     )
-    if fresh:
-        _forget(place)
-    place.mkdir(parents=True, exist_ok=True)
-    host.disk.replace("config.json", orjson.dumps(config.to_json()))
+    with sole_use(place):  # as the agent does: what another one runs with must stay
+        if fresh:
+            _forget(place)
+        host.disk.replace("config.json", orjson.dumps(config.to_json()))
     sys.stdout.write(f"node {config.assignment.node} of {spec.name}: state and report.json in {place}\n")
     sys.stdout.flush()
     command = [sys.executable, "-m", "ganglion.agent", str(place / "config.json")]
     # The same process from here on, without what only planning needs: a gateway's memory is counted.
     os.execv(sys.executable, command)  # noqa: S606  # our own interpreter
+
+
+def _parent_processes(topology: Topology, site: str) -> int:
+    """What goes to a parent that shares its work must be divided: rows in another's part are refused there."""
+    above = topology.sites[site].parent
+    return 1 if above is None else topology.sites[above].node.processes
+
+
+def _check_parent(topology: Topology, site: str, urls: str) -> None:
+    """Raises ``node.parent`` for what is no address, or for a site that has no parent."""
+    above = topology.sites[site].parent
+    if urls and (above is None or not all(map(_is_leaf, urls.split(",")))):
+        top = above is None
+        raise RunError(
+            "node.parent",
+            f"--parent {urls} cannot be used",
+            why=f"{site} is the top of the tree" if top else "it is no address of a leaf port",
+            next_step="leave --parent out" if top else f"write --parent tls://HOST:PORT, of {above}",
+        )
+
+
+def _is_leaf(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in LEAF_SCHEMES and bool(parts.hostname) and bool(parts.port)
+    except ValueError:  # a port that is none, or a torn IPv6 address
+        return False
 
 
 def _assignment(spec: FlowSpec, topology: Topology, site: str, parent: str) -> Assignment:

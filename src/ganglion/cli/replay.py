@@ -51,7 +51,8 @@ def _text(result: Replay) -> str:
     ]
     lines += [f"  note: {note}" for note in result.notes]
     for one in result.decisions:
-        stage, origin, seq = one.command_id.split(":")
+        stage, _, row = one.command_id.partition(":")
+        origin, _, seq = row.rpartition(":")  # names of origins may hold colons
         told = "" if one.then == one.now else "  now only" if one.now else "  then only"
         lines.append(f"  {_time(one.at_ns)}  {stage}  {origin}  row {seq}{told}")
     differ = [d for d in result.decisions if d.then != d.now]

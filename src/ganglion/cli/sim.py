@@ -89,18 +89,18 @@ def _line(verdict: Verdict) -> str:
 
 def _seeds(seed: int | None, seeds: str | None) -> range:
     if seeds is None:
-        chosen = range(1, 2) if seed is None else range(seed, seed + 1)
+        first = last = 1 if seed is None else seed
     else:
-        match = re.fullmatch(r"(\d+)\.\.(\d+)", seeds)
-        chosen = range(int(match[1]), int(match[2]) + 1) if match else range(0)
-    if not 0 < len(chosen) <= SEEDS_MAX or chosen.start < 0 or (seed is not None and seeds is not None):
+        match = re.fullmatch(r"(\d{1,20})\.\.(\d{1,20})", seeds)
+        first, last = (int(match[1]), int(match[2])) if match else (1, 0)
+    if not 0 <= first <= last < first + SEEDS_MAX or (seed is not None and seeds is not None):
         raise RunError(
             "cli.seeds",
             f"the seeds {seeds if seeds is not None else seed} cannot be played",
             why=f"one number with --seed, or A..B with --seeds; from 0 on, at most {SEEDS_MAX}",
             next_step="write it like --seeds 1..20",
         )
-    return chosen
+    return range(first, last + 1)
 
 
 @contextmanager

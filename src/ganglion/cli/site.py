@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import re
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from ganglion.cli.cluster import cluster
+from ganglion.cli.cluster import cluster, occupied
 from ganglion.core.errors import RunError
 from ganglion.host.private import PrivateDirectory
 from ganglion.host.system import SystemClock
@@ -19,7 +19,9 @@ from ganglion.messaging.mqtt import Listener
 from ganglion.messaging.nats import connect
 from ganglion.messaging.provision import refill as send_again
 from ganglion.messaging.security.authority import Authority
-from ganglion.messaging.security.identity import SiteIdentity
+from ganglion.messaging.security.identity import SiteIdentity, named_in
+
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,250}[A-Za-z0-9])?|[0-9A-Fa-f:.]{2,45}")
 
 site = typer.Typer(no_args_is_help=True, help="Make and withdraw the identities of sites.")
 
@@ -67,13 +69,21 @@ def join(
     ] = None,
 ) -> None:
     """Make an identity for a site. One that joined before gets new keys, and its old ones are withdrawn."""
-    if out.exists() and any(out.iterdir()) and not (out / "site.json").exists():
+    if occupied(out) and not (out / "site.json").exists():
         raise RunError(
             "cli.site-out",
             f"{out} holds something else",
             why="an identity has a directory of its own",
             next_step="name a new directory with --out",
         )
+    for what in (*(host or ()), *(mqtt_send or ()), *(mqtt_hear or ())):
+        if not what or (what in (host or ()) and not _HOST.fullmatch(what)):
+            raise RunError(
+                "cli.site-names",
+                f"{what!r} cannot stand in an identity",
+                why="a host is a name or an address, without a port; a topic is not empty",
+                next_step="write e.g. --host edge1.example.net, --mqtt-send 'plant/+/temp'",
+            )
     tree = _authority(authority)
     again = tree.member(name) is not None
     devices = Listener(0, tuple(mqtt_send or ()), tuple(mqtt_hear or ())) if mqtt_send or mqtt_hear else None
@@ -125,7 +135,7 @@ def refill(
 ) -> None:
     """Let children send again what they still hold, after a site was restored from an older backup."""
     own = PrivateDirectory(identity)
-    named = json.loads(own.read("site.json") or b"{}").get("site", "?")
+    named = named_in(own) or "?"
 
     async def ask() -> None:
         bus = await connect(server, name="ganglion-site", access=SiteIdentity(own, named).access())

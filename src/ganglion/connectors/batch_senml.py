@@ -13,7 +13,6 @@ Capitals cannot clash with a field, whose name has none. The number of rows foll
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -30,12 +29,11 @@ from ganglion.connectors.senml import (
 )
 from ganglion.core.batch import Batch, Int64s
 from ganglion.core.errors import DataError
+from ganglion.core.origins import is_name
 from ganglion.core.schema import Field, Schema
 
 URN = "urn:dev:ops:"
-ORIGIN_CHARACTERS_MAX = 128
 _NO_BASES = Record()[:6]
-_ORIGIN = re.compile(r"[A-Za-z0-9\-:./_]{1,128}")
 
 
 def _bad(kind: str, what: str, why: str) -> DataError:
@@ -54,7 +52,7 @@ def encode(batch: Batch, schema: Schema) -> bytes:
     most 128) and ``senml.size`` when the pack is larger than a payload may be.
     """
     batch.check(schema)
-    if not _ORIGIN.fullmatch(batch.origin):
+    if not is_name(batch.origin):
         raise _bad(
             "origin", f"{batch.origin!r} cannot name an origin", "SenML names are letters, digits, - : . / _"
         )
@@ -129,7 +127,7 @@ def decode(payload: bytes, stream: str, schema: Schema) -> Batch:
 def _origin(first: Record) -> str:
     name = first.base_name or ""
     origin = name[len(URN) : -1]
-    if not name.startswith(URN) or not name.endswith(":") or not _ORIGIN.fullmatch(origin):
+    if not name.startswith(URN) or not name.endswith(":") or not is_name(origin):
         raise _bad("origin", f"base name {name[:64]!r} names no origin", f"it must be {URN}<origin>:")
     return origin
 

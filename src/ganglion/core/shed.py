@@ -14,6 +14,8 @@ from ganglion.core.packing import pack, unpack
 
 FORMAT = 1
 CLAIMS_MAX = 10_000
+NUMBER_MAX = (1 << 63) - 1
+"""Reports and stored messages hold no larger one; sums stop there."""
 _FIRST_BYTE = 0x83
 """CBOR's array of three, with which no message of `core.wire` begins."""
 
@@ -41,9 +43,9 @@ class Shed:
             self,
             first_seq=min(self.first_seq, later.first_seq),
             last_seq=max(self.last_seq, later.last_seq),
-            rows=self.rows + later.rows,
-            messages=self.messages + later.messages,
-            payload_bytes=self.payload_bytes + later.payload_bytes,
+            rows=min(NUMBER_MAX, self.rows + later.rows),
+            messages=min(NUMBER_MAX, self.messages + later.messages),
+            payload_bytes=min(NUMBER_MAX, self.payload_bytes + later.payload_bytes),
         )
 
 
@@ -89,6 +91,8 @@ def _claim(
     numbers = (first_seq, last_seq, rows, messages, payload_bytes)
     if not (isinstance(stream, str) and isinstance(origin, str) and all(isinstance(n, int) for n in numbers)):
         raise ValueError("a claim has parts of other types")
+    if not all(-NUMBER_MAX <= n <= NUMBER_MAX for n in numbers):
+        raise ValueError("a claim has numbers beyond 64 bits")
     if not (first_seq <= last_seq and rows >= 1 and messages >= 1 and payload_bytes >= 0):
         raise ValueError(f"a claim of {rows} rows from {first_seq} to {last_seq}")
     return Shed(stream, origin, first_seq, last_seq, rows, messages, payload_bytes)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from ganglion.core.block import Block
 from ganglion.core.errors import DataError
+from ganglion.core.origins import NAME_CHARS, is_name
 from ganglion.core.shed import Shed, unwrap
 from ganglion.core.wire import End, Item, decode_several
 from ganglion.engine.missing import Missing
@@ -94,6 +95,13 @@ class Arrivals:
                 next_step="run every node from the same plan",
             )
         names = item.present if isinstance(item, Block) else (item.origin,)
+        if not all(map(is_name, names)):  # it could not be sent on
+            raise DataError(
+                "batch.origin",
+                f"{item.stream} has rows of an origin without a proper name",
+                why=f"a name is {NAME_CHARS}",
+                next_step="look at the sender: its rows are not those of devices",
+            )
         if not all(map(self._takes, names)):
             raise DataError(
                 "engine.partition",

@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from ganglion.core.block import Rows
 from ganglion.core.errors import HostError, MessagingError
+from ganglion.core.origins import is_name
 from ganglion.core.packing import pack, unpack
 from ganglion.core.shed import Shed
 from ganglion.core.wire import End, Item
@@ -220,7 +221,7 @@ class Durable:
         return self.progress.exported.setdefault(stream, Exported())
 
     def _miss(self, claim: Shed) -> None:
-        if claim.stream not in self._spec:
+        if claim.stream not in self._spec or not is_name(claim.origin):
             self.progress.bad_messages += 1
             return
         # Rows that came before they could be removed are here: a claim comes after all of its range that was sent.

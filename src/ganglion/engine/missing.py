@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ganglion.core.shed import Shed
+from ganglion.core.shed import NUMBER_MAX, Shed
 
 RANGES_MAX = 200
 """Ranges kept per stream and origin; beyond that the two oldest become one."""
@@ -34,11 +34,11 @@ class Missing:
         if len(known) > RANGES_MAX:
             first, second = list(known)[:2]
             one, other = known.pop(first), known.pop(second)
-            held = {min(first, second): (max(one[0], other[0]), one[1] + other[1])}
+            held = {min(first, second): (max(one[0], other[0]), min(NUMBER_MAX, one[1] + other[1]))}
             self._ranges[key] = held | known
 
     def _count(self, stream: str, rows: int) -> None:
-        self._rows[stream] = self._rows.get(stream, 0) + rows
+        self._rows[stream] = min(NUMBER_MAX, self._rows.get(stream, 0) + rows)
 
     @property
     def rows(self) -> dict[str, int]:

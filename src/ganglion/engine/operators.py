@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import accumulate
 from typing import Any, Protocol
 
 import numpy as np
@@ -212,8 +214,18 @@ class _Ring:
     spans: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=AROUND_SPANS_MAX))
     ended: set[str] = field(default_factory=set)
 
-    def wants(self, held: _Held) -> bool:
-        return not held.sent and any(first <= held.time_ns <= last for first, last in self.spans)
+
+def _near(rows: Iterable[_Held], spans: Iterable[tuple[int, int]]) -> list[_Held]:
+    """Of rows that were not sent, those within any of the spans."""
+    ordered = sorted(spans)
+    firsts = [first for first, _ in ordered]
+    lasts = list(accumulate((last for _, last in ordered), max))
+    found = []
+    for held in rows if ordered else ():
+        at = bisect(firsts, held.time_ns) - 1
+        if at >= 0 and held.time_ns <= lasts[at] and not held.sent:
+            found.append(held)
+    return found
 
 
 class AroundOperator:
@@ -263,16 +275,20 @@ class AroundOperator:
             self.counts.dropped += not ring.rows.popleft().sent
         rows = [_Held(batch.take(slice(i, i + 1))) for i in range(len(batch))]
         ring.rows.extend(rows)
-        return [held for held in rows if ring.wants(held)]
+        return _near(rows, ring.spans)
 
     def _trigger(self, ring: _Ring, batch: Batch) -> list[_Held]:
+        # All of them: the limit is for what has to be remembered, not for rows that are here.
+        spans = list(ring.spans)
         for at_ns in batch.time_ns.tolist():
             first, last = at_ns - self._stage.before_ns, at_ns + self._stage.after_ns
-            if ring.spans and ring.spans[-1][0] <= first <= ring.spans[-1][1]:
-                earlier = ring.spans.pop()
+            if spans and spans[-1][0] <= first <= spans[-1][1]:
+                earlier = spans.pop()
                 first, last = earlier[0], max(earlier[1], last)
-            ring.spans.append((first, last))
-        return [held for held in ring.rows if ring.wants(held)]
+            spans.append((first, last))
+        ring.spans.clear()
+        ring.spans.extend(spans)
+        return _near(ring.rows, spans)
 
     def end(self, stream: str, origin: str) -> tuple[Sequence[Rows], bool]:
         # Either may end first, as they may travel apart.

@@ -17,6 +17,17 @@ Parts = list[float]
 """The monoid's value of every aggregate of a stage, flattened in the order of the stage's columns."""
 
 
+RESULT_ROWS_MAX = 1 << 44
+"""Rows that a result may say it is of: those of all origins that a stage keeps still make a 64-bit number."""
+
+
+def counted(results: Batch) -> npt.NDArray[np.bool_]:
+    """Which of a window's results are of any rows, and of no more than there can be."""
+    rows = results.columns["rows"]
+    real: npt.NDArray[np.bool_] = (rows > 0) & (rows <= RESULT_ROWS_MAX)
+    return real
+
+
 def part_names(aggregate: Aggregate) -> tuple[str, ...]:
     """The columns that hold an aggregate's parts."""
     extra = PARTIALS[aggregate.function]

@@ -22,7 +22,7 @@ from ganglion.core.batch import Batch
 from ganglion.core.block import Block, Rows
 from ganglion.engine.hot import HotWindows
 from ganglion.engine.operators import HELD_BYTES, KEYS_MAX, Counts
-from ganglion.engine.partials import Parts, finish, finish_all, merge, parts_in
+from ganglion.engine.partials import Parts, counted, finish, finish_all, merge, parts_in
 from ganglion.engine.slots import NEVER_NS, Closed, Key, Slot
 from ganglion.flow.folds import folded_fields
 from ganglion.flow.stages import Stage, WindowStage
@@ -213,11 +213,11 @@ class WindowOperator:
         if batch.origin not in self._watermark_ns and len(self._watermark_ns) >= KEYS_MAX:
             self.counts.bad += len(batch)
             return []
-        if stage.merges and not (counted := batch.columns["rows"] > 0).all():
-            self.counts.bad += int((~counted).sum())  # a result over nothing: no child makes one
-            if not counted.any():
+        if stage.merges and not (real := counted(batch)).all():
+            self.counts.bad += int((~real).sum())  # no child makes the others
+            if not real.any():
                 return []
-            batch = batch.take(counted)
+            batch = batch.take(real)
         name = self._name(batch.origin)
         if stage.merges:
             starts = batch.columns["start_ns"]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from ganglion.core.errors import MessagingError
+from ganglion.core.origins import NAME_CHARS, is_name
 from ganglion.core.partition import partition_of
 
 OUTBOX_PREFIX = "OUT_"
@@ -20,7 +21,6 @@ LOCAL_SUBJECTS = ("j.>", "out.>", "urgent.>", "in.>", "state.>")
 """What must never cross a link as a plain message: every site has streams on the same subjects."""
 
 _SITE = re.compile(r"[a-z][a-z0-9-]{0,30}")
-_TOKEN = re.compile(r"[A-Za-z0-9_:/.-]{1,128}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +154,7 @@ def _partitioned(subject: str, partition: str, address: Address) -> Address:
 
 
 def _token(text: str) -> str:
-    if not _TOKEN.fullmatch(text):
+    if not is_name(text):
         raise _wrong(text)
     # A point would end the part; names of origins may hold some.
     return text.replace(".", "%2E")
@@ -162,7 +162,7 @@ def _token(text: str) -> str:
 
 def _text(token: str) -> str:
     text = token.replace("%2E", ".")
-    if not _TOKEN.fullmatch(text):
+    if not is_name(text):
         raise _wrong(token)
     return text
 
@@ -171,6 +171,6 @@ def _wrong(text: str) -> MessagingError:
     return MessagingError(
         "messaging.subject",
         f"{text!r} is no subject or part of one",
-        why="a part is 1 to 128 of A-Z, a-z, 0-9 and - : . / _",
+        why=f"a part is {NAME_CHARS}",
         next_step="rename the stream or the device",
     )

@@ -449,3 +449,12 @@ def test_the_first_message_goes_at_once_and_those_of_the_rest_after_it_together(
             assert taken[1] == [b"1", b"2", b"3", b"4", b"5"]
 
     run(scenario)
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 70])
+def test_a_broker_whose_name_is_none_is_said_and_ends_nothing(host):
+    async def test():
+        async with running(Settings(host, 1883, V5, "gw"), None) as client:
+            await until(lambda: "[mqtt.unreachable]" in client.trouble)
+
+    asyncio.run(test())

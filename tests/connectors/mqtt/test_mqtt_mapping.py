@@ -22,6 +22,7 @@ from ganglion.core.declarations import declaration
 from ganglion.core.errors import TopologyError
 from ganglion.core.schema import Field, Schema, TensorType
 from ganglion.core.topology_mqtt import Route
+from ganglion.messaging import subjects
 
 NOW_NS = 1_700_000_000_123_456_789
 ROW = Schema(gg.Row(temp=gg.f32, q=gg.i16).fields)
@@ -106,6 +107,29 @@ def test_an_odd_payload_is_refused_alone(payload, code):
     assert found.columns["temp"].tolist() == [1, 2]
 
 
+DEEP = b"[" * 1000 + b"]" * 1000
+HUGE = b"\xc2\x59\x13\x88" + b"\x01" * 5000  # 12,000 digits
+
+
+@pytest.mark.parametrize("key", ["ts", "sensor", "temp", "q"])
+@pytest.mark.parametrize("form", ["json", "cbor"])
+def test_a_value_that_python_cannot_write_out_is_refused_alone(form, key):
+    """It would end the gateway, and again each time the broker gives the message to the next life."""
+    good = {"ts": 1_700_000_000_000, "sensor": "s1", "temp": 21.5, "q": 0}
+    if form == "json":
+        one, odd = orjson.dumps(good), orjson.dumps(good | {key: "ODD"}).replace(b'"ODD"', DEEP)
+    else:
+        one, odd = cbor2.dumps(good), cbor2.dumps(good | {key: "ODD"}).replace(b"\x63ODD", HUGE)
+    found, letters = take(mapper(payload=form), [one, odd, one])
+    assert len(found) == 2
+    (letter,) = letters
+    assert letter.payload == odd
+    assert letter.code == {"ts": "mqtt.time", "sensor": "mqtt.device"}.get(key, "mqtt.value")
+    assert len(letter.why) < 300
+    if form == "cbor":  # later Pythons write out deeper nests
+        assert "too large to be shown" in letter.why
+
+
 def test_a_list_is_many_readings_and_each_is_judged_alone():
     many = [json.loads(reading(temp=t)) for t in (1, 2, "x", 4)]
     found, letters = take(mapper(), [reading(temp=0), orjson.dumps(many), reading(temp=5)])
@@ -187,12 +211,15 @@ def test_devices_beyond_the_group_or_the_pattern_are_refused():
 
 
 @given(name=st.text(st.characters(codec="utf-8"), min_size=1, max_size=20))
-def test_every_name_makes_an_origin_and_comes_back(name):
+def test_every_name_makes_an_origin_that_may_be_sent_on_and_comes_back_or_is_refused(name):
     devices = Devices("gw-sensor", 10)
     try:
         origin = devices.origin(name, None)
     except Refused:
-        pytest.fail("refused")
+        assert len(name.encode()) * 3 > 128 - len("gw-sensor-")
+        assert devices.names == {}
+        return
+    assert subjects.parse(subjects.outbox_subject("readings", origin)).origin == origin
     assert origin.rpartition("-")[0] == "gw-sensor"
     again = Devices("gw-sensor", 10)
     again.remember(origin)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from ganglion.core.errors import RunError
+from ganglion.sim.virtual.play import lay
 from ganglion.sim.virtual.scenario import BUILT_IN, built_in_names, load_scenario
 
 MINIMAL = """
@@ -107,6 +108,11 @@ def test_every_built_in_scenario_is_read():
             MINIMAL + '[[fault]]\nkind = "slow-link"\nat = ["gw1"]\nevery = "1s"\nrate = "fast"\n',
             "fault.0.rate",
         ),
+        *(
+            (MINIMAL + f'[[fault]]\nkind = "{kind}"\nat = ["edge", "cloud"]\nevery = "1s"\n', "has no uplink")
+            for kind in ("cut", "slow-link", "bad-radio")
+        ),
+        (MINIMAL + 'restarts_every = "1min"\n', "workload.restarts_every"),
         (MINIMAL + "[topology]\ntopology = 1\n", "topology"),
         (MINIMAL.replace('"meters"', '"nowhere"'), "topology.yaml"),
     ],
@@ -116,6 +122,34 @@ def test_what_is_wrong_is_named(write, text, told):
         load_scenario(write(text))
     assert caught.value.code == "run.scenario"
     assert told in caught.value.why
+
+
+@pytest.mark.parametrize(
+    "sources",
+    [
+        'made.source("rows", gg.Row(x=gg.f32), every="1s").sink("kept")',
+        '[made.source(n, gg.Frame(2), every="1s").sink(f"kept_{n}") for n in "ab"]',
+    ],
+)
+def test_a_flow_whose_sources_no_device_of_a_world_measures_is_refused(tmp_path, sources):
+    (tmp_path / "meters").mkdir()
+    (tmp_path / "meters" / "flow.py").write_text(
+        f"import ganglion as gg\nflow = made = gg.Flow('odd')\n{sources}\n"
+    )
+    (tmp_path / "own.toml").write_text(MINIMAL + TOPOLOGY)
+    with pytest.raises(RunError) as caught:
+        lay(load_scenario(tmp_path / "own.toml"))
+    assert caught.value.code == "run.scenario"
+    assert "the frames of one source" in caught.value.why
+
+
+def test_a_topology_in_other_letters_is_said(tmp_path):
+    (tmp_path / "meters").mkdir()
+    (tmp_path / "meters" / "topology.yaml").write_bytes("# z\u00e4hler\n".encode("latin-1"))
+    (tmp_path / "own.toml").write_text(MINIMAL)
+    with pytest.raises(RunError) as caught:
+        load_scenario(tmp_path / "own.toml")
+    assert "topology.yaml is not text in UTF-8" in caught.value.why
 
 
 def test_a_missing_file_is_told_with_what_there_is(tmp_path):

@@ -136,7 +136,7 @@ class Client:
                 await loop.create_connection(
                     lambda: connection, settings.host, settings.port, ssl=settings.tls
                 )
-        except (OSError, TimeoutError) as error:
+        except (OSError, TimeoutError, UnicodeError) as error:  # the last for what is no host's name
             raise ConnectorError(
                 "mqtt.unreachable",
                 f"the MQTT broker at {settings.host}:{settings.port} cannot be reached",

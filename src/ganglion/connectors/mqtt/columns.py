@@ -46,7 +46,11 @@ class Odd(Exception):
 
 def shown(value: Any) -> str:
     """A value for people, cut short."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):
+        # Python writes out neither deep nests nor numbers of thousands of digits.
+        return f"a {type(value).__name__} too large to be shown"
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 
 from ganglion.connectors.mqtt.columns import Refused, shown
+from ganglion.core.origins import is_name
 
 NAME_CHARS_MAX = 64
+NUMBERED_BELOW = 10**NAME_CHARS_MAX
 _PLAIN = re.compile(r"[A-Za-z0-9_.]+")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -36,6 +38,8 @@ class Devices:
             raise Refused("mqtt.device", f"{shown(name)} cannot be written as UTF-8")
         if allowed is not None and not allowed.fullmatch(name):
             raise Refused("mqtt.device", f"{shown(name)} does not match {allowed.pattern}")
+        if not is_name(self._named(name)):
+            raise Refused("mqtt.device", f"{shown(name)} makes an origin's name of more than 128 characters")
         if len(self._origins) >= self._count_max:
             raise Refused(
                 "mqtt.device", f"{shown(name)} is one more than the {self._count_max} devices of {self._path}"
@@ -47,11 +51,15 @@ class Devices:
         path, _, written = origin.rpartition("-")
         name = _unescaped(written)
         # A device that came in another way may have a name that no escape makes: it is none of ours.
-        if path == self._path and len(self._origins) < self._count_max and _escaped(name) == written:
+        ours = path == self._path and _escaped(name) == written and is_name(origin)
+        if ours and len(self._origins) < self._count_max:
             self._admit(name)
 
+    def _named(self, name: str) -> str:
+        return f"{self._path}-{_escaped(name)}"
+
     def _admit(self, name: str) -> str:
-        origin = f"{self._path}-{_escaped(name)}"
+        origin = self._named(name)
         self._origins[name] = origin
         self.names[origin] = name
         return origin

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from ganglion.connectors.mqtt.columns import UNITS_NS, Column, Numbers, Odd, Refused, Times, shown
 from ganglion.connectors.mqtt.decoding import Decoded, Form, Wanted, covered
-from ganglion.connectors.mqtt.devices import Devices
+from ganglion.connectors.mqtt.devices import NAME_CHARS_MAX, NUMBERED_BELOW, Devices
 from ganglion.connectors.mqtt.payloads import Packed, Table, form_of, table
 from ganglion.core.batch import Int64s
 from ganglion.core.errors import TopologyError
@@ -230,10 +230,11 @@ class Mapper:
             raise Odd from None
 
     def _place(self, name: Any) -> int:
-        if type(name) is int:
+        if type(name) is int and abs(name) < NUMBERED_BELOW:  # Python refuses to write out the largest
             name = str(name)
         if type(name) is not str:
-            raise Refused("mqtt.device", f"the device is {shown(name)}, it must be a text or a whole number")
+            wanted = f"a text or a whole number of at most {NAME_CHARS_MAX} digits"
+            raise Refused("mqtt.device", f"the device is {shown(name)}, it must be {wanted}")
         place = self._places.get(name)
         if place is None:
             origin = self.devices.origin(name, self._allowed)

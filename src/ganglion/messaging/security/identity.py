@@ -66,6 +66,15 @@ def tls_of(files: PrivateDirectory, name: str) -> ssl.SSLContext:
     return context
 
 
+def named_in(directory: PrivateDirectory) -> str:
+    """Whose identity a directory holds; "" for nobody's."""
+    try:
+        value = json.loads(directory.read("site.json") or b"{}")
+    except ValueError:
+        return ""
+    return str(value.get("site", "")) if isinstance(value, dict) else ""
+
+
 class SiteIdentity:
     """The files that `Authority.join` made for ``site``, wherever they were brought since.
 
@@ -76,9 +85,10 @@ class SiteIdentity:
     def __init__(self, directory: PrivateDirectory, site: str) -> None:
         self._files = directory
         self.site = site
-        named = json.loads(self._need("site.json"))["site"]
+        self._need("site.json")
+        named = named_in(directory)
         if named != site:
-            raise self._wrong(f"it is that of {named}")
+            raise self._wrong(f"it is that of {named or 'nobody'}")
 
     def access(self) -> Access:
         """For the site's own agent at its own server."""

@@ -11,7 +11,7 @@ from ganglion.flow.load import load_flow
 from ganglion.placement import plan
 from ganglion.sim.virtual import loop as virtual
 from ganglion.sim.virtual.checkers import check
-from ganglion.sim.virtual.scenario import Loaded
+from ganglion.sim.virtual.scenario import Loaded, refused
 from ganglion.sim.virtual.trace import Trace
 from ganglion.sim.virtual.world import Ground, World
 
@@ -60,8 +60,11 @@ class Verdict:
 
 
 def lay(loaded: Loaded) -> Ground:
-    """What all seeds share: the flow and its plan. Raises what `load_flow` and `plan` raise."""
+    """What all seeds share: the flow and its plan. Raises ``run.scenario``, and what `load_flow` and `plan` raise."""
     spec = load_flow(loaded.flow_dir)
+    if [s.schema.names for s in spec.sources] != [("frame",)]:
+        names = ", ".join(s.id for s in spec.sources)
+        raise refused(loaded.name, f"devices measure the frames of one source, and the flow's are {names}")
     chosen = plan(spec, loaded.topology, pins=loaded.scenario.pins)
     return Ground(loaded, spec, chosen.assignments())
 

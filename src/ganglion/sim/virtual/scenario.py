@@ -31,6 +31,8 @@ FaultKind = Literal[
     "clock-jump",
     "bad-radio",
 ]
+LINK_FAULTS = frozenset({"cut", "slow-link", "bad-radio"})
+"""What happens to the path to the site above."""
 Checker = Literal["readings", "windows", "once", "reflexes", "drained", "alive"]
 
 
@@ -59,14 +61,12 @@ class Workload(_Part):
     """What devices measure: ``calm`` frames, and at times a spike of some frames.
 
     ``spikes_every``: mean time between spikes of one device. ``devices``: how many in all; None as the topology says.
-    ``restarts_every``: mean time between restarts of one device's process; None: never.
     """
 
     lasts: Duration
     spikes_every: Duration = 30_000_000_000
     spike_frames: Annotated[int, Field(ge=1, le=100)] = 2
     devices: Annotated[int, Field(ge=1, le=DEVICES_MAX)] | None = None
-    restarts_every: Duration | None = None
 
 
 class Air(_Part):
@@ -125,6 +125,8 @@ class Loaded:
                 topology = read_topology(path.read_text(encoding="utf-8"), str(path))
             except OSError as error:
                 raise refused(self.name, f"{path} cannot be read: {error.strerror}") from error
+            except UnicodeDecodeError as error:
+                raise refused(self.name, f"{path} is not text in UTF-8") from error
         else:
             try:
                 topology = Topology.model_validate(given)
@@ -140,7 +142,9 @@ class Loaded:
         return topology if devices is None else topology.with_devices(devices)
 
     def _check_places(self) -> None:
-        known = {*self.topology.sites, *(site.tier for site in self.topology.sites.values()), "device"}
+        sites = self.topology.sites
+        known = {*sites, *(site.tier for site in sites.values()), "device"}
+        at_top = {name for s, site in sites.items() if site.parent is None for name in (s, site.tier)}
         for fault in self.scenario.fault:
             for place in fault.at:
                 if place not in known:
@@ -148,6 +152,8 @@ class Loaded:
                         self.name,
                         f"fault {fault.kind} is at {place!r}; places are {', '.join(sorted(known))}",
                     )
+                if place in at_top and fault.kind in LINK_FAULTS:
+                    raise refused(self.name, f"fault {fault.kind} is at {place!r}, which has no uplink")
                 if place == "device" and fault.kind not in ("kill", "power-cut", "bad-radio", "cut"):
                     raise refused(self.name, f"fault {fault.kind} cannot be at devices")
 
