@@ -134,8 +134,8 @@ class Bench:
         keeper = Keeper(host)
         # A first-level site below nothing keeps no outbox: the address only says that there is a parent.
         node = NodeConfig(
-            self._assignment, FLOW, self._port, 0, "nats-leaf://127.0.0.1:1", (), 0, (), self._root / "kernels",
-            processes=max(2, processes),
+            self._assignment, FLOW, self._port, 0, "nats-leaf://127.0.0.1:1", {"gw1": (PATH,)}, 0, (),
+            self._root / "kernels", processes=max(2, processes),
         )  # fmt: skip
         if processes == 1:
             node = NodeConfig(

@@ -89,7 +89,7 @@ def config(index: int, processes: int = 2, port: int = 0) -> WorkerConfig:
         port,
         0,
         "nats-leaf://above",
-        ("down",),
+        {"down": ("gw1-relay",)},
         0,
         (),
         Path("kernels"),

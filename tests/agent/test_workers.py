@@ -63,6 +63,25 @@ def test_without_room_for_a_claim_the_work_waits(run, rng, hosts, monkeypatch):
     run(test)
 
 
+def test_rows_of_origins_that_are_not_below_the_child_are_refused_by_each_process(run, rng, hosts):
+    messages = history(rng, 40)
+    forged = history(rng, 10, [f"gw9-relay-{n:02d}" for n in range(14)])
+    expected, _ = alone(messages)
+
+    async def test(sites, up, down):
+        team = Team(sites, hosts)
+        both = team.start(0), team.start(1)
+        await send(down, forged)
+        await send(down, messages)
+        await until(lambda: settled(team, up, len(forged) + len(messages)))
+        assert await outbox(up) == expected
+        engines = [owned.engine for worker in both for owned in worker.owned.values()]
+        assert sum(e.progress.bad_messages for e in engines) == len(forged)
+        await team.stop()
+
+    run(test)
+
+
 def test_one_takes_over_what_another_leaves(run, tmp_path, rng, hosts):
     messages = history(rng, 150)
     expected, _ = alone(messages)

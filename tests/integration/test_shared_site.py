@@ -100,7 +100,7 @@ class Story:
             port,
             0,
             "nats-leaf://above",
-            ("down",),
+            {"down": ("gw1-relay",)},
             0,
             (),
             self.root / "kernels",

@@ -12,16 +12,21 @@ import stat
 import nats as client_library
 import pytest
 
+from ganglion.agent.streams import BusJournal
 from ganglion.core.errors import HostError, MessagingError
+from ganglion.core.wire import End, encode
+from ganglion.engine.arrivals import Arrivals, Progress
+from ganglion.engine.senders import Senders
 from ganglion.host.private import PrivateDirectory
 from ganglion.host.system import system_host
-from ganglion.messaging import nats
+from ganglion.messaging import nats, subjects
 from ganglion.messaging.provision import reaches
 from ganglion.messaging.security import claims
 from ganglion.messaging.security.authority import Authority
 from ganglion.messaging.security.identity import Access, SiteIdentity
 from ganglion.messaging.security.nkeys import KeyPair, Kind
 from ganglion.messaging.server import find_binary
+from tests.engine.flows import SPEC
 from tests.messaging.secured import secured
 from tests.messaging.sites import until
 
@@ -220,6 +225,32 @@ def test_what_a_hostile_gateway_puts_into_its_outbox_bears_its_own_name(tmp_path
                 await hostile.client.flush()
                 found = await stored(tree, 1)
             assert found == [("in.gwa.in.gwb.out.readings.gwb", b"FORGED")]
+
+    asyncio.run(test())
+
+
+def test_rows_that_a_gateway_sends_of_anothers_devices_are_known_by_who_sent_them(tmp_path):
+    """Its outbox is its own, so it may put anything there; what reaches the parent says from whom it came."""
+
+    async def test():
+        async with secured(tmp_path) as tree:
+            for site in ("gwb", "gwa"):  # gwa is the hostile one
+                payload = encode(End("frames", "gwb-relay-00"))
+                subject = subjects.outbox_subject("frames", "gwb-relay-00")
+                await tree.buses[site].append(f"OUT_{site}", subject, payload)
+            await stored(tree, 2)
+            progress = Progress()
+            senders = Senders({"gwa": ("gwa-relay",), "gwb": ("gwb-relay",)})
+            arrivals = Arrivals(SPEC, progress, lambda _claim: None, senders=senders)
+            journal = BusJournal(tree.buses["hub"], "IN_hub", tree.host.clock)
+            taken = {}
+            async for entry in journal.read(0):
+                assert entry.payload is not None
+                taken[entry.child] = arrivals.opened(entry.payload, entry.child)
+                if len(taken) == 2:
+                    break
+            assert taken == {"gwa": [], "gwb": [End("frames", "gwb-relay-00")]}
+            assert progress.bad_messages == 1
 
     asyncio.run(test())
 

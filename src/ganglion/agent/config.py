@@ -44,10 +44,10 @@ class NodeConfig:
 
     ``parent_url``: the leaf address of the parent site's server, empty at the top; commas stand between several.
     ``servers``: the message servers of the site that others run; then the agent starts none and both ports are 0.
-    ``children``: site ids. ``coap_port``: where devices send by CoAP, for gateways. ``paths``: whose origins may send
-    here. ``kernel_dir``: where compiled kernels are kept. ``identity_dir``: the site's keys (None: its server lets in
-    whoever reaches it). ``mqtt``: of a gateway with MQTT devices, files relative to ``flow_dir``; ``mqtt_devices``:
-    group -> how many.
+    ``children``: site id -> the paths whose rows it may send; what else comes from it is refused. ``coap_port``: where
+    devices send by CoAP, for gateways. ``paths``: whose origins may send here. ``kernel_dir``: where compiled kernels
+    are kept. ``identity_dir``: the site's keys (None: its server lets in whoever reaches it). ``mqtt``: of a gateway
+    with MQTT devices, files relative to ``flow_dir``; ``mqtt_devices``: group -> how many.
     ``processes``: how many share its input; with more than one they are `WorkerConfig`'s, and the node itself runs no
     stage. ``parent_processes``: how many share the input of its parent.
     """
@@ -57,7 +57,7 @@ class NodeConfig:
     nats_port: int
     leaf_port: int
     parent_url: str
-    children: tuple[str, ...]
+    children: Mapping[str, tuple[str, ...]]
     coap_port: int
     paths: tuple[str, ...]
     kernel_dir: Path
@@ -87,7 +87,7 @@ class NodeConfig:
             "nats_port": self.nats_port,
             "leaf_port": self.leaf_port,
             "parent_url": self.parent_url,
-            "children": list(self.children),
+            "children": {child: list(paths) for child, paths in self.children.items()},
             "coap_port": self.coap_port,
             "paths": list(self.paths),
             "kernel_dir": str(self.kernel_dir),
@@ -195,7 +195,7 @@ def _node(value: Mapping[str, Any]) -> NodeConfig:
         nats_port=_part(int, value, "nats_port"),
         leaf_port=_part(int, value, "leaf_port"),
         parent_url=_part(str, value, "parent_url"),
-        children=_part(tuple[str, ...], value, "children"),
+        children=_part(dict[str, tuple[str, ...]], value, "children"),
         coap_port=_part(int, value, "coap_port"),
         paths=_part(tuple[str, ...], value, "paths"),
         kernel_dir=Path(_part(str, value, "kernel_dir")),

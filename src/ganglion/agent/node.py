@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import orjson
@@ -25,6 +25,7 @@ from ganglion.agent.recorded import record
 from ganglion.agent.servers import message_servers, unwatched
 from ganglion.agent.shared import Shared
 from ganglion.agent.streams import BusJournal, BusOutbox, PassingJournal, answered, ticking
+from ganglion.agent.subsystems import Subsystems
 from ganglion.agent.supervisor import Supervisor, supervised
 from ganglion.agent.watch import ServerWatch
 from ganglion.core.batch import Batch
@@ -57,23 +58,6 @@ METERED_EVERY = 8
 
 Connect = Callable[[str, str], Awaitable[SiteBus]]
 """(the server's URL, the client's name) -> a bus on it."""
-
-
-@dataclass(slots=True)
-class Subsystems:
-    """What a running node consists of."""
-
-    server: SiteServer | ClusterServers
-    bus: SiteBus
-    engine: Durable | Shared
-    outbox: SheddingOutbox | None
-    janitor: Janitor
-    ingest: Ingest | None
-    recorder: InputRecorder | None
-    watch: ServerWatch | None
-    supervisor: Supervisor | None
-    pacer: Pacer | None
-    journal: BusJournal | PassingJournal
 
 
 class Node:
@@ -194,7 +178,12 @@ class Node:
 
         async def provisioned() -> int:
             return await provision(
-                bus, site, caps, children=config.children, born_s=born_s, urgent=bool(self._spec.urgent)
+                bus,
+                site,
+                caps,
+                children=config.children,
+                born_s=born_s,
+                urgent=bool(self._spec.urgent),
             )
 
         offset = await answered(provisioned, clock)
@@ -262,6 +251,7 @@ class Node:
             meter=self._meter,
             on_sink=self._door.gave if self._door else None,
             divide=self.config.parent_processes > 1,
+            below=None if self.config.is_gateway else self.config.children,
         )
 
     async def _recorder(self) -> InputRecorder | None:

@@ -44,7 +44,8 @@ class PinnedJournal:
     async def read(self, after_seq: int) -> AsyncIterator[Entry]:
         last = after_seq
         async for stored in self._pin.read(after_seq):
-            yield Entry(stored.seq, stored.payload, after_seq=last)
+            child = subjects.sender(stored.subject)
+            yield Entry(stored.seq, stored.payload, after_seq=last, child=child)
             last = stored.seq
 
     async def last_seq(self) -> int:

@@ -191,7 +191,7 @@ class BusJournal(_Putting):
         if (known := self._take(stored.seq)) is not None:
             return known
         tick = stored.subject.startswith(f"j.{TICK_STREAM}.")
-        return Entry(stored.seq, None if tick else stored.payload)
+        return Entry(stored.seq, None if tick else stored.payload, child=subjects.sender(stored.subject))
 
     def _tell(self) -> None:
         """What is known of the stream's end has changed: a waiting reader looks again."""

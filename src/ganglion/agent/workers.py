@@ -223,6 +223,7 @@ class Worker:
             checkpoints=state,
             takes=lambda origin: partition_of(origin) == partition,
             divide=True,
+            below=node.children,
         )
         owned = self.owned[partition] = Owned(engine, state, outbox, pin)
         state.progress = lambda: engine_progress(engine)

@@ -23,10 +23,10 @@ from ganglion.core.topology import Site, Topology
 from ganglion.core.topology_mqtt import Mqtt
 from ganglion.flow.assignment import Assignment
 from ganglion.flow.load import load_flow
-from ganglion.flow.spec import FlowSpec
 from ganglion.host.sole import sole_use
 from ganglion.host.system import system_host
 from ganglion.placement import plan
+from ganglion.placement.below import paths_below
 from ganglion.sim.run import load_topology
 
 node = typer.Typer(no_args_is_help=True, help="Run one site's node on this machine.")
@@ -80,13 +80,14 @@ def run(
     paths = [p for p in topology.paths() if p.gateway == site]
     by_coap = topology.sites[site].tier == "gateway" and any(p.group not in spoken for p in paths)
     servers = topology.sites[site].servers
+    assignments = plan(spec, topology).assignments()
     config = NodeConfig(
-        assignment=_assignment(spec, topology, site, parent),
+        assignment=_with_parent(assignments[topology.node_id(site)], parent),
         flow_dir=flow_dir.resolve(),
         nats_port=0 if servers else nats_port or host.ports.free("tcp"),
         leaf_port=(leaf_port or host.ports.free("tcp")) if topology.children(site) and not servers else 0,
         parent_url=parent,
-        children=tuple(topology.children(site)),
+        children=paths_below(topology, assignments, site),
         coap_port=(coap_port or host.ports.free("udp")) if by_coap else 0,
         paths=tuple(p.id for p in paths),
         kernel_dir=place / "kernels",
@@ -135,12 +136,11 @@ def _is_leaf(url: str) -> bool:
         return False
 
 
-def _assignment(spec: FlowSpec, topology: Topology, site: str, parent: str) -> Assignment:
-    assignment = plan(spec, topology).assignments()[topology.node_id(site)]
+def _with_parent(assignment: Assignment, parent: str) -> Assignment:
     if assignment.exports and not parent:
         raise RunError(
             "node.parent",
-            f"{site} owes its parent {', '.join(sorted(assignment.exports))}",
+            f"{assignment.site} owes its parent {', '.join(sorted(assignment.exports))}",
             why="the plan puts stages above it, and no parent's address was given",
             next_step="give --parent URL, or run the whole topology: ganglion run",
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from ganglion.core.block import Block
@@ -12,6 +12,7 @@ from ganglion.core.shed import Shed, unwrap
 from ganglion.core.wire import End, Item, decode_several
 from ganglion.engine.missing import Missing
 from ganglion.engine.seen import Seen, take_block
+from ganglion.engine.senders import Senders
 from ganglion.flow.spec import FlowSpec
 
 LINES_MAX = 500_000
@@ -51,7 +52,10 @@ class Progress:
 
 
 class Arrivals:
-    """``on_claim`` is told what sites below could not keep. ``takes``: whose rows may come here."""
+    """``on_claim`` is told what sites below could not keep. ``takes``: whose rows may come here.
+
+    ``senders``: whose rows each child may send; None where nothing comes from children.
+    """
 
     def __init__(
         self,
@@ -59,16 +63,18 @@ class Arrivals:
         progress: Progress,
         on_claim: Callable[[Shed], None],
         takes: Callable[[str], bool] = lambda _origin: True,
+        senders: Senders | None = None,
     ) -> None:
+        self._senders = senders
         self._takes = takes
         self._spec = spec
         self._progress = progress
         self._on_claim = on_claim
 
-    def opened(self, payload: bytes) -> list[Item]:
+    def opened(self, payload: bytes, child: str = "") -> list[Item]:
         """What a message holds that is of known streams and as they were promised; the rest is counted bad.
 
-        What it tells of shed rows is noted, and told on.
+        What it tells of shed rows is noted, and told on. ``child``: who sent it, as its parent's server knows.
         """
         try:
             claims, message = unwrap(payload)
@@ -77,16 +83,22 @@ class Arrivals:
             self._progress.bad_messages += 1
             return []
         for claim in claims:
-            self._on_claim(claim)
+            if self._is_of(child, (claim.origin,)):
+                self._on_claim(claim)
+            else:
+                self._progress.bad_messages += 1
         items: list[Item] = []
         for item in found:
             try:
-                items.append(self._checked(item))
+                items.append(self._checked(item, child))
             except DataError:
                 self._progress.bad_messages += 1
         return items
 
-    def _checked(self, item: Item) -> Item:
+    def _is_of(self, child: str, origins: Collection[str]) -> bool:
+        return self._senders is None or self._senders.may_send(child, origins)
+
+    def _checked(self, item: Item, child: str) -> Item:
         if item.stream not in self._spec:
             raise DataError(
                 "engine.stream",
@@ -101,6 +113,13 @@ class Arrivals:
                 f"{item.stream} has rows of an origin without a proper name",
                 why=f"a name is {NAME_CHARS}",
                 next_step="look at the sender: its rows are not those of devices",
+            )
+        if not self._is_of(child, names):
+            raise DataError(
+                "engine.sender",
+                f"{child or 'this site'} sent {item.stream} of origins that are not below it",
+                why="a site speaks for the devices below it, and for no others",
+                next_step="look at the sender, and at its parent: both must run the same topology",
             )
         if not all(map(self._takes, names)):
             raise DataError(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Protocol
@@ -28,6 +28,7 @@ from ganglion.engine.graph import Emission, Graph
 from ganglion.engine.meter import Meter
 from ganglion.engine.operators import Counts
 from ganglion.engine.seen import Seen
+from ganglion.engine.senders import Senders
 from ganglion.engine.sinks import SinkFile
 from ganglion.flow.assignment import Assignment
 from ganglion.flow.spec import FlowSpec
@@ -49,13 +50,14 @@ class Entry:
 
     ``items``: what the payload holds, when it was checked and put there by this very process: it need not be decoded.
     ``after_seq``: the entry that comes before it in the journal, where that is not the number before its own: a
-    partition has only some of a stream's.
+    partition has only some of a stream's. ``child``: who sent it, "" for what came from nobody below.
     """
 
     seq: int
     payload: bytes | None
     items: tuple[Item, ...] | None = None
     after_seq: int | None = None
+    child: str = ""
 
 
 class Journal(Protocol):
@@ -84,7 +86,8 @@ class Durable:
     """One node's durable engine. ``outbox`` is None at the top. ``gather``: hold small exports until a tick.
 
     ``checkpoints``: a file on ``disk`` unless given. ``takes``: whose rows may come here; others are counted bad.
-    ``divide``: messages are to hold rows of one partition each.
+    ``divide``: messages are to hold rows of one partition each. ``below``: child -> the paths whose rows it may send;
+    None where nothing comes from children.
     """
 
     def __init__(
@@ -104,13 +107,15 @@ class Durable:
         checkpoints: Checkpoints | None = None,
         takes: Callable[[str], bool] = lambda _origin: True,
         divide: bool = False,
+        below: Mapping[str, Collection[str]] | None = None,
     ) -> None:
         self._on_sink = on_sink
         self.graph = Graph(spec, assignment, "durable", libraries, meter)
         self._checkpoints = checkpoints or CheckpointFile(disk)
         self._meter = meter
         self.progress = Progress()
-        self._arrivals = Arrivals(spec, self.progress, self._miss, takes)
+        senders = None if below is None else Senders(below)
+        self._arrivals = Arrivals(spec, self.progress, self._miss, takes, senders)
         self.caught_up = asyncio.Event()
         self._spec = spec
         self._assignment = assignment
@@ -186,7 +191,8 @@ class Durable:
         if entry.payload is None:
             self._exporter.flush()
         else:
-            for item in self._arrivals.opened(entry.payload) if entry.items is None else entry.items:
+            own = entry.items
+            for item in self._arrivals.opened(entry.payload, entry.child) if own is None else own:
                 fresh = self._arrivals.fresh(item)
                 if fresh is not None:
                     for emission in self.graph.push(fresh):

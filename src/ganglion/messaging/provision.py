@@ -7,7 +7,7 @@ source that makes its own takes half a minute (docs/adr/0003).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -74,7 +74,7 @@ async def provision(
     site: str,
     caps: Caps,
     *,
-    children: Sequence[str] = (),
+    children: Collection[str] = (),
     adopt_later: bool = False,
     born_s: int = 0,
     urgent: bool = False,
@@ -173,7 +173,7 @@ async def _adopted(api: StreamApi, site: str) -> set[tuple[str, str]]:
     return {(source["name"].removeprefix(OUTBOX_PREFIX), source["consumer"]["name"]) for source in sources}
 
 
-async def _inbox(api: StreamApi, site: str, caps: Caps, children: Sequence[str], *, urgent: bool) -> None:
+async def _inbox(api: StreamApi, site: str, caps: Caps, children: Collection[str], *, urgent: bool) -> None:
     config = _plain(inbox(site), [], caps.inbox_max_bytes, caps.replicas)
     kept = await _adopted(api, site)
     config["sources"] = [

@@ -133,6 +133,12 @@ def inbox_subject(child: str, stream: str, origin: str) -> str:
     return f"in.{check_site(child)}.{outbox_subject(stream, origin)}"
 
 
+def sender(subject: str) -> str:
+    """The child that the parent's server stamped a message with; "" for what came from none."""
+    first, _, rest = subject.partition(".")
+    return rest.partition(".")[0] if first == "in" else ""
+
+
 def parse(subject: str) -> Address:
     """The parts of a subject made by one of the above; raises ``messaging.subject`` for any other."""
     match subject.split("."):

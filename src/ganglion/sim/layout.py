@@ -19,6 +19,7 @@ from ganglion.host.private import PrivateDirectory
 from ganglion.messaging.cluster import Place
 from ganglion.messaging.security.authority import Authority
 from ganglion.placement import Plan
+from ganglion.placement.below import paths_below
 from ganglion.sim.rundir import KERNELS
 from ganglion.sim.settings import Settings
 
@@ -96,13 +97,14 @@ def node_config(
     parent_ports: Sequence[int],
 ) -> NodeConfig:
     """The configuration of a site's node; ``parent_ports``: where its relay to the parent listens, none at the top."""
+    assignments = plan.assignments()
     return NodeConfig(
-        assignment=plan.assignments()[topology.node_id(site)],
+        assignment=assignments[topology.node_id(site)],
         flow_dir=settings.flow_dir.resolve(),
         nats_port=ports.nats,
         leaf_port=ports.leaf,
         parent_url=",".join(f"tls://127.0.0.1:{port}" for port in parent_ports),
-        children=tuple(topology.children(site)),
+        children=paths_below(topology, assignments, site),
         coap_port=ports.coap,
         paths=tuple(p.id for p in topology.paths() if p.gateway == site),
         kernel_dir=kernel_dir(settings),

@@ -19,6 +19,7 @@ from ganglion.core.units import NS_PER_S
 from ganglion.flow.assignment import Assignment, origin_name
 from ganglion.flow.spec import FlowSpec
 from ganglion.messaging.bus import Stored
+from ganglion.placement.below import paths_below
 from ganglion.sim.virtual.chance import SeededChances
 from ganglion.sim.virtual.device import VirtualDevice
 from ganglion.sim.virtual.faults import Faults
@@ -142,7 +143,7 @@ class World:
                 nats_port=nats,
                 leaf_port=leaf if topology.children(site_id) else 0,
                 parent_url=f"nats-leaf://127.0.0.1:{ports[site.parent][1]}" if site.parent else "",
-                children=tuple(topology.children(site_id)),
+                children=paths_below(topology, self.ground.assignments, site_id),
                 coap_port=coap if site.tier == "gateway" else 0,
                 paths=tuple(p.id for p in topology.paths() if p.gateway == site_id),
                 kernel_dir=FilePath("/virtual/kernels"),
