@@ -7,7 +7,8 @@ changes nothing here: the engine goes on, the outbox grows, and the parent draws
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import asdict
 from typing import Any
 
@@ -16,6 +17,7 @@ import orjson
 from ganglion.agent.backlog import SheddingOutbox
 from ganglion.agent.collecting import Collecting
 from ganglion.agent.config import NodeConfig
+from ganglion.agent.ending import before, first, last_checkpoint
 from ganglion.agent.health import Condition, conditions
 from ganglion.agent.ingest import Ingest
 from ganglion.agent.inputs import InputRecorder
@@ -54,6 +56,7 @@ from ganglion.messaging.server import SiteServer
 REPORT = "report.json"
 REACTIONS = "reactions.json"
 METERED_EVERY = 8
+_LOG = logging.getLogger(__name__)
 
 
 Connect = Callable[[str, str], Awaitable[SiteBus]]
@@ -108,7 +111,7 @@ class Node:
         return await nats.connect(url, name=name, access=access)
 
     def stop(self) -> None:
-        """Ends `run` after a last checkpoint."""
+        """Ends `run` after a last checkpoint, which is given up when the disk takes none for a while."""
         self._stop.set()
 
     async def run(self) -> None:
@@ -126,46 +129,53 @@ class Node:
         await server.start()
         try:
             async with asyncio.TaskGroup() as group:
-                keeping = group.create_task(server.run())
-                parts = self._parts = await self._open(server)
-                reporting = group.create_task(self._report())
-                engine = group.create_task(parts.engine.run())
-                tasks = [keeping, reporting, engine, group.create_task(parts.janitor.run())]
-                beside = [p.run() for p in (parts.watch, parts.supervisor, parts.pacer) if p is not None]
-                tasks += [group.create_task(running) for running in beside]
-                await self._first(engine, parts.engine.caught_up)
-                if parts.ingest is not None:
-                    assert isinstance(parts.engine, Durable)
-                    await self._accept(parts.ingest, parts.engine)
-                    if parts.recorder is not None:
-                        tasks.append(group.create_task(parts.recorder.run()))
-                if self.config.is_gateway:
-                    tasks.append(group.create_task(self._tick()))
-                if self._door is not None:
-                    assert isinstance(parts.engine, Durable)
-                    taking = self._door.run(self._reflex(), parts.journal, parts.engine, self.config)
-                    tasks.append(group.create_task(taking))
-                if self._real:
-                    collecting = self._collecting = Collecting(
-                        self._host.clock, lambda: parts.engine.progress.input_seq
-                    )
-                    tasks.append(group.create_task(collecting.run()))
-                self._phase = "ready"
-                await self._first(engine, self._stop)
-                self._phase = "stopping"
-                if parts.ingest is not None:
-                    await parts.ingest.close()
+                tasks = [group.create_task(server.run())]
+                opened = await before(self._stop.wait(), self._open(server))
+                if opened is not None:
+                    await self._work(opened[0], group, tasks)
                 for task in tasks:
                     task.cancel()
-            await self._close(parts)
+            if opened is not None:
+                await self._close(opened[0])
         finally:
             await server.stop()
 
-    async def _first(self, engine: asyncio.Task[None], event: asyncio.Event) -> None:
-        """Waits for the event, or for the engine to fail (which the task group then reports)."""
-        waiting = asyncio.ensure_future(event.wait())
-        await asyncio.wait({engine, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
+    async def _work(
+        self, parts: Subsystems, group: asyncio.TaskGroup, tasks: list[asyncio.Task[None]]
+    ) -> None:
+        """Until `stop`, which may come before the engine has caught up; what is to be ended then is in ``tasks``."""
+        self._parts = parts
+        engine = group.create_task(parts.engine.run())
+        tasks += [group.create_task(self._report()), engine, group.create_task(parts.janitor.run())]
+        beside = [p.run() for p in (parts.watch, parts.supervisor, parts.pacer) if p is not None]
+        tasks += [group.create_task(running) for running in beside]
+        await first(engine, parts.engine.caught_up, self._stop)
+        if not self._stop.is_set():
+            tasks += [group.create_task(serving) for serving in await self._serving(parts)]
+            self._phase = "ready"
+            await first(engine, self._stop)
+        self._phase = "stopping"
+        if parts.ingest is not None:
+            await parts.ingest.close()
+
+    async def _serving(self, parts: Subsystems) -> list[Coroutine[Any, Any, None]]:
+        """Opens the door to devices; gives what is to run from then on."""
+        running: list[Coroutine[Any, Any, None]] = []
+        if parts.ingest is not None:
+            assert isinstance(parts.engine, Durable)
+            await self._accept(parts.ingest, parts.engine)
+            if parts.recorder is not None:
+                running.append(parts.recorder.run())
+        if self.config.is_gateway:
+            running.append(self._tick())
+        if self._door is not None:
+            assert isinstance(parts.engine, Durable)
+            running.append(self._door.run(self._reflex(), parts.journal, parts.engine, self.config))
+        if self._real:
+            engine = parts.engine
+            collecting = self._collecting = Collecting(self._host.clock, lambda: engine.progress.input_seq)
+            running.append(collecting.run())
+        return running
 
     async def _open(self, server: SiteServer | ClusterServers) -> Subsystems:
         config, site = self.config, self.config.site
@@ -301,14 +311,19 @@ class Node:
         await ticking(parts.journal, lambda: parts.engine.holds, site, host.clock, tick_ns, first)
 
     async def _close(self, parts: Subsystems) -> None:
-        await parts.engine.checkpoint()
+        if not await last_checkpoint(parts.engine, self._host.clock):
+            why = parts.engine.progress.disk_trouble or "it took too long"
+            _LOG.warning("ended without a last checkpoint, the one before stays: %s", why)
         if parts.recorder is not None:
             await parts.recorder.write()
         self._phase = "stopped"
         await self._write_report(parts)
         if parts.ingest is not None:
             reactions = orjson.dumps([asdict(r) for r in parts.ingest.reactions])
-            await asyncio.to_thread(self._host.disk.replace, REACTIONS, reactions)
+            try:
+                await asyncio.to_thread(self._host.disk.replace, REACTIONS, reactions)
+            except HostError as error:
+                _LOG.warning("%s is not written: %s", REACTIONS, error)
         await parts.bus.close()
 
     async def _report(self) -> None:
@@ -324,12 +339,6 @@ class Node:
             await asyncio.to_thread(self._host.disk.replace, REPORT, orjson.dumps(report))
         except HostError:
             return  # a report that cannot be made now is made next time; its age tells
-
-    def _trouble(self, parts: Subsystems) -> tuple[str, ...]:
-        outbox = parts.outbox.trouble if parts.outbox else ""
-        recorder = parts.recorder.trouble if parts.recorder else ""
-        door = self._door.troubles if self._door else ()
-        return parts.engine.progress.disk_trouble, outbox, parts.janitor.trouble, recorder, *door
 
     def _conditions(self, parts: Subsystems) -> list[Condition]:
         found = conditions(parts.supervisor.seen) if parts.supervisor else []
@@ -374,7 +383,7 @@ class Node:
             "duplicated_rows": progress.duplicated_rows,
             "out_of_order_rows": progress.out_of_order_rows,
             "health": [c.to_json() for c in self._conditions(parts)],
-            "trouble": [t for t in self._trouble(parts) if t],
+            "trouble": [t for t in (*parts.troubles, *(self._door.troubles if self._door else ())) if t],
             "stages": {s: c.to_json() for s, c in engine.counts().items()},
             "ingest": asdict(parts.ingest.counts) if parts.ingest else None,
             "mqtt": self._door.to_json() if self._door else None,

@@ -34,3 +34,10 @@ class Subsystems:
     supervisor: Supervisor | None
     pacer: Pacer | None
     journal: BusJournal | PassingJournal
+
+    @property
+    def troubles(self) -> tuple[str, ...]:
+        """Why something waits; "" where nothing does."""
+        outbox = self.outbox.trouble if self.outbox else ""
+        recorder = self.recorder.trouble if self.recorder else ""
+        return self.engine.progress.disk_trouble, outbox, self.janitor.trouble, recorder
