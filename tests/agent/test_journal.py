@@ -233,6 +233,64 @@ def test_a_passing_journal_counts_on_from_where_it_is_read_and_keeps_nothing():
     told(story)
 
 
+@pytest.mark.parametrize("limit, most", [("PASSING_ENTRIES_MAX", 20), ("PASSING_BYTES_MAX", 5 * 96 + 95)])
+def test_a_passing_journal_holds_so_much_and_no_more_while_its_reader_takes_nothing(monkeypatch, limit, most):
+    monkeypatch.setattr(streams, limit, most)
+
+    async def story(site: Site) -> None:
+        journal = PassingJournal(site.clock)
+        entries = journal.read(0)
+        first = asyncio.ensure_future(anext(entries))
+        await asyncio.sleep(0)
+        await journal.put([block(0)])
+        await first
+        codes: list[str] = []
+
+        async def filled() -> int:
+            for count in range(1000):
+                try:
+                    await journal.put([block(count)])
+                except MessagingError as error:
+                    codes.append(error.code)
+                    return count
+            raise AssertionError("it takes all there is")
+
+        held = await filled()
+        assert 0 < held <= 20
+        assert journal.unread_rows == 3 * held
+        # A tick that finds no room is left out; the next will do.
+        ticks = asyncio.ensure_future(ticking(journal, lambda: True, "gw1", site.clock, 1_000_000_000, 0.0))
+        await asyncio.sleep(5.5)
+        assert not ticks.done()
+        ticks.cancel()
+        before = (await anext(entries)).seq
+        assert before == 2
+        await journal.put([block(0)])
+        last = await journal.last_seq()
+        assert last is not None
+        for number in range(before + 1, last + 1):
+            assert (await anext(entries)).seq == number
+        assert journal.unread_rows == 0
+        assert await filled() == held
+        assert codes == ["messaging.full"] * 2
+
+    told(story)
+
+
+def test_what_is_larger_than_the_limit_passes_alone(monkeypatch):
+    monkeypatch.setattr(streams, "PASSING_BYTES_MAX", 1)
+
+    async def story(site: Site) -> None:
+        journal = PassingJournal(site.clock)
+        entries = journal.read(0)
+        for number in range(3):
+            putting = asyncio.ensure_future(journal.put([block(number)]))
+            assert (await anext(entries)).seq == number + 1
+            await putting
+
+    told(story)
+
+
 def test_ticks_come_while_something_waits_for_them():
     async def story(site: Site) -> None:
         site.begin()

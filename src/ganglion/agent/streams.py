@@ -24,6 +24,9 @@ TICK_STREAM = "tick"
 RECENT_BYTES_MAX = 16 << 20
 """What is remembered of appended entries that were not read yet."""
 FETCHED_AHEAD_MAX = 64
+PASSING_ENTRIES_MAX = 10_000
+PASSING_BYTES_MAX = 64 << 20
+"""What a journal that keeps nothing holds while the engine waits, for a full outbox for one."""
 LOOK_AFTER_NS = 5_000_000_000
 _ROW_BYTES = 20  # number, time and origin
 
@@ -225,7 +228,8 @@ class BusJournal(_Putting):
 class PassingJournal(_Putting):
     """A journal that keeps nothing, for nodes that are told not to: entries go to the engine, and are gone with it.
 
-    Numbers go on from where the engine begins to read.
+    Numbers go on from where the engine begins to read. While the engine takes nothing only so many wait; `append`
+    raises ``messaging.full`` for more, as a journal on a full disk does.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -234,6 +238,7 @@ class PassingJournal(_Putting):
         self.encodes = self.keeps = False
         self._clock = clock
         self._waiting: deque[_Recent] = deque()
+        self._waiting_bytes = 0
         self._unread_rows = 0
         self._seq: int | None = None
         self._begun = asyncio.Event()
@@ -242,11 +247,22 @@ class PassingJournal(_Putting):
     async def append(self, subject: str, payload: bytes, items: tuple[Item, ...] | None) -> None:
         await self._begun.wait()
         assert self._seq is not None
+        rows = [i for i in items or () if not isinstance(i, End)]
+        size_bytes = len(payload) + sum(r.size_bytes + _ROW_BYTES * len(r) for r in rows)
+        entries, held_bytes = len(self._waiting), self._waiting_bytes
+        if entries >= PASSING_ENTRIES_MAX or (entries and held_bytes + size_bytes > PASSING_BYTES_MAX):
+            raise MessagingError(
+                "messaging.full",
+                f"{entries} entries of {held_bytes} bytes wait for the engine already",
+                why="it takes less than comes in, or waits for room in the outbox",
+                next_step="ganglion health RUN_DIR tells what waits; with a journal on disk more could",
+            )
         self._seq += 1
-        rows = sum(len(i) for i in items or () if not isinstance(i, End))
         entry = Entry(self._seq, payload if items is not None else None, items)
-        self._waiting.append(_Recent(entry, 0, rows, self._clock.monotonic_ns()))
-        self._unread_rows += rows
+        taken = _Recent(entry, size_bytes, sum(map(len, rows)), self._clock.monotonic_ns())
+        self._waiting.append(taken)
+        self._waiting_bytes += taken.size_bytes
+        self._unread_rows += taken.rows
         self._news.set()
 
     @property
@@ -264,6 +280,7 @@ class PassingJournal(_Putting):
         while True:
             while self._waiting:
                 taken = self._waiting.popleft()
+                self._waiting_bytes -= taken.size_bytes
                 self._unread_rows -= taken.rows
                 self.counts.remembered += 1
                 self.on_read()
