@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 
 import pytest
 
-from ganglion.messaging.pacing import Pacer
 from ganglion.messaging.provision import INCARNATION_BITS, provision
 from ganglion.messaging.subjects import inbox, outbox
-from tests.messaging.sites import CAPS, NatsSites, until
+from tests.messaging.sites import CAPS, NatsSites, pacing, until
 
 
 def test_a_wiped_child_loses_nothing_of_what_it_sends_afterwards(tmp_path):
@@ -92,17 +90,6 @@ def test_a_child_that_is_back_with_an_empty_disk_before_its_parent_noticed_loses
             await sites.close()
 
     asyncio.run(test())
-
-
-@contextlib.contextmanager
-def pacing(sites, bus):
-    """The child's pacer, which makes the window of a new outbox larger."""
-    pacer = Pacer(bus, "down", sites.clock("down"), lambda _: 200, urgent=False, offset=sites.offsets["down"])
-    task = asyncio.ensure_future(pacer.run())
-    try:
-        yield
-    finally:
-        task.cancel()
 
 
 def test_an_outbox_keeps_its_first_number_and_counts_nothing_as_owed_before_the_first_message(tmp_path):

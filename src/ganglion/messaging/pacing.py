@@ -48,9 +48,9 @@ STUCK_AFTER_NS = 3 * NS_PER_S
 STUCK_GROWTH = 8
 STUCK_WINDOW_MAX = 1 << 20
 UNNOTICED_AFTER_NS = 5 * NS_PER_S
-"""A first message of a new outbox that is not stored for so long was taken for one of the old outbox: the parent counts
-as many messages of that as this one has delivered, and sees no difference. The lane is taken away for `FORGOTTEN_AFTER_NS`,
-by when the parent misses its heartbeats; 10 s were too short."""
+"""A first message of a new outbox that is not stored for so long was taken for one of the old outbox: the parent
+counts as many messages of that as this one has delivered, and sees no difference. The lane is taken away for
+`FORGOTTEN_AFTER_NS`, by when the parent misses its heartbeats; 10 s were too short."""
 FORGOTTEN_AFTER_NS = 20 * NS_PER_S
 CHANGE_MIN = 0.25
 """A smaller change of a window is not worth a write to the server's disk."""
