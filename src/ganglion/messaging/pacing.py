@@ -247,12 +247,11 @@ class Pacer:
     async def _look(self, lane: Lane) -> Seen:
         info = await self._bus.ask(f"CONSUMER.INFO.{outbox(self._site)}.{lane.consumer}", {})
         self._set[lane] = int(info["config"]["max_ack_pending"])
-        floor = int(info["ack_floor"]["stream_seq"])
         return Seen(
-            floor,
+            int(info["ack_floor"]["stream_seq"]),
             int(info["ack_floor"]["consumer_seq"]),
             int(info["num_ack_pending"]),
             int(info["num_pending"]),
             bool(info.get("push_bound")),
-            untouched(self._offset, floor),
+            untouched(self._offset, info),
         )

@@ -33,6 +33,8 @@ INCARNATION_BITS = 20
 """An outbox made a second later begins this many bits further on: it may hold a million messages for each second."""
 UNACKNOWLEDGED_MAX = 1000
 """Messages on their way to the parent before it must have stored some."""
+STORED = "stored"
+"""Marks a consumer of whose messages the parent has stored some."""
 FIRST_WINDOW = 1
 """The same, of an outbox whose parent has not stored anything yet: see `provision`."""
 
@@ -154,15 +156,18 @@ async def set_window(api: StreamApi, site: str, lane: Lane, messages: int) -> No
     assert messages >= 1
     wanted = _uplink(site, lane)
     wanted["config"]["max_ack_pending"] = messages
+    wanted["config"]["metadata"] = {STORED: "yes"}
     await api.ask(f"CONSUMER.CREATE.{outbox(site)}.{lane.consumer}.{lane.filter}", wanted)
 
 
-def untouched(offset: int, floor: int) -> bool:
+def untouched(offset: int, info: Mapping[str, Any]) -> bool:
     """True while a parent has stored nothing of an outbox that was made when it may have known another.
 
-    ``offset``: what `provision` gave; ``floor``: the number up to which all of a lane is acknowledged.
+    ``offset``: what `provision` gave; ``info``: what the server says of a lane's consumer. One that was made to begin
+    anew (`refill`) is not untouched: its window was set before.
     """
-    return 0 < offset >= floor
+    marked = STORED in (info["config"].get("metadata") or {})
+    return not marked and 0 < offset >= int(info["ack_floor"]["stream_seq"])
 
 
 async def drop_uplink(api: StreamApi, site: str, lane: Lane) -> None:
@@ -283,7 +288,7 @@ async def make_uplink(api: StreamApi, site: str, lane: Lane, offset: int) -> Non
         if refusal.number != NO_CONSUMER:
             raise
         info = None
-    if untouched(offset, offset if info is None else int(info["ack_floor"]["stream_seq"])):
+    if offset if info is None else untouched(offset, info):
         wanted["config"]["max_ack_pending"] = FIRST_WINDOW
     if info is not None and _holds(info["config"], wanted["config"]):
         return
