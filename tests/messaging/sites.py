@@ -15,6 +15,7 @@ from ganglion.host.ports import Host
 from ganglion.host.system import system_host
 from ganglion.messaging import nats
 from ganglion.messaging.memory import MemorySites, Pace
+from ganglion.messaging.pacing import Pacer
 from ganglion.messaging.provision import Caps, adopt_children, provision
 from ganglion.messaging.server import ServerSettings, SiteServer
 from ganglion.sim.virtual.clock import VirtualClock
@@ -40,6 +41,17 @@ async def take(messages, count):
     """The next ``count`` messages of a read; it stays open."""
     async with asyncio.timeout(PATIENCE_S):
         return [await anext(messages) for _ in range(count)]
+
+
+@contextlib.contextmanager
+def pacing(sites, bus):
+    """The pacer of the child "down", which makes the window of a new outbox larger."""
+    pacer = Pacer(bus, "down", sites.clock("down"), lambda _: 200, urgent=False, offset=sites.offsets["down"])
+    task = asyncio.ensure_future(pacer.run())
+    try:
+        yield
+    finally:
+        task.cancel()
 
 
 class Relay:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 
 from ganglion.messaging.janitor import Janitor, Tail
 from ganglion.messaging.provision import reaches, refill
 from ganglion.messaging.subjects import inbox, outbox
-from tests.messaging.sites import CAPS, NatsSites, until
+from tests.messaging.sites import CAPS, NatsSites, pacing, until
 
 
 async def send(bus, name, count):
@@ -18,7 +19,7 @@ async def send(bus, name, count):
 
 def test_a_restored_parent_is_refilled_in_order_and_once_each(tmp_path):
     async def test():
-        sites = NatsSites(tmp_path)
+        sites, pacer = NatsSites(tmp_path), contextlib.ExitStack()
         sites.born_s = 1_800_000_000
         store, backup = tmp_path / "up" / "messaging" / "store", tmp_path / "backup"
         try:
@@ -32,6 +33,7 @@ def test_a_restored_parent_is_refilled_in_order_and_once_each(tmp_path):
                 tail=Tail(1 << 18, CAPS.outbox_max_bytes),
             )
             cleaning = asyncio.create_task(janitor.run())
+            pacer.enter_context(pacing(sites, down))
 
             def arrived(count):
                 async def there():
@@ -62,6 +64,7 @@ def test_a_restored_parent_is_refilled_in_order_and_once_each(tmp_path):
             await send(down, "late", 3)
             await until(arrived(28))
             cleaning.cancel()
+            pacer.close()
             messages = up.read(inbox("up"), 0)
             found = [(await anext(messages)).payload.decode() for _ in range(28)]
             await messages.aclose()

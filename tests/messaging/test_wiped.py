@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from ganglion.messaging.provision import INCARNATION_BITS, provision
 from ganglion.messaging.subjects import inbox, outbox
-from tests.messaging.sites import CAPS, NatsSites, until
+from tests.messaging.sites import CAPS, NatsSites, pacing, until
 
 
 def test_a_wiped_child_loses_nothing_of_what_it_sends_afterwards(tmp_path):
@@ -37,7 +39,49 @@ def test_a_wiped_child_loses_nothing_of_what_it_sends_afterwards(tmp_path):
             async def delivered():
                 return await down.delivered(outbox("down")) == (await down.state(outbox("down"))).last_seq
 
-            await until(delivered)
+            with pacing(sites, down):
+                await until(delivered)
+            messages = up.read(inbox("up"), 0)
+            found = [(await anext(messages)).payload for _ in range((await up.state(inbox("up"))).last_seq)]
+            await messages.aclose()
+            assert found == expected
+        finally:
+            await sites.close()
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("had", [1, 2, 5])
+def test_a_child_that_is_back_with_an_empty_disk_before_its_parent_noticed_loses_nothing(tmp_path, had):
+    async def test():
+        sites = NatsSites(tmp_path)
+        sites.born_s = 1_800_000_000
+        try:
+            up = await sites.add("up", CAPS, children=["down"])
+            down = await sites.add("down", CAPS, parent="up")
+            expected: list[bytes] = []
+
+            async def send(count):
+                for _ in range(count):
+                    expected.append(f"message {len(expected)}".encode())
+                    await down.append(outbox("down"), "out.a.b", expected[-1])
+
+            async def arrived():
+                return (await up.state(inbox("up"))).last_seq >= len(expected)
+
+            with pacing(sites, down):
+                await send(1)
+                await until(arrived)
+                await send(had - 1)
+                await until(arrived)
+            await sites.wipe("down", CAPS)
+            with pacing(sites, down):
+                for _ in range(
+                    30
+                ):  # more than it had sent before, while the parent still counts what that one sent
+                    await send(1)
+                    await asyncio.sleep(0.05)
+                await until(arrived)
             messages = up.read(inbox("up"), 0)
             found = [(await anext(messages)).payload for _ in range((await up.state(inbox("up"))).last_seq)]
             await messages.aclose()

@@ -228,7 +228,9 @@ class Node:
             if outbox is not None:
                 supervisor.shed = lambda: {s: c.rows for s, c in outbox.shed.items()}
         urgent = bool(self._spec.urgent)
-        pacer = Pacer(bus, site, clock, outbox.mean_bytes, urgent=urgent) if outbox is not None else None
+        pacer = None
+        if outbox is not None:
+            pacer = Pacer(bus, site, clock, outbox.mean_bytes, urgent=urgent, offset=offset)
         return Subsystems(
             server, bus, engine, outbox, janitor, ingest, recorder, watch, supervisor, pacer, journal
         )

@@ -8,7 +8,8 @@ paced.
 A window must not be smaller than what the parent has stored and the consumer does not know of, after a break that lost
 acknowledgements or a crash that lost the consumer's newest state: nats-server 2.15.1 then sends a window full of what
 the parent skips, and ignores an acknowledgement beyond what it has sent, for ever. So a window starts no smaller than
-what was on its way at the break, and one that is full and does not move grows until it does.
+what was on its way at the break, and one that is full and does not move grows until it does. The window of an outbox
+that is new is one message until that is stored: `provision` says why.
 """
 
 from __future__ import annotations
@@ -21,7 +22,15 @@ from dataclasses import dataclass, field
 from ganglion.core.errors import MessagingError
 from ganglion.core.units import NS_PER_MS, NS_PER_S
 from ganglion.host.ports import Clock
-from ganglion.messaging.provision import UNACKNOWLEDGED_MAX, SiteBus, set_window
+from ganglion.messaging.provision import (
+    FIRST_WINDOW,
+    UNACKNOWLEDGED_MAX,
+    SiteBus,
+    drop_uplink,
+    make_uplink,
+    set_window,
+    untouched,
+)
 from ganglion.messaging.subjects import BULK, URGENT, Lane, outbox
 
 EVERY_NS = 250 * NS_PER_MS
@@ -38,6 +47,11 @@ STUCK_AFTER_NS = 3 * NS_PER_S
 """A full window without a new acknowledgement for so long is made `STUCK_GROWTH` times as large."""
 STUCK_GROWTH = 8
 STUCK_WINDOW_MAX = 1 << 20
+UNNOTICED_AFTER_NS = 5 * NS_PER_S
+"""A first message of a new outbox that is not stored for so long was taken for one of the old outbox: the parent
+counts as many messages of that as this one has delivered, and sees no difference. The lane is taken away for
+`FORGOTTEN_AFTER_NS`, by when the parent misses its heartbeats; 10 s were too short."""
+FORGOTTEN_AFTER_NS = 20 * NS_PER_S
 CHANGE_MIN = 0.25
 """A smaller change of a window is not worth a write to the server's disk."""
 
@@ -46,7 +60,8 @@ CHANGE_MIN = 0.25
 class Seen:
     """A lane at one moment. ``acknowledged`` counts from when the parent last began to draw.
 
-    ``floor``: the number up to which all is acknowledged.
+    ``floor``: the number up to which all is acknowledged; ``untouched``: nothing is, and the parent may take this
+    outbox for another.
     """
 
     floor: int
@@ -54,6 +69,7 @@ class Seen:
     under_way: int
     waiting: int
     bound: bool
+    untouched: bool = False
 
 
 @dataclass(slots=True)
@@ -90,7 +106,10 @@ class LanePace:
 
     def set(self, wanted: float, now_ns: int) -> int:
         """The window from now on: as wanted, unless the lane needs more to move at all."""
-        if now_ns - self._moved_ns >= STUCK_AFTER_NS:
+        if self._last is not None and self._last.untouched:
+            self._moved_ns = now_ns
+            self.window = FIRST_WINDOW
+        elif now_ns - self._moved_ns >= STUCK_AFTER_NS:
             self.window = min(STUCK_WINDOW_MAX, max(UNACKNOWLEDGED_MAX, STUCK_GROWTH * self.window))
             self.unconfirmed = self.window
             self._moved_ns = now_ns
@@ -150,7 +169,8 @@ def _clamped(messages: float) -> int:
 class Pacer:
     """Sets the windows of one outbox's lanes. ``mean_bytes``: of a lane's messages, as they are appended.
 
-    ``urgent`` False: there is one lane, and nothing to pace; it is only kept moving.
+    ``urgent`` False: there is one lane, and nothing to pace; it is only kept moving. ``offset``: as `provision` gave
+    it.
     """
 
     def __init__(
@@ -161,6 +181,7 @@ class Pacer:
         mean_bytes: Callable[[Lane], float],
         *,
         urgent: bool = True,
+        offset: int = 0,
     ) -> None:
         self.windows = Windows()
         self.trouble = ""
@@ -169,6 +190,10 @@ class Pacer:
         self._clock = clock
         self._mean_bytes = mean_bytes
         self._urgent = urgent
+        self._offset = offset
+        self._untouched = False
+        self._unstored_ns: dict[Lane, int] = {}
+        self._dropped: tuple[Lane, int] | None = None
         self._set: dict[Lane, int] = {}
 
     async def run(self) -> None:
@@ -179,24 +204,45 @@ class Pacer:
                 self.trouble = ""
             except MessagingError as error:
                 self.trouble = str(error)
-            await self._clock.sleep_ns(EVERY_NS if self._urgent else UNPACED_EVERY_NS)
+            await self._clock.sleep_ns(EVERY_NS if self._urgent or self._untouched else UNPACED_EVERY_NS)
 
     async def _step(self) -> None:
         now_ns = self._clock.monotonic_ns()
+        if self._dropped is not None:
+            lane, until_ns = self._dropped
+            if now_ns < until_ns:
+                return
+            await make_uplink(self._bus, self._site, lane, self._offset)
+            self._dropped = None
         bulk = await self._look(BULK)
+        self._untouched = bulk.untouched
         wanted: dict[Lane, int] = {}
         if self._urgent:
             urgent = await self._look(URGENT)
+            self._untouched |= urgent.untouched
+            await self._introduce(URGENT, urgent, now_ns)
             sizes = self._mean_bytes(BULK), self._mean_bytes(URGENT)
             wanted[BULK], wanted[URGENT] = self.windows.judge(bulk, urgent, *sizes, now_ns)
         else:
             wanted[BULK] = self.windows.unpaced(bulk, now_ns)
+        await self._introduce(BULK, bulk, now_ns)
         for lane, window in wanted.items():
+            if self._dropped is not None:
+                return
             now = self._set.get(lane, UNACKNOWLEDGED_MAX)
             # A larger one may be what a stuck lane needs: only a somewhat smaller one can wait.
             if window > now or now - window > CHANGE_MIN * now:
                 await set_window(self._bus, self._site, lane, window)
                 self._set[lane] = window
+
+    async def _introduce(self, lane: Lane, seen: Seen, now_ns: int) -> None:
+        """Lets the parent notice that this outbox is a new one, when nothing else does."""
+        if self._dropped is not None or not (seen.untouched and seen.bound and seen.under_way):
+            self._unstored_ns.pop(lane, None)
+        elif now_ns - self._unstored_ns.setdefault(lane, now_ns) >= UNNOTICED_AFTER_NS:
+            del self._unstored_ns[lane]
+            await drop_uplink(self._bus, self._site, lane)
+            self._dropped = lane, now_ns + FORGOTTEN_AFTER_NS
 
     async def _look(self, lane: Lane) -> Seen:
         info = await self._bus.ask(f"CONSUMER.INFO.{outbox(self._site)}.{lane.consumer}", {})
@@ -207,4 +253,5 @@ class Pacer:
             int(info["num_ack_pending"]),
             int(info["num_pending"]),
             bool(info.get("push_bound")),
+            untouched(self._offset, info),
         )

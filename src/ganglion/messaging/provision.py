@@ -33,6 +33,10 @@ INCARNATION_BITS = 20
 """An outbox made a second later begins this many bits further on: it may hold a million messages for each second."""
 UNACKNOWLEDGED_MAX = 1000
 """Messages on their way to the parent before it must have stored some."""
+STORED = "stored"
+"""Marks a consumer of whose messages the parent has stored some."""
+FIRST_WINDOW = 1
+"""The same, of an outbox whose parent has not stored anything yet: see `provision`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +88,10 @@ async def provision(
     Returns what lies below the number of the outbox's first message: 0, or for an outbox that had to be made when the
     wall clock said ``born_s`` seconds, ``born_s << INCARNATION_BITS``. A parent goes on after the last number it has
     seen of a child. A child whose disk was replaced would otherwise count from 1 again, and its parent would skip as
-    many messages as it has had before.
+    many messages as it has had before. Nor may such an outbox have more than one message on its way until the parent
+    has stored one: consumers count what they deliver, and a parent that has not noticed yet that this one is new (it
+    takes seconds) drops as many as the old one had delivered, goes on with the next, and acknowledges all of them.
+    `Pacer` makes the window larger.
 
     The inbox draws from exactly these children, who may be unreachable: what they owe flows once they are back. With
     ``adopt_later`` children that were never drawn from are left to `adopt_children`. ``urgent``: some of the flow's
@@ -94,8 +101,8 @@ async def provision(
     await _stream(api, _plain(journal(site), ["j.>"], caps.journal_max_bytes, caps.replicas))
     offset = await _outbox(api, site, caps, born_s)
     if urgent:
-        await _consumer(api, site, URGENT)
-    await _consumer(api, site, BULK)
+        await make_uplink(api, site, URGENT, offset)
+    await make_uplink(api, site, BULK, offset)
     if adopt_later:
         children = sorted({child for child, _ in await _adopted(api, site)} & set(children))
     await _inbox(api, site, caps, children, urgent=urgent)
@@ -149,7 +156,23 @@ async def set_window(api: StreamApi, site: str, lane: Lane, messages: int) -> No
     assert messages >= 1
     wanted = _uplink(site, lane)
     wanted["config"]["max_ack_pending"] = messages
+    wanted["config"]["metadata"] = {STORED: "yes"}
     await api.ask(f"CONSUMER.CREATE.{outbox(site)}.{lane.consumer}.{lane.filter}", wanted)
+
+
+def untouched(offset: int, info: Mapping[str, Any]) -> bool:
+    """True while a parent has stored nothing of an outbox that was made when it may have known another.
+
+    ``offset``: what `provision` gave; ``info``: what the server says of a lane's consumer. One that was made to begin
+    anew (`refill`) is not untouched: its window was set before.
+    """
+    marked = STORED in (info["config"].get("metadata") or {})
+    return not marked and 0 < offset >= int(info["ack_floor"]["stream_seq"])
+
+
+async def drop_uplink(api: StreamApi, site: str, lane: Lane) -> None:
+    """Removes that consumer: a parent that hears nothing of it for a while begins anew once it is back."""
+    await api.ask(f"CONSUMER.DELETE.{outbox(site)}.{lane.consumer}", {})
 
 
 async def reaches(api: StreamApi, child: str) -> bool:
@@ -256,16 +279,19 @@ async def _stream(api: StreamApi, config: dict[str, Any]) -> None:
         await api.ask(f"STREAM.UPDATE.{config['name']}", config)
 
 
-async def _consumer(api: StreamApi, site: str, lane: Lane) -> None:
+async def make_uplink(api: StreamApi, site: str, lane: Lane, offset: int) -> None:
+    """Makes the consumer by which a parent draws a lane, if it is not there as it should be."""
     wanted = _uplink(site, lane)
     try:
         info = await api.ask(f"CONSUMER.INFO.{outbox(site)}.{lane.consumer}", {})
     except ApiRefused as refusal:
         if refusal.number != NO_CONSUMER:
             raise
-    else:
-        if _holds(info["config"], wanted["config"]):
-            return
+        info = None
+    if offset if info is None else untouched(offset, info):
+        wanted["config"]["max_ack_pending"] = FIRST_WINDOW
+    if info is not None and _holds(info["config"], wanted["config"]):
+        return
     await api.ask(f"CONSUMER.CREATE.{outbox(site)}.{lane.consumer}.{lane.filter}", wanted)
 
 
