@@ -264,7 +264,7 @@ def test_an_agent_has_a_server_of_its_own_or_those_of_others(tmp_path):
         "nats_port": 0,
         "leaf_port": 0,
         "parent_url": "",
-        "children": [],
+        "children": {},
         "coap_port": 0,
         "paths": [],
         "kernel_dir": "k",
