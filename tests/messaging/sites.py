@@ -18,6 +18,7 @@ from ganglion.messaging.memory import MemorySites, Pace
 from ganglion.messaging.pacing import Pacer
 from ganglion.messaging.provision import Caps, adopt_children, provision
 from ganglion.messaging.server import ServerSettings, SiteServer
+from ganglion.messaging.subjects import inbox
 from ganglion.sim.virtual.clock import VirtualClock
 from ganglion.sim.virtual.loop import VirtualLoop
 from ganglion.sim.virtual.loop import run as virtual_run
@@ -41,6 +42,20 @@ async def take(messages, count):
     """The next ``count`` messages of a read; it stays open."""
     async with asyncio.timeout(PATIENCE_S):
         return [await anext(messages) for _ in range(count)]
+
+
+async def with_lanes(up, down, caps):
+    """Gives a pair of sites an urgent lane, once the parent has adopted the child.
+
+    The adoption that `add` begins knows of no lanes: if it ended after this, it would take one away again.
+    """
+    await provision(down, "down", caps, urgent=True)
+
+    async def adopted():
+        return bool((await up.ask(f"STREAM.INFO.{inbox('up')}", {}))["config"].get("sources"))
+
+    await until(adopted)
+    await provision(up, "up", caps, children=["down"], urgent=True)
 
 
 @contextlib.contextmanager

@@ -8,17 +8,12 @@ import pytest
 
 from ganglion.core.errors import MessagingError
 from ganglion.messaging.answers import ApiRefused
-from ganglion.messaging.provision import provision, set_window
+from ganglion.messaging.provision import set_window
 from ganglion.messaging.subjects import BULK, URGENT, inbox, outbox, outbox_subject, stream_filter
-from tests.messaging.sites import CAPS, take, until
+from tests.messaging.sites import CAPS, take, until, with_lanes
 
 OUT, IN = outbox("down"), inbox("up")
 BULKY, URGED = outbox_subject("amps", "meter-1"), outbox_subject("trips", "meter-1", URGENT)
-
-
-async def both(up, down):
-    await provision(down, "down", CAPS, urgent=True)
-    await provision(up, "up", CAPS, children=["down"], urgent=True)
 
 
 async def owe(bus, kinds, first=0, size=10):
@@ -37,7 +32,7 @@ async def delivered(bus, seq):
 
 def test_each_lane_arrives_once_and_in_its_order(run):
     async def test(sites, up, down):
-        await both(up, down)
+        await with_lanes(up, down, CAPS)
         kinds = "bbubuubbbbu" * 10
         await owe(down, kinds)
         read = await take(up.read(IN, 0), len(kinds))
@@ -50,7 +45,7 @@ def test_each_lane_arrives_once_and_in_its_order(run):
 
 def test_what_is_urgent_overtakes_the_backlog(run):
     async def test(sites, up, down):
-        await both(up, down)
+        await with_lanes(up, down, CAPS)
         sites.cut("down")
         await set_window(down, "down", BULK, 2)
         await owe(down, "b" * 60 + "u", size=9000)
@@ -66,7 +61,7 @@ def test_what_is_urgent_overtakes_the_backlog(run):
 
 def test_delivered_is_what_the_parent_has_of_both_lanes(run):
     async def test(sites, up, down):
-        await both(up, down)
+        await with_lanes(up, down, CAPS)
         await owe(down, "bbuu")
         await until(lambda: delivered(down, 4))
         sites.cut("down")
@@ -97,7 +92,7 @@ def test_messages_of_a_lane_without_a_consumer_are_not_called_delivered(run):
 
 def test_kills_of_both_ends_neither_lose_nor_repeat(run):
     async def test(sites, up, down):
-        await both(up, down)
+        await with_lanes(up, down, CAPS)
         kinds = "bub" * 20
         await owe(down, kinds)
         for round_, site in enumerate(("up", "down"), start=1):
@@ -117,7 +112,7 @@ def test_kills_of_both_ends_neither_lose_nor_repeat(run):
 
 def test_one_stream_is_purged_from_among_others(run):
     async def test(sites, up, down):
-        await both(up, down)
+        await with_lanes(up, down, CAPS)
         sites.cut("down")
         await owe(down, "bubbub")
         request = {"seq": 4, "filter": stream_filter("amps")}
@@ -144,7 +139,7 @@ def test_one_stream_is_purged_from_among_others(run):
 
 def test_a_window_can_be_changed_while_messages_move(run):
     async def test(_sites, up, down):
-        await both(up, down)
+        await with_lanes(up, down, CAPS)
         for start in range(0, 200, 50):
             await asyncio.gather(*(down.append(OUT, BULKY, b"%06d" % (start + i)) for i in range(50)))
             await set_window(down, "down", BULK, 3 + start)
@@ -159,7 +154,7 @@ def test_a_window_can_be_changed_while_messages_move(run):
 
 def test_a_lane_that_is_reset_sends_again_and_goes_on(run):
     async def test(_sites, up, down):
-        await both(up, down)
+        await with_lanes(up, down, CAPS)
         await owe(down, "b" * 60)
         await until(lambda: delivered(down, 60))
         await set_window(down, "down", BULK, 7)

@@ -18,10 +18,10 @@ from ganglion.messaging.pacing import (
     Seen,
     Windows,
 )
-from ganglion.messaging.provision import UNACKNOWLEDGED_MAX, Caps, provision, set_window
+from ganglion.messaging.provision import UNACKNOWLEDGED_MAX, Caps, set_window
 from ganglion.messaging.subjects import BULK, URGENT, inbox, outbox, outbox_subject
 from ganglion.sim.virtual.loop import run as virtual_run
-from tests.messaging.sites import SimulatedSites, pair, take
+from tests.messaging.sites import SimulatedSites, pair, take, with_lanes
 
 RATE = 320_000
 LATENCY_NS = 50_000_000
@@ -51,8 +51,7 @@ class SlowLink:
 def on_slow_link(story, *, paced=True):
     async def whole():
         async with pair(lambda root: SimulatedSites(root, SlowLink()), Path(), CAPS) as (sites, up, down):
-            await provision(down, "down", CAPS, urgent=True)
-            await provision(up, "up", CAPS, children=["down"], urgent=True)
+            await with_lanes(up, down, CAPS)
             pacer = Pacer(down, "down", sites.clock("down"), {BULK: LARGE, URGENT: SMALL}.__getitem__)
             pacing = asyncio.create_task(pacer.run()) if paced else None
             await story(sites, up, down)
