@@ -42,7 +42,7 @@ from ganglion.messaging.mqtt import GATEWAY_USER, Listener
 from ganglion.messaging.security.identity import SiteIdentity
 
 OUTPUT_TIMEOUT_NS = 60_000_000_000
-REST_NS_MAX = 3_000_000
+REST_NS_MAX = 2_000_000
 REST_SHARE = 16
 """The socket rests between reads for such a part of the shortest deadline of a command, and never longer than the
 former: docs/adr/0031."""
