@@ -14,6 +14,7 @@ from ganglion.cli.site import site as site_commands
 from ganglion.host.private import PrivateDirectory
 from ganglion.host.system import system_host
 from ganglion.messaging import nats
+from ganglion.messaging.pacing import Pacer
 from ganglion.messaging.provision import provision
 from ganglion.messaging.security.authority import Authority
 from ganglion.messaging.security.identity import SiteIdentity
@@ -117,7 +118,11 @@ async def hub_of_three(root, child="gwa"):
         await until(provisioned)
         down = await hub.add_gateway(child)
         await until(lambda: down.drawn(f"OUT_{child}"))
+        # As at every node: a lane whose parent lost acknowledgements may need a larger window to move at all.
+        pacer = Pacer(down, child, system_host(root).clock, lambda _: 200, urgent=False)
+        pacing = asyncio.ensure_future(pacer.run())
         yield hub, up, down
+        pacing.cancel()
         await up.close()
         await down.close()
     finally:
