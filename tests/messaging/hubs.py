@@ -123,6 +123,7 @@ async def hub_of_three(root, child="gwa"):
         pacing = asyncio.ensure_future(pacer.run())
         yield hub, up, down
         pacing.cancel()
+        await asyncio.wait({pacing})
         await up.close()
         await down.close()
     finally:
