@@ -45,6 +45,11 @@ async def take(messages, count):
         return [await anext(messages) for _ in range(count)]
 
 
+async def payloads(bus, stream):
+    """Of all messages that a stream holds, none of which was removed."""
+    return [m.payload for m in await take(bus.read(stream, 0), (await bus.state(stream)).last_seq)]
+
+
 async def with_lanes(up, down, caps):
     """Gives a pair of sites an urgent lane, once the parent has adopted the child.
 

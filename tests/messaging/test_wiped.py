@@ -8,7 +8,7 @@ import pytest
 
 from ganglion.messaging.provision import INCARNATION_BITS, provision
 from ganglion.messaging.subjects import inbox, outbox
-from tests.messaging.sites import CAPS, NatsSites, pacing, until
+from tests.messaging.sites import CAPS, NatsSites, pacing, payloads, until
 
 
 def test_a_wiped_child_loses_nothing_of_what_it_sends_afterwards(tmp_path):
@@ -41,10 +41,7 @@ def test_a_wiped_child_loses_nothing_of_what_it_sends_afterwards(tmp_path):
 
             with pacing(sites, down):
                 await until(delivered)
-            messages = up.read(inbox("up"), 0)
-            found = [(await anext(messages)).payload for _ in range((await up.state(inbox("up"))).last_seq)]
-            await messages.aclose()
-            assert found == expected
+            assert await payloads(up, inbox("up")) == expected
         finally:
             await sites.close()
 
@@ -76,16 +73,11 @@ def test_a_child_that_is_back_with_an_empty_disk_before_its_parent_noticed_loses
                 await until(arrived)
             await sites.wipe("down", CAPS)
             with pacing(sites, down):
-                for _ in range(
-                    30
-                ):  # more than it had sent before, while the parent still counts what that one sent
+                for _ in range(30):  # more than before, while the parent still counts what the old one sent
                     await send(1)
                     await asyncio.sleep(0.05)
                 await until(arrived)
-            messages = up.read(inbox("up"), 0)
-            found = [(await anext(messages)).payload for _ in range((await up.state(inbox("up"))).last_seq)]
-            await messages.aclose()
-            assert found == expected
+            assert await payloads(up, inbox("up")) == expected
         finally:
             await sites.close()
 
