@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ganglion.core.units import NS_PER_S
+from ganglion.messaging.answers import NO_CONSUMER, ApiRefused
 from ganglion.messaging.pacing import (
     EVERY_NS,
+    FORGOTTEN_AFTER_NS,
     OLDEST_SHARE,
     STUCK_WINDOW_MAX,
     WINDOW_MIN,
@@ -18,8 +20,9 @@ from ganglion.messaging.pacing import (
     Seen,
     Windows,
 )
-from ganglion.messaging.provision import UNACKNOWLEDGED_MAX, Caps, set_window
+from ganglion.messaging.provision import FIRST_WINDOW, UNACKNOWLEDGED_MAX, Caps, set_window
 from ganglion.messaging.subjects import BULK, URGENT, inbox, outbox, outbox_subject
+from ganglion.sim.virtual.clock import VirtualClock
 from ganglion.sim.virtual.loop import run as virtual_run
 from tests.messaging.sites import SimulatedSites, pair, take, with_lanes
 
@@ -225,3 +228,46 @@ def test_windows_stay_within_their_bounds(steps):
             assert WINDOW_MIN <= window <= STUCK_WINDOW_MAX
         for lane, seen in ((windows.bulk, bulk), (windows.urgent, urgent)):
             assert seen.bound or lane.window >= seen.under_way
+
+
+class UnstoredFirst:
+    """A server whose new lane has one message on its way that no parent stores; it notes when lanes are removed."""
+
+    def __init__(self, clock):
+        self._clock = clock
+        self.removed_s: list[int] = []
+        self.there = True
+
+    async def ask(self, subject, request, *, domain=None):
+        if subject.startswith("CONSUMER.DELETE."):
+            self.removed_s.append(round(self._clock.monotonic_ns() / NS_PER_S))
+            self.there = False
+        elif subject.startswith("CONSUMER.CREATE."):
+            assert not self.there, "a window was set"
+            assert request["config"]["max_ack_pending"] == FIRST_WINDOW
+            self.there = True
+        elif not self.there:
+            raise ApiRefused("messaging.refused", "no consumer", number=NO_CONSUMER)
+        floor = {"stream_seq": 1 << 20, "consumer_seq": 0}
+        seen = {"num_ack_pending": 1, "num_pending": 5, "push_bound": True}
+        return {"config": {"max_ack_pending": FIRST_WINDOW}, "ack_floor": floor, **seen}
+
+
+def test_a_first_message_that_nobody_stores_is_given_ever_more_time():
+    """So a slow link's is stored before its lane is taken away."""
+
+    async def story(loop):
+        clock = VirtualClock(loop.virtual_time)
+        server = UnstoredFirst(clock)
+        pacer = asyncio.ensure_future(
+            Pacer(server, "down", clock, lambda _: 200, urgent=False, offset=1 << 20).run()
+        )
+        await asyncio.sleep(300)
+        pacer.cancel()
+        return server.removed_s
+
+    removed_s = virtual_run(story)
+    away_s = FORGOTTEN_AFTER_NS / NS_PER_S
+    waits_s = [b - a - away_s for a, b in zip([-away_s, *removed_s], removed_s, strict=False)]
+    assert len(waits_s) == 5
+    assert all(abs(wait - 5 * 2**n) <= 2 for n, wait in enumerate(waits_s)), waits_s

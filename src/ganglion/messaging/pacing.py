@@ -50,7 +50,8 @@ STUCK_WINDOW_MAX = 1 << 20
 UNNOTICED_AFTER_NS = 5 * NS_PER_S
 """A first message of a new outbox that is not stored for so long was taken for one of the old outbox: the parent
 counts as many messages of that as this one has delivered, and sees no difference. The lane is taken away for
-`FORGOTTEN_AFTER_NS`, by when the parent misses its heartbeats; 10 s were too short."""
+`FORGOTTEN_AFTER_NS`, by when the parent misses its heartbeats; 10 s were too short. A message may also take that long
+on a slow link, so each try is given twice the time of the one before."""
 FORGOTTEN_AFTER_NS = 20 * NS_PER_S
 CHANGE_MIN = 0.25
 """A smaller change of a window is not worth a write to the server's disk."""
@@ -193,6 +194,7 @@ class Pacer:
         self._offset = offset
         self._untouched = False
         self._unstored_ns: dict[Lane, int] = {}
+        self._patience_ns = UNNOTICED_AFTER_NS
         self._dropped: tuple[Lane, int] | None = None
         self._set: dict[Lane, int] = {}
 
@@ -239,8 +241,9 @@ class Pacer:
         """Lets the parent notice that this outbox is a new one, when nothing else does."""
         if self._dropped is not None or not (seen.untouched and seen.bound and seen.under_way):
             self._unstored_ns.pop(lane, None)
-        elif now_ns - self._unstored_ns.setdefault(lane, now_ns) >= UNNOTICED_AFTER_NS:
+        elif now_ns - self._unstored_ns.setdefault(lane, now_ns) >= self._patience_ns:
             del self._unstored_ns[lane]
+            self._patience_ns *= 2
             await drop_uplink(self._bus, self._site, lane)
             self._dropped = lane, now_ns + FORGOTTEN_AFTER_NS
 
