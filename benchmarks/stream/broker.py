@@ -1,4 +1,4 @@
-"""Mosquitto from the distribution, on the load's core, with a log that tells who has subscribed."""
+"""Mosquitto from the distribution, on the load's core: its log tells who has subscribed; and its feed."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import shutil
 import socket
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from benchmarks.stream import processes
+from benchmarks.stream.feed import BrokerFeed
 
 CONFIGURATION = """\
 listener {port} 127.0.0.1
@@ -43,6 +45,8 @@ class Broker:
     def __init__(self, directory: Path) -> None:
         found = program()
         assert found is not None
+        self._directory = directory
+        self._feed: BrokerFeed | None = None
         self.port = processes.free_port()
         self.log = directory / "broker.log"
         settings = directory / "mosquitto.conf"
@@ -61,5 +65,13 @@ class Broker:
         """Whether anybody has subscribed to that pattern."""
         return any(line.split()[-1:] == [pattern] for line in self.log.read_text().splitlines())
 
+    def load(self, plan: dict[str, Any], kind: str = "send") -> BrokerFeed:
+        """A load maker of that kind for the plan, and a listener."""
+        self._feed = BrokerFeed(self._directory, self.port, plan, kind)
+        return self._feed
+
     def stop(self) -> None:
+        """Ends the load maker and the listener too."""
+        if self._feed is not None:
+            self._feed.stop()
         processes.stop(self.process)

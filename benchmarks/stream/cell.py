@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import pickle
-import subprocess
-import sys
 import threading
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks.stream import processes, profile, readings
 from benchmarks.stream.broker import Broker
+from benchmarks.stream.direct_feed import DirectBroker
 from benchmarks.stream.peers import Peer
 from benchmarks.stream.verdict import Answers, judged
 
-HERE = Path(__file__).parent
 READY_S = 90.0
 DRAIN_S = 60.0
-QUIET_S = 4.0
-"""A peer that has said nothing for so long, beyond what it waits for late rows, has said all."""
 SAMPLE_S = 0.25
 MAKING_ROWS_PER_S = 120_000
 """How many packets are made in a second, at the least, on a busy machine."""
@@ -31,7 +23,7 @@ MAKING_ROWS_PER_S = 120_000
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured: ``rate`` rows per second, 0 as fast as they go; at most ``rows_max`` of them."""
+    """What is measured: ``rate`` rows per second, or `readings.MAX` or `DIRECT`; at most ``rows_max`` of them."""
 
     rate: int
     seconds: float
@@ -71,79 +63,9 @@ class Sampler(threading.Thread):
         return self.samples
 
 
-class Load:
-    """The sender and the listener of a cell."""
-
-    def __init__(self, directory: Path, port: int, plan: dict[str, Any], kind: str = "send") -> None:
-        self._directory = directory
-        (directory / "plan.json").write_text(json.dumps(plan))
-        self.listener = self._started("listen", str(port), str(directory / "heard.pickle"))
-        self.heard = 0
-        self.heard_at = time.monotonic()
-        self._line(self.listener, 20)
-        threading.Thread(target=self._count, daemon=True).start()
-        self.sender = self._started(
-            kind, str(port), str(directory / "plan.json"), str(directory / "sent.npz")
-        )
-
-    def _started(self, *arguments: str) -> subprocess.Popen[str]:
-        command = [sys.executable, str(HERE / "load.py"), *arguments]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        return processes.start(command, processes.LOAD_CORE, self._directory / "load.log", **pipes)
-
-    def _line(self, process: subprocess.Popen[str], seconds: float) -> str:
-        import select
-
-        assert process.stdout is not None
-        if not select.select([process.stdout], [], [], seconds)[0]:
-            raise TimeoutError(f"the load maker said nothing for {seconds:g} s")
-        line = process.stdout.readline()
-        if not line:
-            raise RuntimeError("the load maker ended: " + (self._directory / "load.log").read_text()[-400:])
-        return line
-
-    def _count(self) -> None:
-        assert self.listener.stdout is not None
-        for line in self.listener.stdout:
-            self.heard, self.heard_at = int(line), time.monotonic()
-
-    def prepared(self, seconds: float) -> None:
-        self._line(self.sender, seconds)
-
-    def begin(self, start_ns: int) -> None:
-        assert self.sender.stdin is not None
-        self.sender.stdin.write(f"{start_ns}\n")
-        self.sender.stdin.flush()
-
-    def sent(self, seconds: float) -> None:
-        self._line(self.sender, seconds)
-
-    def drained(self, wait_s: float, seconds: float) -> bool:
-        """Returns when nothing has been heard for a while: True; or False when it was still talking at the end."""
-        end = time.monotonic() + seconds
-        while time.monotonic() < end and time.monotonic() - self.heard_at < QUIET_S + wait_s:
-            time.sleep(0.05)
-        return time.monotonic() < end
-
-    def end(self) -> tuple[Any, list[tuple[int, bytes, bytes]]]:
-        """When each row was sent, and all that was heard."""
-        for process in (self.listener, self.sender):
-            assert process.stdin is not None
-            process.stdin.write("\n")
-            process.stdin.flush()
-            process.wait(30)
-        sent = dict(np.load(self._directory / "sent.npz"))
-        return sent, pickle.loads((self._directory / "heard.pickle").read_bytes())
-
-    def stop(self) -> None:
-        for process in (self.listener, self.sender):
-            processes.stop(process)
-
-
 def measured(peer: Peer, case: Case, work: Path, directory: Path, seed: int) -> dict[str, Any]:
     """The figures of one cell. Raises `TimeoutError` or `RuntimeError` when it cannot be run."""
-    broker = Broker(directory)
-    load = None
+    broker = DirectBroker(directory) if case.rate == readings.DIRECT else Broker(directory)
     try:
         began = time.monotonic()
         peer.start(work, directory, broker.port)
@@ -156,8 +78,9 @@ def measured(peer: Peer, case: Case, work: Path, directory: Path, seed: int) -> 
         parts = readings.phases(case.rate, case.seconds, case.rows_max)
         making_s = sum(p.count for p in parts) / MAKING_ROWS_PER_S + 3
         base_ms = (int((time.time() + making_s) * 1000) // 1000 + 1) * 1000
-        plan = {"phases": [asdict(p) for p in parts], "base_ms": base_ms, "seed": seed, "topic": peer.topic}
-        load = Load(directory, broker.port, plan)
+        plan = {"phases": [asdict(p) for p in parts], "base_ms": base_ms, "seed": seed,
+                "topic": peer.topic, "pattern": peer.pattern}  # fmt: skip
+        load = broker.load(plan)
         load.prepared(making_s + 60)
         idle = processes.memory(peer.pid)
         # The plan's beginning by the wall clock, told to the sender by the monotonic one.
@@ -194,7 +117,5 @@ def measured(peer: Peer, case: Case, work: Path, directory: Path, seed: int) -> 
             **found,
         }
     finally:
-        if load is not None:
-            load.stop()
         peer.stop()
         broker.stop()

@@ -12,6 +12,7 @@ import pickle
 import select
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,50 +25,66 @@ from benchmarks.stream import readings as plans
 from benchmarks.stream.mqtt_socket import Connection, publish
 
 CHUNKS_PER_S = 1000
-FAST_CHUNK_ROWS = 64
+FAST_CHUNK_ROWS = {plans.MAX: 64, plans.DIRECT: 800}
+"""Of unpaced phases: to the broker in small parcels, to the engine itself in parcels of about 64 KiB."""
 SAVE_EVERY_S = 0.05
 
 
 def chunks(rows: plans.Readings) -> list[tuple[int, int]]:
-    """Rows that are sent at once: those due in the same millisecond, or 64 where all are due."""
+    """Rows that are sent at once: those due in the same millisecond, or `FAST_CHUNK_ROWS` where all are due."""
     edges = []
     for place, phase in [*enumerate(rows.parts), (-1, None)]:
         first, count = rows.first_of(place), rows.count_of(place)
-        if phase is not None and phase.rate == 0:
-            edges += list(range(first, first + count, FAST_CHUNK_ROWS))
+        if phase is not None and not phase.paced:
+            edges += list(range(first, first + count, FAST_CHUNK_ROWS[phase.rate]))
         else:
             ms = rows.due_ns[first : first + count] // (1_000_000_000 // CHUNKS_PER_S)
             edges += (first + np.flatnonzero(np.diff(ms, prepend=-1))).tolist()
     return list(zip(edges, [*edges[1:], len(rows.sensor)], strict=True))
 
 
-def send(port: int, plan: dict[str, Any], out: Path) -> None:
-    """Paced by the monotonic clock; what is late is sent at once, and how late is kept."""
+Parcel = tuple[bytes, int, int, int]
+"""Packets that are sent at once; when, in ns after the beginning; the first row in it, and the one after its last."""
+
+
+def parcels(plan: dict[str, Any]) -> tuple[plans.Readings, list[Parcel]]:
+    """The plan's readings, and their packets in the order of sending."""
     parts = [plans.Phase(**p) for p in plan["phases"]]
     rows = plans.readings(parts, plan["base_ms"], plan["seed"])
     topics = [plan["topic"].format(plans.name(s)).encode() for s in range(plans.SENSORS)]
     packets = [
         publish(topics[s], payload) for s, payload in zip(rows.sensor.tolist(), rows.payloads(), strict=True)
     ]
-    parcels = [(b"".join(packets[a:b]), int(rows.due_ns[a]), a, b) for a, b in chunks(rows)]
-    del packets
-    paced = {place: phase.rate > 0 for place, phase in enumerate(rows.parts)}
+    return rows, [(b"".join(packets[a:b]), int(rows.due_ns[a]), a, b) for a, b in chunks(rows)]
+
+
+def transmit(
+    rows: plans.Readings, made: list[Parcel], start_ns: int, write: Callable[[bytes], object]
+) -> dict[str, Any]:
+    """Paced by the monotonic clock; what is late is sent at once. When each row was sent, and how late."""
+    paced = {place: phase.paced for place, phase in enumerate(rows.parts)}
     sent_ns = np.zeros(len(rows.sensor), np.int64)
     behind_ns = np.zeros(len(rows.sensor), np.int64)
-    connection = Connection(port, "load")
-    print("ready", flush=True)
-    start_ns = int(sys.stdin.readline())  # of the monotonic clock
-    monotonic_ns, sleep, transmit = time.monotonic_ns, time.sleep, connection.socket.sendall
-    connection.socket.settimeout(None)
-    for content, due_ns, first, end in parcels:
+    monotonic_ns, sleep = time.monotonic_ns, time.sleep
+    for content, due_ns, first, end in made:
         wait_ns = start_ns + due_ns - monotonic_ns()
         if wait_ns > 0:
             sleep(wait_ns / 1e9)
         now = monotonic_ns()
         sent_ns[first:end] = now
         behind_ns[first:end] = now - start_ns - due_ns if paced.get(int(rows.phase[first])) else 0
-        transmit(content)
-    np.savez(out, sent_ns=sent_ns, behind_ns=behind_ns, end_ns=monotonic_ns())
+        write(content)
+    return {"sent_ns": sent_ns, "behind_ns": behind_ns}
+
+
+def send(port: int, plan: dict[str, Any], out: Path) -> None:
+    """Sends the plan's readings to a broker."""
+    rows, made = parcels(plan)
+    connection = Connection(port, "load")
+    print("ready", flush=True)
+    start_ns = int(sys.stdin.readline())  # of the monotonic clock
+    connection.socket.settimeout(None)
+    np.savez(out, **transmit(rows, made, start_ns, connection.socket.sendall))
     print("sent", flush=True)
     sys.stdin.readline()  # the connection stays until everything was taken
     connection.close()

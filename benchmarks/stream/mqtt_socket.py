@@ -5,7 +5,9 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 
-CONNACK, PUBLISH, SUBACK = 0x20, 0x30, 0x90
+CONNECT, CONNACK, PUBLISH, PUBACK = 0x10, 0x20, 0x30, 0x40
+SUBSCRIBE, SUBACK, UNSUBSCRIBE, UNSUBACK = 0x80, 0x90, 0xA0, 0xB0
+PINGREQ, PINGRESP, DISCONNECT = 0xC0, 0xD0, 0xE0
 READ_BYTES = 1 << 18
 
 
@@ -28,34 +30,14 @@ def text(value: str) -> bytes:
     return len(value).to_bytes(2, "big") + value.encode()
 
 
-class Connection:
-    """A clean session at a broker of this machine."""
+class Packets:
+    """The packets in what a socket gives."""
 
-    def __init__(self, port: int, client: str) -> None:
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        body = text("MQTT") + b"\x04\x02" + (0).to_bytes(2, "big") + text(client)
-        self.socket.sendall(b"\x10" + length(len(body)) + body)
+    def __init__(self) -> None:
         self._held = b""
-        self._await(CONNACK)
 
-    def subscribe(self, pattern: str) -> None:
-        """Returns when the broker has it."""
-        body = b"\x00\x01" + text(pattern) + b"\x00"
-        self.socket.sendall(b"\x82" + length(len(body)) + body)
-        self._await(SUBACK)
-
-    def _await(self, kind: int) -> None:
-        while True:
-            for first, _ in self.packets():
-                if first & 0xF0 == kind:
-                    return
-
-    def packets(self) -> Iterator[tuple[int, bytes]]:
-        """(first byte, body) of what has come by now; waits for some bytes. Raises `ConnectionError` at the end."""
-        got = self.socket.recv(READ_BYTES)
-        if not got:
-            raise ConnectionError("the broker closed the connection")
+    def split(self, got: bytes) -> Iterator[tuple[int, bytes]]:
+        """(first byte, body) of the packets that are whole by now; the rest is held for the next time."""
         data = self._held + got if self._held else got
         at, end = 0, len(data)
         try:
@@ -77,6 +59,37 @@ class Connection:
                 yield first, data[place:at]
         finally:  # whoever stops in the middle finds the rest next time
             self._held = data[at:]
+
+
+class Connection:
+    """A clean session at a broker of this machine."""
+
+    def __init__(self, port: int, client: str) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        body = text("MQTT") + b"\x04\x02" + (0).to_bytes(2, "big") + text(client)
+        self.socket.sendall(b"\x10" + length(len(body)) + body)
+        self._packets = Packets()
+        self._await(CONNACK)
+
+    def subscribe(self, pattern: str) -> None:
+        """Returns when the broker has it."""
+        body = b"\x00\x01" + text(pattern) + b"\x00"
+        self.socket.sendall(b"\x82" + length(len(body)) + body)
+        self._await(SUBACK)
+
+    def _await(self, kind: int) -> None:
+        while True:
+            for first, _ in self.packets():
+                if first & 0xF0 == kind:
+                    return
+
+    def packets(self) -> Iterator[tuple[int, bytes]]:
+        """(first byte, body) of what has come by now; waits for some bytes. Raises `ConnectionError` at the end."""
+        got = self.socket.recv(READ_BYTES)
+        if not got:
+            raise ConnectionError("the broker closed the connection")
+        return self._packets.split(got)
 
     def messages(self) -> Iterator[tuple[bytes, bytes]]:
         """(topic, payload) of the messages of QoS 0 that have come by now; waits for some bytes."""

@@ -206,7 +206,7 @@ class NodeRed(Peer):
             "outputs": 2, "initialize": 'context.set("windows", new Map());', "finalize": "", "libs": [],
             "wires": [["alarms"], ["windows"]],
         }  # fmt: skip
-        outs = [
+        outs: list[dict[str, Any]] = [
             {"id": name, "z": "job", "type": "mqtt out", "topic": f"out/{name}", "qos": "0", "retain": "false",
              "broker": "broker", "wires": []}
             for name in ("alarms", "windows")

@@ -37,6 +37,13 @@ def start(command: Sequence[str], core: int, log: Path, **options: Any) -> subpr
         return subprocess.Popen(command, preexec_fn=pinned(core), **given)  # noqa: PLW1509 # one thread
 
 
+def tell(process: subprocess.Popen[str], line: str) -> None:
+    """Writes a line to its input. Raises `BrokenPipeError` when it has ended."""
+    assert process.stdin is not None
+    process.stdin.write(line + "\n")
+    process.stdin.flush()
+
+
 def stop(process: subprocess.Popen[str]) -> None:
     """Asks, waits, and then ends the whole group."""
     if process.poll() is None:

@@ -3,7 +3,8 @@
 One hundred sensors in turn; ``{"ts":<ms>,"sensor":"s0042","temp":24.31,"q":0}``. One reading in ten has q = 1 and
 is to be dropped before anything else; some of those are hot, so that an alarm before the filter shows. Hot readings
 that count (150 degrees) come once in `alarm_every` rows, which is prime to the number of sensors, so they go round.
-Event time is the time of sending that was planned, so it runs with the clock.
+Event time is the time of sending that was planned, so it runs with the clock; what is sent directly to an engine
+has the times of a hundred thousand readings a second, however fast it is taken.
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ COLD_S = 2
 COLD_RATE_MAX = 5_000
 COLD_ALARMS_PER_S = 250
 PAUSE_S = 3
+MAX, DIRECT = 0, -1
+"""Codes that stand for a rate: what the broker takes of `NOMINAL_MAX_RATE`, and as fast as the engine takes them."""
 FLUSH_AFTER_MS = 5_000
 """How far in event time behind the last reading those lie that close the last windows."""
 FLUSHES = 3
 NOMINAL_MAX_RATE = 100_000
-"""Of event time where readings are sent as fast as the broker takes them."""
+"""Readings per second of event time at `MAX` and `DIRECT`; at `MAX` no more are sent in a second of the clock."""
 TOPIC = "sensors/{}"
 
 
@@ -46,7 +49,7 @@ def alarm_every(rate: int) -> int:
 
 @dataclass(frozen=True)
 class Phase:
-    """``count`` rows at ``rate`` per second (0: as fast as possible) from ``start_ms`` after the plan's beginning."""
+    """``count`` rows at ``rate`` per second (or `MAX`, `DIRECT`) from ``start_ms`` after the plan's beginning."""
 
     name: str
     start_ms: int
@@ -55,16 +58,21 @@ class Phase:
     every: int
 
     @property
+    def paced(self) -> bool:
+        return self.rate > 0
+
+    @property
     def nominal(self) -> int:
-        return self.rate or NOMINAL_MAX_RATE
+        return self.rate if self.paced else NOMINAL_MAX_RATE
 
 
 def phases(rate: int, seconds: float, rows_max: int) -> list[Phase]:
-    """A cold phase, a pause, the measured phase; ``rate`` 0 sends ``rows_max`` rows as fast as they go."""
-    cold_rate = min(rate or COLD_RATE_MAX, COLD_RATE_MAX)
+    """A cold phase, a pause, the measured phase; `MAX` and `DIRECT` send ``rows_max`` rows as fast as they go."""
+    cold_rate = min(rate, COLD_RATE_MAX) if rate > 0 else COLD_RATE_MAX
     cold_every = alarm_every(cold_rate * 100 // COLD_ALARMS_PER_S)
-    count = min(rows_max, int(rate * seconds)) if rate else rows_max
-    warm = Phase("warm", (COLD_S + PAUSE_S) * 1000, rate, count, alarm_every(rate or NOMINAL_MAX_RATE))
+    count = min(rows_max, int(rate * seconds)) if rate > 0 else rows_max
+    every = alarm_every(rate if rate > 0 else NOMINAL_MAX_RATE)
+    warm = Phase("warm", (COLD_S + PAUSE_S) * 1000, rate, count, every)
     return [Phase("cold", 0, cold_rate, cold_rate * COLD_S, cold_every), warm]
 
 
@@ -142,9 +150,10 @@ def _phase_rows(phase: Phase, place: int, first: int, rng: np.random.Generator) 
     hot = index % phase.every == phase.every - 1
     hot[-1] = True  # the last row of a phase tells that all before it were taken
     bad[hot], temp[hot] = False, HOT
-    due = phase.start_ms * 1_000_000 + index * 1_000_000_000 // phase.nominal
+    # Only the engine's sockets hold back what goes to it directly.
+    offset_ns = index * (0 if phase.rate == DIRECT else 1_000_000_000) // phase.nominal
     return {
-        "due_ns": due,
+        "due_ns": phase.start_ms * 1_000_000 + offset_ns,
         "phase": np.full(phase.count, place),
         "sensor": sensor,
         "ts_ms": ms,

@@ -6,11 +6,11 @@ python benchmarks/stream/run.py --late               out-of-order and late readi
 python benchmarks/stream/run.py --soak 30m [--rates 20000] [--peers A]   is it flat?
 
 One hundred sensors publish JSON with QoS 0 to Mosquitto; every peer subscribes there and publishes its alarms and
-windows there. Broker, load maker and listener have core 0, the peer and all that it starts has core 1. Peers take
-turns within each rate and repeat, each started afresh: a cold phase of two seconds, a pause, then the measured
-phase. Latency is from before an alarm's reading is sent until its alarm is read, by one monotonic clock. Windows
-are compared with a plain reference: a peer whose windows or counts are wrong is said to be. A peer that is missing
-is left out by name.
+windows there. At the rate `direct` the load maker itself answers the peer as a broker would, so no broker takes part.
+Broker, load maker and listener have core 0, the peer and all that it starts has core 1. Peers take turns within each
+rate and repeat, each started afresh: a cold phase of two seconds, a pause, then the measured phase. Latency is from
+before an alarm's reading is sent until its alarm is read, by one monotonic clock. Windows are compared with a plain
+reference: a peer whose windows or counts are wrong is said to be. A peer that is missing is left out by name.
 
 Medians over the repeats with their spread; bars at the end, met or missed. One JSON line per cell is appended to
 benchmarks/results/stream.jsonl; a run that is not quick writes the tables of docs/reference/stream.md.
@@ -37,12 +37,14 @@ PAGE = REPOSITORY / "docs" / "reference" / "stream.md"
 from benchmarks.stream import bars, broker, environments, page, processes, profile, table  # noqa: E402 # see above
 from benchmarks.stream.cell import Case, measured  # noqa: E402 # see above
 from benchmarks.stream.peers import Peer, peers  # noqa: E402 # see above
+from benchmarks.stream.readings import DIRECT, MAX  # noqa: E402 # see above
 from ganglion.core.errors import GanglionError  # noqa: E402 # see above
 from ganglion.core.units import parse_duration_ns  # noqa: E402 # see above
 
-RATES = (1_000, 5_000, 20_000, 45_000, 0)
-QUICK_RATES = (5_000, 0)
+RATES = (1_000, 5_000, 20_000, 45_000, MAX, DIRECT)
+QUICK_RATES = (5_000, MAX)
 REPEATS = 5
+RATE_MIN = 100
 SECONDS, QUICK_SECONDS = 10.0, 3.0
 ROWS_MAX, QUICK_ROWS_MAX = 500_000, 150_000
 
@@ -77,18 +79,19 @@ def chosen(options: argparse.Namespace, work: Path) -> list[Peer]:
 
 
 def rates_of(text: str | None, *, quick: bool) -> tuple[int, ...]:
-    """1000,max -> (1000, 0)."""
+    """1000,max -> (1000, MAX)."""
     if not text:
         return QUICK_RATES if quick else RATES
-    try:
-        rates = tuple(0 if part == "max" else int(part) for part in text.split(","))
-    except ValueError:
-        rates = (-1,)
-    if any(r < 0 or 0 < r < 100 for r in rates):
-        raise SystemExit(
-            f"{text!r} are no rates\nnext: write readings per second, from 100, or max: --rates 5000,max"
-        )
-    return rates
+    codes = {name: code for code, name in table.RATE_NAMES.items()}
+    rates = []
+    for part in text.split(","):
+        if part not in codes and not (part.isdecimal() and int(part) >= RATE_MIN):
+            raise SystemExit(
+                f"{part!r} is no rate\nnext: write readings per second, from {RATE_MIN}, or {' or '.join(codes)}: "
+                "--rates 5000,max"
+            )
+        rates.append(codes[part] if part in codes else int(part))
+    return tuple(rates)
 
 
 def duration_s(text: str) -> float:
@@ -116,11 +119,8 @@ def fit_to_run() -> None:
 
 def one_cell(peer: Peer, case: Case, work: Path, seed: int, *, keep: bool) -> dict[str, Any]:
     """A cell's figures, or why it has none."""
-    with (
-        tempfile.TemporaryDirectory(prefix="stream-", delete=not keep)
-        if sys.version_info >= (3, 12)
-        else (tempfile.TemporaryDirectory(prefix="stream-")) as scratch
-    ):
+    kept: dict[str, Any] = {"delete": not keep} if sys.version_info >= (3, 12) else {}
+    with tempfile.TemporaryDirectory(prefix="stream-", **kept) as scratch:
         try:
             return measured(peer, case, work, Path(scratch), seed)
         except (TimeoutError, RuntimeError, ConnectionError) as error:
@@ -168,7 +168,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one repeat, two rates, three seconds")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the lines to FILE instead")
     parser.add_argument("--peers", metavar="A,B", help="only these")
-    parser.add_argument("--rates", metavar="R,R", help="readings per second, or max")
+    parser.add_argument(
+        "--rates",
+        metavar="R,R",
+        help="readings per second, max (through the broker), or direct (without one)",
+    )
     parser.add_argument("--repeats", type=int, metavar="N")
     parser.add_argument("--seconds", type=float, metavar="S", help="of the measured phase, at least 1")
     parser.add_argument("--work", type=Path, default=environments.work_directory(), metavar="DIR",

@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks.stream import processes, readings, verdict
 from benchmarks.stream.broker import Broker
-from benchmarks.stream.cell import READY_S, Load
+from benchmarks.stream.cell import READY_S
 from benchmarks.stream.peers import Peer, peers
 from benchmarks.stream.verdict import Answers
 
@@ -142,7 +142,6 @@ def run(options: argparse.Namespace, seconds: float, results: Path, facts: dict[
 def soaked(peer: Peer, rate: int, seconds: float, work: Path, directory: Path) -> dict[str, Any]:
     """Samples of a soak, and what came of them."""
     broker = Broker(directory)
-    load = None
     samples: dict[str, list[float]] = {
         "at_s": [],
         "rss_mb": [],
@@ -158,9 +157,9 @@ def soaked(peer: Peer, rate: int, seconds: float, work: Path, directory: Path) -
             f"{peer.name} did not become ready",
         )
         length = max(1, int(seconds))
-        plan = {"rate": rate, "seconds": length, "base_ms": (int(time.time()) + 3) * 1000,
+        plan: dict[str, Any] = {"rate": rate, "seconds": length, "base_ms": (int(time.time()) + 3) * 1000,
                 "seed": readings.SEED, "topic": peer.topic}  # fmt: skip
-        load = Load(directory, broker.port, plan, kind="soak")
+        load = broker.load(plan, kind="soak")
         load.prepared(30)
         start_ns = time.monotonic_ns() + max(0, plan["base_ms"] * 1_000_000 - time.time_ns())
         cpu = processes.cpu_s(peer.pid)
@@ -188,8 +187,6 @@ def soaked(peer: Peer, rate: int, seconds: float, work: Path, directory: Path) -
             "meters": peer.meters(), **outcome(plan, samples, sent, Answers.of(peer, heard), peer),
         }  # fmt: skip
     finally:
-        if load is not None:
-            load.stop()
         peer.stop()
         broker.stop()
 

@@ -5,9 +5,18 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
+from benchmarks.stream.readings import DIRECT, MAX
+
+RATE_NAMES = {MAX: "max", DIRECT: "direct"}
+
 
 def rate_name(rate: int) -> str:
-    return f"{rate:,}" if rate else "max"
+    return RATE_NAMES.get(rate) or f"{rate:,}"
+
+
+def _ascending(rate: int) -> tuple[bool, int]:
+    """The rates in numbers first, then max and direct."""
+    return rate <= 0, abs(rate)
 
 
 def line(row: dict[str, Any]) -> str:
@@ -27,9 +36,9 @@ def line(row: dict[str, Any]) -> str:
 
 
 def cells(rows: list[dict[str, Any]]) -> dict[tuple[int, str], list[dict[str, Any]]]:
-    """(rate, peer) -> its repeats, without those that failed; rates ascending, the fastest last."""
+    """(rate, peer) -> its repeats, without those that failed; rates ascending, then max, then direct."""
     found: dict[tuple[int, str], list[dict[str, Any]]] = {}
-    order = sorted(rows, key=lambda r: r["rate"] or 1 << 40)
+    order = sorted(rows, key=lambda r: _ascending(r["rate"]))
     for row in order:
         if "failed" not in row:
             found.setdefault((row["rate"], row["peer"]), []).append(row)

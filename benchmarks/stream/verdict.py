@@ -81,7 +81,7 @@ def judged(rows: Readings, answers: Answers, sent: Any, start_ns: int, peer: Pee
     behind_ms = sent["behind_ns"][rows.phase == 1] / 1e6
     last_sent_ns = int(sent_ns[first + rows.count_of(1) - 1])
     alarms = rows.alarm_rows
-    found = {
+    found: dict[str, Any] = {
         "rows": rows.count_of(1),
         "offered_per_s": rows.count_of(1) / max(1e-9, (last_sent_ns - warm_start_ns) / 1e9),
         "behind_ms": {"p99": float(np.percentile(behind_ms, 99)), "max": float(behind_ms.max())},
