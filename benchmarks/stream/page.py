@@ -1,4 +1,4 @@
-"""The tables of docs/reference/stream.md, between their marks: from the newest full comparison, late test and soak."""
+"""The tables of docs/reference/stream.md, from the newest full run of each rate, late test and soak."""
 
 from __future__ import annotations
 
@@ -7,8 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.stream import bars, table
+from benchmarks.stream.readings import DIRECT, MAX, NOMINAL_MAX_RATE
 
 BEGIN, END = "<!-- benchmark {}: begin -->", "<!-- benchmark {}: end -->"
+RATE_TITLES = {
+    MAX: f"As fast as the broker takes them, at most {NOMINAL_MAX_RATE:,} readings per second",
+    DIRECT: "Fed directly, without a broker, as fast as the engine takes them",
+}
 
 
 def _lines(results: Path) -> list[dict[str, Any]]:
@@ -23,12 +28,23 @@ def newest(rows: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
     return [r for r in fitting if r["run"] == fitting[-1]["run"]] if fitting else []
 
 
+def newest_by_rate(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of the newest full comparison that measured a rate, for every rate."""
+    cells = [r for r in rows if r.get("kind", "cell") == "cell"]
+    return [row for rate in dict.fromkeys(r["rate"] for r in cells) for row in
+            newest([r for r in cells if r["rate"] == rate], "cell")]  # fmt: skip
+
+
 def write(results: Path, page: Path) -> None:
     """Fills in each part for which there is a full run; the others stay as they are."""
     rows = _lines(results)
     text = page.read_text()
-    for kind, made in (("cell", comparison), ("late", late), ("soak", soak)):
-        found = newest(rows, kind)
+    parts = (
+        ("cell", comparison, newest_by_rate(rows)),
+        ("late", late, newest(rows, "late")),
+        ("soak", soak, newest(rows, "soak")),
+    )
+    for kind, made, found in parts:
         if found:
             begin, end = BEGIN.format(kind), END.format(kind)
             before, rest = text.split(begin)
@@ -46,19 +62,22 @@ def _head(row: dict[str, Any], loads: list[float]) -> str:
     )
 
 
-def comparison(rows: list[dict[str, Any]]) -> str:
-    """Every rate's table, who took part, and the bars."""
-    first = rows[0]
+def _comparison_head(rows: list[dict[str, Any]]) -> str:
+    head = _head(rows[0], [r["load"] for r in rows])
     repeats = len({r["repeat"] for r in rows})
-    head = _head(first, [r["load"] for r in rows])
-    lines = [f"{head} Medians of {repeats} repeats (least .. most), {first['seconds']:g} s each.", ""]
+    return f"{head} Medians of {repeats} repeats (least .. most), {rows[0]['seconds']:g} s each."
+
+
+def comparison(rows: list[dict[str, Any]]) -> str:
+    """Every rate's table, who took part, and the bars; rates of different runs each say when they were measured."""
+    together = len({r["run"] for r in rows}) == 1
+    lines = [_comparison_head(rows), ""] if together else []
     titles = [title for title, _, _ in table.COLUMNS]
     for rate in dict.fromkeys(r for r, _ in table.cells(rows)):
+        lines += [f"**{RATE_TITLES.get(rate) or f'{rate:,} readings per second offered'}**", ""]
+        if not together:
+            lines += [_comparison_head([r for r in rows if r["rate"] == rate]), ""]
         lines += [
-            f"**{table.rate_name(rate)} readings per second offered**"
-            if rate
-            else "**As fast as the broker takes them**",
-            "",
             f"| peer | {' | '.join(titles)} | |",
             "| --- |" + " ---: |" * len(titles) + " --- |",
         ]
@@ -77,8 +96,10 @@ def _who(rows: list[dict[str, Any]]) -> list[str]:
     lines = ["| peer | versions | set up as | failed cells |", "| --- | --- | --- | ---: |"]
     for peer in dict.fromkeys(r["peer"] for r in rows):
         own = [r for r in rows if r["peer"] == peer]
-        versions = ", ".join(f"{k} {v}" for k, v in own[0]["versions"].items()) or "-"
-        lines.append(f"| {peer} | {versions} | {own[0]['what']} | {sum('failed' in r for r in own)} |")
+        found = dict.fromkeys(", ".join(f"{k} {v}" for k, v in r["versions"].items()) for r in own)
+        lines.append(
+            f"| {peer} | {'; '.join(found) or '-'} | {own[0]['what']} | {sum('failed' in r for r in own)} |"
+        )
     return lines
 
 
