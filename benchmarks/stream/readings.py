@@ -26,12 +26,12 @@ COLD_RATE_MAX = 5_000
 COLD_ALARMS_PER_S = 250
 PAUSE_S = 3
 MAX, DIRECT = 0, -1
-"""Codes that stand for a rate: what the broker takes of `NOMINAL_MAX_RATE`, and as fast as the engine takes them."""
+"""Codes that stand for a rate: as fast as the broker takes readings, and as fast as the engine does."""
 FLUSH_AFTER_MS = 5_000
 """How far in event time behind the last reading those lie that close the last windows."""
 FLUSHES = 3
 NOMINAL_MAX_RATE = 100_000
-"""Readings per second of event time at `MAX` and `DIRECT`; at `MAX` no more are sent in a second of the clock."""
+"""Readings per second of event time at `MAX` and `DIRECT`."""
 TOPIC = "sensors/{}"
 
 
@@ -151,7 +151,7 @@ def _phase_rows(phase: Phase, place: int, first: int, rng: np.random.Generator) 
     hot[-1] = True  # the last row of a phase tells that all before it were taken
     bad[hot], temp[hot] = False, HOT
     # Only the engine's sockets hold back what goes to it directly.
-    offset_ns = index * (0 if phase.rate == DIRECT else 1_000_000_000) // phase.nominal
+    offset_ns = index * (1_000_000_000 if phase.paced else 0) // phase.nominal
     return {
         "due_ns": phase.start_ms * 1_000_000 + offset_ns,
         "phase": np.full(phase.count, place),
