@@ -8,6 +8,8 @@ import pytest
 
 import ganglion as gg
 from ganglion.agent.mqtt import REST_NS_MAX, MqttDoor, mqtt_listener
+from ganglion.connectors.mqtt.decoding import Decoded
+from ganglion.connectors.mqtt.reading import Published
 from ganglion.connectors.mqtt.settings import Settings
 from ganglion.core.batch import Batch
 from ganglion.core.block import Block
@@ -57,8 +59,28 @@ def batch(origin="gw-sensor-s1", count=2):
 
 
 def test_the_socket_rests_as_long_as_deadlines_allow(tmp_path):
-    rests_ns = [door(tmp_path, offline=True, within=w)[0].client.rest_ns for w in ("1s", "16ms", "1us")]
+    rests_ns = [door(tmp_path, offline=True, within=w)[0].client.pace.rest_ns for w in ("1s", "16ms", "1us")]
     assert rests_ns == [REST_NS_MAX, 1_000_000, 62]
+
+
+def read(*temps, time_ns=0, route=0, packet_ids=(), payloads=()):
+    count = len(temps)
+    times = None if time_ns is None else np.full(count, time_ns)
+    columns = {"temp": np.array(temps, np.float32)}
+    published = Published()
+    published.decoded = [(0, Decoded(route, np.zeros(count, np.int32), times, None, columns))]
+    published.packet_ids, published.payloads = list(packet_ids), list(payloads)
+    return published
+
+
+def test_only_readings_that_nobody_waits_for_wait_for_others(tmp_path):
+    patient = door(tmp_path, offline=True)[0].client.pace.patient
+    assert patient(read(20.0, 100.0))
+    assert not patient(read(20.0, 100.5))
+    assert not patient(read(20.0, packet_ids=(1,)))
+    assert not patient(read(20.0, payloads=(b"{}",)))
+    # The gateway says when such came, so they are not to come later.
+    assert not patient(read(20.0, time_ns=None))
 
 
 @pytest.mark.skipif(not compilers(), reason="there is no C compiler (gcc, clang or ziglang)")

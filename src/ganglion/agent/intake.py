@@ -34,7 +34,7 @@ PENDING_BYTES_MAX = 8 << 20
 COMMIT_ROWS_MAX = 4_096
 """Rows of one journal entry: whoever reads it computes all of it before a reflex gets its turn."""
 COMMIT_BYTES_MAX = 512 << 10
-PACE_NS = 16_000_000
+PACE_NS = 32_000_000
 """From one commit's beginning to the next's, while nobody awaits an answer and what waits is no full entry."""
 SPARSE = 4
 """Names are left out of an entry that has fewer rows than one for so many of them."""

@@ -23,6 +23,7 @@ from ganglion.agent.intake import Intake
 from ganglion.agent.streams import BusJournal, PassingJournal
 from ganglion.connectors.mqtt.client import Client
 from ganglion.connectors.mqtt.compiled import proven
+from ganglion.connectors.mqtt.connection import Pace
 from ganglion.connectors.mqtt.devices import Devices
 from ganglion.connectors.mqtt.mapping import Mapper, Readings
 from ganglion.connectors.mqtt.reading import Published
@@ -34,6 +35,7 @@ from ganglion.core.errors import ConnectorError, TopologyError
 from ganglion.core.topology_mqtt import Mqtt, Output, template_filter, topic_filter
 from ganglion.engine.durable import Durable
 from ganglion.engine.graph import Graph
+from ganglion.engine.urgency import Urgency
 from ganglion.flow.spec import FlowSpec
 from ganglion.flow.stages import ActStage, SinkStage
 from ganglion.host.ports import Host
@@ -46,6 +48,8 @@ REST_NS_MAX = 2_000_000
 REST_SHARE = 16
 """The socket rests between reads for such a part of the shortest deadline of a command, and never longer than the
 former: docs/adr/0031."""
+HOLD_NS = 16_000_000
+"""From one handing over to the next, of readings that no command follows from: docs/adr/0034."""
 
 
 @dataclass(slots=True)
@@ -87,12 +91,14 @@ class MqttDoor:
             Mapper(route, _source(spec, route.stream, route.topic).schema, self._groups[route.devices])
             for route in mqtt.routes
         ]
+        self._streams = [mapper.route.stream for mapper in self._mappers]
         self._routes = Routes(self._mappers)
         self._acts = {s.id: s for s in spec.reflexes}
         self._commands = {c.actuator: c for c in mqtt.commands}
         self._outputs = _outputs(spec, mqtt)
         self._commanding = 0
         self._intake: Intake | None = None
+        self._urgency = Urgency(spec)
         deadlines_ns = [act.within_ns // REST_SHARE for act in spec.reflexes]
         self.client = Client(
             settings,
@@ -100,7 +106,7 @@ class MqttDoor:
             self._deliver,
             host.clock,
             host.chances.stream("mqtt"),
-            rest_ns=min([REST_NS_MAX, *deadlines_ns]),
+            Pace(min([REST_NS_MAX, *deadlines_ns]), HOLD_NS, self._patient),
         )
 
     def compile(self, directory: Path) -> None:
@@ -144,6 +150,16 @@ class MqttDoor:
             group.create_task(intake.run())
             group.create_task(self.letters.run())
             group.create_task(self.client.run())
+
+    def _patient(self, published: Published) -> bool:
+        """True when no device waits for an answer, no command follows from any row, and rows say their time."""
+        if published.packet_ids or published.payloads:
+            return False
+        urgent = self._urgency.urgent
+        return not any(
+            rows.time_ns is None or urgent(self._streams[rows.route], rows.columns)
+            for _, rows in published.decoded
+        )
 
     async def _deliver(self, published: Published) -> asyncio.Future[Any] | None:
         intake = self._intake

@@ -167,11 +167,18 @@ class WhereOperator:
         self._fields = tuple(f for f in stage.schema.fields if f.name in named)
         self._scaled = any(f.scale for f in self._fields)
 
+    def mask(self, columns: Columns) -> npt.NDArray[np.bool_]:
+        """bool[n]: the rows it would keep, of the columns of its input; counts nothing."""
+        if self._scaled:
+            columns = physical(self._fields, columns)
+        with np.errstate(all="ignore"):
+            # One truth value per row: the flow has tried it.
+            mask: npt.NDArray[np.bool_] = self._stage.predicate.evaluate(columns)
+        return mask
+
     def process(self, rows: Rows) -> Sequence[Rows]:
         self.counts.rows += len(rows)
-        columns = physical(self._fields, rows.columns) if self._scaled else rows.columns
-        with np.errstate(all="ignore"):
-            mask = self._stage.predicate.evaluate(columns)  # one truth value per row: the flow has tried it
+        mask = self.mask(rows.columns)
         kept = int(np.count_nonzero(mask))
         if not kept:
             return []

@@ -5,12 +5,13 @@ import random
 from contextlib import asynccontextmanager
 
 from ganglion.connectors.mqtt.client import Client
+from ganglion.connectors.mqtt.connection import AT_ONCE
 from ganglion.host.system import SystemClock
 
 
 @asynccontextmanager
-async def running(settings, deliver, *, rest_ns=0, resolve=lambda t: t, decoder=None):
-    client = Client(settings, resolve, deliver, SystemClock(), random.Random(1), rest_ns=rest_ns)
+async def running(settings, deliver, *, pace=AT_ONCE, resolve=lambda t: t, decoder=None):
+    client = Client(settings, resolve, deliver, SystemClock(), random.Random(1), pace=pace)
     client.decoder = decoder
     task = asyncio.ensure_future(client.run())
     try:

@@ -11,6 +11,7 @@ import ganglion as gg
 from ganglion.connectors.mqtt import client as client_module
 from ganglion.connectors.mqtt.client import Client
 from ganglion.connectors.mqtt.compiled import proven
+from ganglion.connectors.mqtt.connection import AT_ONCE, TOGETHER_MAX, Pace
 from ganglion.connectors.mqtt.devices import Devices
 from ganglion.connectors.mqtt.mapping import Mapper
 from ganglion.connectors.mqtt.packets import (
@@ -119,8 +120,8 @@ def settings(broker, **changes):
     )
 
 
-def connected(broker, deliver, rest_ns=0, **changes):
-    return running(settings(broker, **changes), deliver, rest_ns=rest_ns)
+def connected(broker, deliver, pace=AT_ONCE, **changes):
+    return running(settings(broker, **changes), deliver, pace=pace)
 
 
 async def nothing(published):
@@ -436,7 +437,7 @@ def test_the_first_message_goes_at_once_and_those_of_the_rest_after_it_together(
         async def deliver(published):
             taken.append(list(published.payloads))
 
-        async with connected(broker, deliver, rest_ns=500_000_000) as client:
+        async with connected(broker, deliver, pace=Pace(rest_ns=500_000_000)) as client:
             await until(lambda: client.subscribed)
             broker.send(Publish("in/a", b"0", 0, 0))
             await until(lambda: taken == [[b"0"]])
@@ -447,6 +448,88 @@ def test_the_first_message_goes_at_once_and_those_of_the_rest_after_it_together(
             assert taken == [[b"0"]]
             await until(lambda: len(taken) == 2)
             assert taken[1] == [b"1", b"2", b"3", b"4", b"5"]
+
+    run(scenario)
+
+
+def patient(published):
+    return not published.packet_ids and b"!" not in published.payloads
+
+
+HELD = Pace(hold_ns=300_000_000, patient=patient)
+
+
+def test_messages_that_can_wait_go_together_and_at_once_with_one_that_cannot():
+    async def scenario(broker):
+        taken = []
+
+        async def deliver(published):
+            taken.append(list(published.payloads))
+
+        async def sent(content, qos=0):
+            broker.send(Publish("in/a", content, qos, 7 if qos else 0))
+            await broker.writer.drain()
+            await asyncio.sleep(0.01)
+
+        async with connected(broker, deliver, pace=HELD) as client:
+            await until(lambda: client.subscribed)
+            await sent(b"after a pause")
+            assert taken == [[b"after a pause"]]
+            for number in range(3):
+                await sent(b"%d" % number)
+            assert len(taken) == 1
+            await until(lambda: len(taken) == 2)
+            assert taken[1] == [b"0", b"1", b"2"]
+            await sent(b"3")
+            assert len(taken) == 2
+            await sent(b"!")
+            assert taken[2] == [b"3", b"!"]
+            await sent(b"4")
+            await sent(b"asked for", qos=1)
+            assert taken[3] == [b"4", b"asked for"]
+
+    run(scenario)
+
+
+def test_what_waits_for_others_is_handed_over_when_the_connection_ends():
+    async def scenario(broker):
+        taken = []
+
+        async def deliver(published):
+            taken.append(list(published.payloads))
+
+        async with connected(broker, deliver, pace=Pace(hold_ns=60_000_000_000, patient=patient)) as client:
+            await until(lambda: client.subscribed)
+            broker.send(Publish("in/a", b"!", 0, 0))
+            await until(lambda: taken)
+            broker.send(Publish("in/a", b"1", 0, 0), Publish("in/a", b"2", 0, 0))
+            await broker.writer.drain()
+            broker.writer.close()
+            await until(lambda: broker.connections == 2)
+            assert taken == [[b"!"], [b"1", b"2"]]
+
+    run(scenario)
+
+
+def test_no_more_wait_than_the_limits_allow():
+    async def scenario(broker):
+        taken = []
+
+        async def deliver(published):
+            taken.append(len(published))
+
+        pace = Pace(hold_ns=60_000_000_000, patient=patient)
+        async with connected(broker, deliver, pace=pace, unsettled_bytes_max=4000) as client:
+            await until(lambda: client.subscribed)
+            broker.send(Publish("in/a", b"!", 0, 0))
+            await until(lambda: taken)
+            broker.send(*[Publish("in/a", b"x" * 100, 0, 0)] * 300)
+            await until(lambda: sum(taken) > 300 - 4000 // 100)
+        taken.clear()
+        async with connected(broker, deliver, pace=pace, unsettled_bytes_max=1 << 30) as client:
+            await until(lambda: client.subscribed)
+            broker.send(*[Publish("in/a", b"x", 0, 0)] * (TOGETHER_MAX + 10))
+            await until(lambda: sum(taken) >= TOGETHER_MAX)
 
     run(scenario)
 

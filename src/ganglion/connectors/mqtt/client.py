@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ganglion.connectors.mqtt.connection import SUBSCRIBE_ID, Connection, Deliver, Safe
+from ganglion.connectors.mqtt.connection import AT_ONCE, SUBSCRIBE_ID, Connection, Deliver, Pace, Safe
 from ganglion.connectors.mqtt.decoding import Decoder
 from ganglion.connectors.mqtt.packets import FAILURE, Connack, Puback, Publish, encode
 from ganglion.connectors.mqtt.properties import Property
@@ -54,8 +54,7 @@ class _Sent:
 class Client:
     """``run`` it as a task. ``trouble`` says in one line why there is no connection, "" when there is.
 
-    ``rest_ns``: how long the socket is left alone after messages were handed over; ``decoder`` reads usual messages of
-    the connections that are made from then on.
+    ``decoder`` reads usual messages of the connections that are made from then on.
     """
 
     def __init__(
@@ -65,8 +64,7 @@ class Client:
         deliver: Deliver,
         clock: Clock,
         chance: Chance,
-        *,
-        rest_ns: int = 0,
+        pace: Pace = AT_ONCE,
     ) -> None:
         self.counts = ClientCounts()
         self.trouble = "not connected yet"
@@ -74,7 +72,7 @@ class Client:
         self._settings = settings
         self._resolve = resolve
         self._deliver_to = deliver
-        self.rest_ns = rest_ns
+        self.pace = pace
         self._clock = clock
         self._chance = chance
         self._connection: Connection | None = None  # only while the broker said yes
@@ -117,7 +115,11 @@ class Client:
             for task in tasks:
                 if task.done():
                     task.result()  # a part ends by itself only when it failed the connection, or is broken
-            raise await connection.lost
+            error = await connection.lost
+            tasks[0].cancel()
+            await asyncio.wait(tasks[:1])
+            await connection.hand_over_held()
+            raise error
         finally:
             self._connection = None
             self.counts.acknowledged += connection.acknowledged
@@ -130,7 +132,7 @@ class Client:
     async def _open(self) -> Connection:
         settings = self._settings
         loop = asyncio.get_running_loop()
-        connection = Connection(settings, self._resolve, self._deliver, self, self.rest_ns, self.decoder)
+        connection = Connection(settings, self._resolve, self._deliver, self, self.pace, self.decoder)
         try:
             async with asyncio.timeout(ANSWER_NS_MAX / 1e9):
                 await loop.create_connection(

@@ -64,6 +64,22 @@ Deliver = Callable[[Published], Awaitable[Safe | None]]
 """Takes messages, waiting for room; gives what is done when they are safe (None: they are)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """When messages are read and handed over.
+
+    ``rest_ns``: how long the socket is left alone after each read; ``hold_ns``: how much sooner than that after others
+    messages are not handed over by themselves, if they are ``patient``.
+    """
+
+    rest_ns: int = 0
+    hold_ns: int = 0
+    patient: Callable[[Published], bool] = lambda _published: False
+
+
+AT_ONCE = Pace()
+
+
 class Owner(Protocol):
     """Who a connection belongs to; every method is called on the event loop and returns at once."""
 
@@ -92,7 +108,7 @@ class Connection(asyncio.Protocol):
         resolve: Resolve,
         deliver: Deliver,
         owner: Owner,
-        rest_ns: int,
+        pace: Pace,
         decoder: Decoder | None = None,
     ) -> None:
         self.lost: asyncio.Future[GanglionError] = asyncio.get_running_loop().create_future()
@@ -101,8 +117,10 @@ class Connection(asyncio.Protocol):
         self.subscribed = False
         self.paused = False
         self.pauses = 0
-        self._rest_s = rest_ns / 1e9
+        self._pace = pace
         self._resting = False
+        self._held: asyncio.TimerHandle | None = None
+        self._handed_over_s = 0.0
         self._settings = settings
         self._deliver = deliver
         self._owner = owner
@@ -111,8 +129,9 @@ class Connection(asyncio.Protocol):
         self._answered = False
         self._arrived: deque[_Unsettled] = deque()
         self._unsettled: deque[_Unsettled] = deque()
+        self._arrived_messages = 0
         self._unsettled_bytes = 0
-        self._news = asyncio.Event()
+        self._due = asyncio.Event()
         self._handed_over = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -177,8 +196,14 @@ class Connection(asyncio.Protocol):
 
     def _arrive(self, published: Published, size_bytes: int) -> None:
         self._arrived.append(_Unsettled(published, size_bytes))
-        self._news.set()
+        self._arrived_messages += len(published)
         self._unsettled_bytes += size_bytes
+        if self._pace.patient(published) and self._arrived_messages < TOGETHER_MAX:
+            if self._held is None:  # a pace, no delay: after a pause it is over already
+                at_s = self._handed_over_s + self._pace.hold_ns / 1e9
+                self._held = asyncio.get_running_loop().call_at(at_s, self._due.set)
+        else:
+            self._due.set()
         if self._unsettled_bytes > self._settings.unsettled_bytes_max and not self.paused:
             # The broker feels it: its socket fills up, or its window of unacknowledged messages.
             assert self._transport is not None
@@ -186,6 +211,9 @@ class Connection(asyncio.Protocol):
                 self._transport.pause_reading()
             self.paused = True
             self.pauses += 1
+            self._due.set()
+        elif self._pace.rest_ns:
+            self._rest()
 
     def _take(self, packet: Packet) -> None:
         match packet:
@@ -242,38 +270,60 @@ class Connection(asyncio.Protocol):
 
     async def deliver(self) -> None:
         """Hands over what arrives, in order, as fast as it is taken; ends only by being cancelled."""
+        loop = asyncio.get_running_loop()
         while True:
-            while not self._arrived:
-                self._news.clear()
-                await self._news.wait()
-            first = self._arrived.popleft()
-            while self._arrived and len(first.published) < TOGETHER_MAX:
-                more = self._arrived.popleft()
-                first.published.extend(more.published)
-                first.size_bytes += more.size_bytes
-            try:
-                first.safe = await self._deliver(first.published)
-            except GanglionError as error:
-                self.fail(error)
-                return
-            if first.published.packet_ids:
-                self._unsettled.append(first)
-                self._handed_over.set()
-            else:  # nobody waits for an answer, and who took it has its own limit
-                self._let_go(first.size_bytes)
-            await self._rest()
+            await self._due.wait()
+            self._due.clear()
+            self._handed_over_s = loop.time()
+            if self._held is not None:
+                self._held.cancel()
+                self._held = None
+            while self._arrived:
+                first = self._together()
+                try:
+                    first.safe = await self._deliver(first.published)
+                except GanglionError as error:
+                    self.fail(error)
+                    return
+                if first.published.packet_ids:
+                    self._unsettled.append(first)
+                    self._handed_over.set()
+                else:  # nobody waits for an answer, and who took it has its own limit
+                    self._let_go(first.size_bytes)
 
-    async def _rest(self) -> None:
+    async def hand_over_held(self) -> None:
+        """Hands over what waited for others when the connection ended, if nobody sends it again.
+
+        ``deliver`` does not run any more.
+        """
+        while self._arrived:
+            left = self._together().published
+            if not left.packet_ids:
+                await self._deliver(left)
+
+    def _together(self) -> _Unsettled:
+        """What arrived first, with what came after, up to a limit."""
+        first = self._arrived.popleft()
+        while self._arrived and len(first.published) < TOGETHER_MAX:
+            more = self._arrived.popleft()
+            first.published.extend(more.published)
+            first.size_bytes += more.size_bytes
+        self._arrived_messages -= len(first.published)
+        return first
+
+    def _rest(self) -> None:
         """A broker writes each message by itself; to be woken for each costs ten times what taking them together does.
         Those that come first were never held up.
         """
-        if not self._rest_s or self._transport is None or self.paused or self._transport.is_closing():
+        if self._resting or self._transport is None:
             return
         self._resting = True
         self._transport.pause_reading()
-        await asyncio.sleep(self._rest_s)
+        asyncio.get_running_loop().call_later(self._pace.rest_ns / 1e9, self._read_on)
+
+    def _read_on(self) -> None:
         self._resting = False
-        if not self.paused:
+        if not self.paused and self._transport is not None:
             self._transport.resume_reading()
 
     async def settle(self) -> None:
