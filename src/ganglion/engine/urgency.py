@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from ganglion.core.batch import Columns
 from ganglion.engine.operators import WhereOperator
 from ganglion.flow.spec import FlowSpec
@@ -50,11 +52,11 @@ class Urgency:
 
 
 def _holds(chain: Chain, columns: Columns) -> bool:
-    """True when all predicates hold for some row."""
+    """True when all predicates hold for some row. The one next to the act holds for the fewest: it comes first."""
     held = None
-    for operator in chain:
+    for operator in reversed(chain):
         mask = operator.mask(columns)
         held = mask if held is None else held & mask
-        if not held.any():
+        if not np.count_nonzero(held):  # of few rows faster than `any`
             return False
     return True
