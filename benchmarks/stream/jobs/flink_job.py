@@ -2,7 +2,7 @@
 
 There is no MQTT connector beside Flink in its package, so lines come and go by TCP (`flink_bridge.py` joins them to
 the broker): `socketTextStream` and `writeToSocket`, which Flink's Python API does not show, by its gateway to Java.
-Event time is ts with no delay; the buffer time-out is 5 ms, as Flink's documentation advises where latency matters
+Event time is ts with no delay, ascending but not strictly (several rows share a millisecond); the buffer time-out is 5 ms, as Flink's documentation advises where latency matters
 (it is 100 ms). No checkpoints: a socket cannot be read again, so it is not durable.
 """
 
@@ -49,7 +49,7 @@ def main() -> None:
     schema = Schema.new_builder().column("f0", DataTypes.STRING())
     for name, expression in FIELDS.items():
         schema = schema.column_by_expression(name, expression)
-    schema = schema.watermark("et", "et")
+    schema = schema.watermark("et", "et - INTERVAL '0.001' SECOND")
     tables.create_temporary_view("readings", tables.from_data_stream(lines, schema.build()))
     jvm = get_gateway().jvm
     string = jvm.java.lang.Class.forName("java.lang.String")
