@@ -2,8 +2,9 @@
 
 There is no MQTT connector beside Flink in its package, so lines come and go by TCP (`flink_bridge.py` joins them to
 the broker): `socketTextStream` and `writeToSocket`, which Flink's Python API does not show, by its gateway to Java.
-Event time is ts with no delay, ascending but not strictly (several rows share a millisecond); the buffer time-out is 5 ms, as Flink's documentation advises where latency matters
-(it is 100 ms). No checkpoints: a socket cannot be read again, so it is not durable.
+Event time is ts with no delay, ascending but not strictly, as several rows share a millisecond; the buffer time-out
+is 5 ms, as Flink's documentation advises where latency matters (it is 100 ms). No checkpoints: a socket cannot be
+read again, so it is not durable.
 """
 
 from __future__ import annotations
