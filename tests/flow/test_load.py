@@ -1,5 +1,6 @@
 """Finding the flow of a directory: what may be in it, and every way in which it can fail."""
 
+import os
 import sys
 
 import pytest
@@ -86,6 +87,21 @@ def test_a_changed_flow_is_read_anew(tmp_path):
 def test_the_flow_may_change_the_path_itself(tmp_path):
     (tmp_path / "flow.py").write_text("import sys\nsys.path.remove(sys.path[0])\n" + FLOW)
     assert load_flow(tmp_path).name == "tiny"
+
+
+def test_a_file_is_run_as_it_stands_however_soon_it_changes(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    for word in ("kept", "held"):
+        texts = {"flow.py": FLOW.replace('"kept"', "NAME").replace("import", "from own import NAME\nimport", 1)}
+        texts["own.py"] = f"NAME = {word!r}\n"
+        for name, text in texts.items():
+            (tmp_path / name).write_text(text)
+            os.utime(tmp_path / name, (1_700_000_000, 1_700_000_000))
+        assert word in load_flow(tmp_path)
+    for word in ("kept", "held"):
+        (tmp_path / "flow.py").write_text(FLOW.replace("kept", word))
+        os.utime(tmp_path / "flow.py", (1_700_000_000, 1_700_000_000))
+        assert word in load_flow(tmp_path)
 
 
 def test_only_the_flow_that_was_planned_is_run(tmp_path):

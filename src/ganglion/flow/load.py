@@ -7,6 +7,7 @@ import sys
 import traceback
 from pathlib import Path
 
+from ganglion.core.authored import as_it_stands
 from ganglion.core.errors import FlowError, GanglionError
 from ganglion.flow.assignment import Assignment
 from ganglion.flow.build import Flow
@@ -36,7 +37,8 @@ def load_flow(directory: Path) -> FlowSpec:
     known = set(sys.modules)
     sys.path.insert(0, location)
     try:
-        spec.loader.exec_module(module)
+        with as_it_stands():
+            spec.loader.exec_module(module)
     except GanglionError:
         raise
     except (Exception, SystemExit) as error:  # a script's sys.exit() must not end us without a word

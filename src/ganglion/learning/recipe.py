@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from ganglion.core.authored import as_it_stands
 from ganglion.core.errors import DataError, GanglionError
 
 Array: TypeAlias = npt.NDArray[Any]
@@ -156,7 +157,7 @@ def load_recipe(path: Path) -> Recipe:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     sys.path.insert(0, location)  # and it stays: a recipe may import when its data are made
-    with _code(path.name, location):
+    with _code(path.name, location), as_it_stands():
         spec.loader.exec_module(module)
     found = list({id(v): v for v in vars(module).values() if isinstance(v, Recipe)}.values())
     if len(found) != 1:
