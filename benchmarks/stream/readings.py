@@ -150,7 +150,7 @@ def _phase_rows(phase: Phase, place: int, first: int, rng: np.random.Generator) 
     hot = index % phase.every == phase.every - 1
     hot[-1] = True  # the last row of a phase tells that all before it were taken
     bad[hot], temp[hot] = False, HOT
-    # Only the engine's sockets hold back what goes to it directly.
+    # What is not paced is due at once: the broker's socket holds it back, or the engine's.
     offset_ns = index * (1_000_000_000 if phase.paced else 0) // phase.nominal
     return {
         "due_ns": phase.start_ms * 1_000_000 + offset_ns,

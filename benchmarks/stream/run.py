@@ -2,6 +2,7 @@
 
 python benchmarks/stream/run.py --install            make the peers' environments, outside the repository
 python benchmarks/stream/run.py [--quick] [--json FILE] [--peers A,B] [--rates 1000,max] [--repeats N] [--seconds S]
+    [--rows N]
 python benchmarks/stream/run.py --late               out-of-order and late readings against DuckDB and Bytewax
 python benchmarks/stream/run.py --soak 30m [--rates 20000] [--peers A]   is it flat?
 
@@ -46,7 +47,7 @@ QUICK_RATES = (5_000, MAX)
 REPEATS = 5
 RATE_MIN = 100
 SECONDS, QUICK_SECONDS = 10.0, 3.0
-ROWS_MAX, QUICK_ROWS_MAX = 500_000, 150_000
+ROWS_MAX, QUICK_ROWS_MAX, ROWS_MIN = 500_000, 150_000, 10_000
 
 
 def machine() -> dict[str, Any]:
@@ -135,7 +136,7 @@ def compare(options: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
     every = chosen(options, work)
     repeats = options.repeats or (1 if options.quick else REPEATS)
     seconds = options.seconds or (QUICK_SECONDS if options.quick else SECONDS)
-    rows_max = QUICK_ROWS_MAX if options.quick else ROWS_MAX
+    rows_max = options.rows or (QUICK_ROWS_MAX if options.quick else ROWS_MAX)
     run = datetime.now(UTC).isoformat(timespec="seconds")
     facts = machine()
     versions = {p.name: p.versions(work) for p in every}
@@ -175,6 +176,9 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, metavar="N")
     parser.add_argument("--seconds", type=float, metavar="S", help="of the measured phase, at least 1")
+    parser.add_argument(
+        "--rows", type=int, metavar="N", help="readings of the measured phase at most, 10000 or more"
+    )
     parser.add_argument("--work", type=Path, default=environments.work_directory(), metavar="DIR",
                         help="where the peers' environments are kept")  # fmt: skip
     parser.add_argument("--install", action="store_true", help="make the peers' environments and end")
@@ -189,6 +193,8 @@ def main() -> None:
         raise SystemExit("nothing is measured without a repeat\nnext: --repeats 5")
     if options.seconds is not None and options.seconds < 1:
         raise SystemExit("a measured phase lasts at least a second\nnext: --seconds 10")
+    if options.rows is not None and options.rows < ROWS_MIN:
+        raise SystemExit(f"a measured phase has at least {ROWS_MIN} readings\nnext: --rows 2000000")
     if options.install:
         failed = environments.install(options.work)
         for name, why in failed.items():

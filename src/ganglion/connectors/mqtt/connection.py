@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -68,8 +69,8 @@ Deliver = Callable[[Published], Awaitable[Safe | None]]
 class Pace:
     """When messages are read and handed over.
 
-    ``rest_ns``: how long the socket is left alone after each read; ``hold_ns``: how much sooner than that after others
-    messages are not handed over by themselves, if they are ``patient``.
+    ``rest_ns``: how long the socket is left alone after each read; ``hold_ns``: how soon after others messages are
+    handed over at the earliest, if they are ``patient``.
     """
 
     rest_ns: int = 0
@@ -120,7 +121,7 @@ class Connection(asyncio.Protocol):
         self._pace = pace
         self._resting = False
         self._held: asyncio.TimerHandle | None = None
-        self._handed_over_s = 0.0
+        self._handed_over_s = -math.inf
         self._settings = settings
         self._deliver = deliver
         self._owner = owner
