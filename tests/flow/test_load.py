@@ -92,7 +92,9 @@ def test_the_flow_may_change_the_path_itself(tmp_path):
 def test_a_file_is_run_as_it_stands_however_soon_it_changes(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
     for word in ("kept", "held"):
-        texts = {"flow.py": FLOW.replace('"kept"', "NAME").replace("import", "from own import NAME\nimport", 1)}
+        texts = {
+            "flow.py": FLOW.replace('"kept"', "NAME").replace("import", "from own import NAME\nimport", 1)
+        }
         texts["own.py"] = f"NAME = {word!r}\n"
         for name, text in texts.items():
             (tmp_path / name).write_text(text)
