@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmarks.stream import processes
 from benchmarks.stream.feed import BrokerFeed
+from ganglion.host.loopback import SystemPorts
 
 CONFIGURATION = """\
 listener {port} 127.0.0.1
@@ -47,7 +48,7 @@ class Broker:
         assert found is not None
         self._directory = directory
         self._feed: BrokerFeed | None = None
-        self.port = processes.free_port()
+        self.port = SystemPorts().free()
         self.log = directory / "broker.log"
         settings = directory / "mosquitto.conf"
         self.log.touch()

@@ -17,6 +17,7 @@ from typing import Any
 
 from benchmarks.stream import broker, environments, processes
 from benchmarks.stream.readings import TOPIC
+from ganglion.host.loopback import SystemPorts
 
 HERE = Path(__file__).parent
 JOBS = HERE / "jobs"
@@ -187,7 +188,7 @@ class NodeRed(Peer):
             "-s",
             str(home / "settings.js"),
         ]
-        environment = {**os.environ, "STREAM_UI_PORT": str(processes.free_port()), "NODE_ENV": "production"}
+        environment = {**os.environ, "STREAM_UI_PORT": str(SystemPorts().free()), "NODE_ENV": "production"}
         self.processes = [
             processes.start(command, processes.ENGINE_CORE, directory / "engine.log", env=environment)
         ]
@@ -227,7 +228,7 @@ class Flink(Peer):
         return {"java": text.split('"')[1] if '"' in text else "?", **_pinned_versions("flink")}
 
     def start(self, work: Path, directory: Path, port: int) -> None:
-        ports = [str(processes.free_port()) for _ in range(2)]
+        ports = [str(SystemPorts().free()) for _ in range(2)]
         bridge = [sys.executable, str(JOBS / "flink_bridge.py"), str(port), self.pattern, *ports]
         command = [str(environments.python_of(work, "flink")), str(JOBS / "flink_job.py"), *ports]
         there = processes.start(bridge, processes.LOAD_CORE, directory / "bridge.log")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Sequence
@@ -140,13 +139,6 @@ def resident_by_program(root: int) -> dict[str, float]:
 def resident_mb(root: int) -> float:
     """The sum of the tree's resident sets."""
     return sum(resident_by_program(root).values())
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens at now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for(what: Any, seconds: float, why: str) -> None:

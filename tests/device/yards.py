@@ -15,8 +15,9 @@ from ganglion.device.devicehost import DeviceHost
 from ganglion.device.emulation import DeviceHostConfig, Emulation
 from ganglion.device.player import shot_frames_min
 from ganglion.flow.assignment import Assignment, origin_name
+from ganglion.host.loopback import SystemPorts
 from ganglion.host.ports import Host
-from ganglion.host.system import SystemChances, SystemDisk, SystemPorts, SystemProcesses
+from ganglion.host.system import SystemChances, SystemDisk, SystemProcesses
 from tests.device.gateways import BAY, Gateway, HastyClock, bay, run, until
 from tests.device.recordings import recording, write_recording
 

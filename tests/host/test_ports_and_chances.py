@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ganglion.core.errors import HostError
+from ganglion.host import loopback
+from ganglion.host.loopback import SystemPorts, local_range
 from ganglion.host.ports import Chance
-from ganglion.host.system import SystemChances, SystemPorts, system_host, variable
+from ganglion.host.system import SystemChances, system_host, variable
 
 KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 OTHER = {"tcp": "udp", "udp": "tcp"}
@@ -66,6 +68,29 @@ def test_a_port_whose_connections_just_ended_is_free() -> None:
             server.close()  # who closes first keeps the port in TIME_WAIT
             assert client.recv(1) == b""
     assert not ports.taken(port)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_outgoing_connection_is_given_a_free_port(kind: str) -> None:
+    """Else a connection may hold the port when the server it was chosen for comes to listen."""
+    with socket.socket(socket.AF_INET, KINDS[kind]) as other:
+        other.bind(("127.0.0.1", 0))
+        first, last = local_range()
+        assert first <= other.getsockname()[1] <= last
+    assert not [p for p in (SystemPorts().free(kind) for _ in range(200)) if first <= p <= last]
+
+
+@pytest.mark.parametrize("kept", ["1024 65535", "nonsense", None])
+def test_a_port_is_found_where_the_system_gives_out_all_or_does_not_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: str | None
+) -> None:
+    told = tmp_path / "range"
+    if kept is not None:
+        told.write_text(kept)
+    monkeypatch.setattr(loopback, "_LOCAL_RANGE", told)
+    port = SystemPorts().free()
+    assert not SystemPorts().taken(port)
+    assert kept == "1024 65535" or port < 32_768
 
 
 # --- chances ---

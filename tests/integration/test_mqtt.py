@@ -21,6 +21,7 @@ import pytest
 from ganglion.connectors.mqtt.client import Client
 from ganglion.connectors.mqtt.packets import V3, V5
 from ganglion.connectors.mqtt.settings import Settings
+from ganglion.host.loopback import SystemPorts
 from ganglion.host.system import SystemClock
 from ganglion.kernels.c.toolchain import compilers
 from tests.integration.processes import command_lines, wait_for
@@ -39,12 +40,6 @@ KEPT = "qos: 1\n          sequence: time"
 """In the route: acknowledged when on disk, and repeats told by their time."""
 
 
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory):
     """Compiled once for all nodes of this module."""
@@ -54,7 +49,7 @@ def kernels(tmp_path_factory):
 @pytest.fixture
 def broker(tmp_path):
     """A mosquitto of its own; stopped by its process id."""
-    port = free_port()
+    port = SystemPorts().free()
     config = tmp_path / "mosquitto.conf"
     config.write_text(
         f"listener {port} 127.0.0.1\nallow_anonymous true\npersistence false\nmax_queued_messages 0\n"
@@ -288,7 +283,7 @@ def quiet(gateway):
 
 def test_the_sites_own_server_keeps_what_it_acknowledged(node, tmp_path):
     """A device of QoS 1 is answered by the site's server: killed with it, nothing acknowledged is lost or doubled."""
-    port = free_port()
+    port = SystemPorts().free()
     flow = flow_directory(tmp_path, qos=KEPT, broker=f"listen: {port}\n      redelivery_s: 4", version="")
     gateway = node(flow).start()
 
@@ -304,7 +299,7 @@ def test_the_sites_own_server_keeps_what_it_acknowledged(node, tmp_path):
 
 def test_a_device_at_the_sites_own_server_may_do_nothing_but_its_topics(node, tmp_path):
     paho: Any = pytest.importorskip("paho.mqtt.client", reason="paho-mqtt is not installed")
-    port = free_port()
+    port = SystemPorts().free()
     gateway = node(flow_directory(tmp_path, broker=f"listen: {port}", version="")).start()
     heard, granted = [], {}
     device = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id="intruder")

@@ -11,7 +11,6 @@ import random
 import selectors
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ganglion.core.errors import HostError
+from ganglion.host.loopback import SystemPorts
 from ganglion.host.ports import ANSWER_NS_MAX, Host
 
 PIPE_BYTES = 1 << 16
@@ -329,25 +329,6 @@ class _Preexec:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-class SystemPorts:
-    """`Ports` on the loopback interface."""
-
-    def free(self, kind: str = "tcp") -> int:
-        with socket.socket(socket.AF_INET, _KINDS[kind]) as probe:
-            probe.bind(("127.0.0.1", 0))
-            return int(probe.getsockname()[1])
-
-    def taken(self, port: int, kind: str = "tcp") -> bool:
-        with socket.socket(socket.AF_INET, _KINDS[kind]) as probe:
-            if kind == "tcp":
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                return True
-            return False
-
-
 class SystemChances:
     """`Chances` from one seed: the same seed and component draw the same numbers."""
 
@@ -356,9 +337,6 @@ class SystemChances:
 
     def stream(self, component: str) -> random.Random:
         return random.Random(f"{self._seed}/{component}")  # noqa: S311  # ids and waits, not secrets
-
-
-_KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 
 
 def variable(name: str) -> str | None:

@@ -12,6 +12,7 @@ import pytest
 from ganglion.connectors.mqtt.settings import settings_of
 from ganglion.core.declarations import declaration
 from ganglion.core.topology_mqtt import Mqtt
+from ganglion.host.loopback import SystemPorts
 from ganglion.host.system import SystemClock
 from ganglion.messaging.security import certificates
 from tests.connectors.mqtt.clients import running, until
@@ -30,9 +31,7 @@ ROUTE = {"topic": "in/{sensor}", "devices": "s", "stream": "r", "device": "{sens
 
 @contextmanager
 def mosquitto(directory, *lines):
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    port = SystemPorts().free()
     (directory / "mosquitto.conf").write_text("\n".join((f"listener {port} 127.0.0.1", *lines, "")))
     process = subprocess.Popen(
         [str(MOSQUITTO), "-c", str(directory / "mosquitto.conf")], stderr=subprocess.DEVNULL

@@ -21,8 +21,9 @@ from ganglion.device.firmware.hosted import HostedFirmware
 from ganglion.device.firmware.layout import Limits
 from ganglion.device.firmware.qemu import MESSAGE_BYTES, QemuBoards, lacks_qemu, qemu_boards
 from ganglion.device.firmware.wired import QemuDevice
+from ganglion.host.loopback import SystemPorts
 from ganglion.host.ports import Host
-from ganglion.host.system import SystemChances, SystemDisk, SystemPorts, SystemProcesses
+from ganglion.host.system import SystemChances, SystemDisk, SystemProcesses
 from ganglion.kernels.c.targets import TARGETS
 from ganglion.kernels.c.toolchain import compilers
 from tests.device import bays
