@@ -13,7 +13,7 @@ OURS, THEIRS = "ganglion-durable", "node-red"
 TIMES_NODE_RED = 2.7
 P99_MS = {5_000: 5.0, 20_000: 10.0}
 CPU_SHARE = 1 / 3
-CPU_RATES = (20_000, 45_000, MAX, DIRECT)
+CPU_RATES = (1_000, 5_000, 20_000, 45_000, MAX, DIRECT)
 RSS_MB = 128.0
 
 
