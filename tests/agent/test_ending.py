@@ -18,7 +18,8 @@ from ganglion.messaging.bus import unavailable
 from ganglion.sim.virtual import loop as virtual
 from ganglion.sim.virtual.chance import SeededChances
 from ganglion.sim.virtual.machine import LIFE, Machine, MachinesOutside
-from ganglion.sim.virtual.network import Network, Weather
+from ganglion.sim.virtual.network import Network
+from ganglion.sim.virtual.paths import Weather
 from ganglion.sim.virtual.servers import Servers
 from ganglion.sim.virtual.trace import Trace
 from tests.engine.flows import GATEWAY, LONG_HISTORY, SPEC, items_of

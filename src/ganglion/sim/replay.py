@@ -26,7 +26,8 @@ from ganglion.sim.virtual.chance import SeededChances
 from ganglion.sim.virtual.clock import VirtualClock
 from ganglion.sim.virtual.disk import Platter, VirtualDisk
 from ganglion.sim.virtual.loop import VirtualLoop
-from ganglion.sim.virtual.network import Network, Weather
+from ganglion.sim.virtual.network import Network
+from ganglion.sim.virtual.paths import Weather
 from ganglion.sim.virtual.trace import Trace
 
 RECORDING_BYTES_MAX = 1 << 30

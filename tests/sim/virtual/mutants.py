@@ -12,13 +12,15 @@ from typing import Any
 
 import pytest
 
-from ganglion.agent import backlog, ingest, streams
+from ganglion.agent import backlog, ingest, mqtt, streams
 from ganglion.connectors.coap import Response
 from ganglion.connectors.coap.message import Code
+from ganglion.connectors.mqtt import connection
+from ganglion.connectors.mqtt.packets import Connect
 from ganglion.core import shed
 from ganglion.core.batch import Batch
 from ganglion.core.errors import MessagingError
-from ganglion.engine import durable, sinks, windows
+from ganglion.engine import arrivals, durable, sinks, windows
 from ganglion.messaging import janitor, server, subjects
 from ganglion.sim.virtual import disk
 
@@ -189,6 +191,41 @@ def _shed_one_message_too_many(patch: pytest.MonkeyPatch) -> None:
 
     patch.setattr(backlog.SheddingOutbox, "_remove", greedy)
 
+
+def _mqtt_acknowledged_before_journal(patch: pytest.MonkeyPatch) -> None:
+    deliver = mqtt.MqttDoor._deliver
+
+    async def hasty(self: Any, published: Any) -> None:
+        await deliver(self, published)
+
+    patch.setattr(mqtt.MqttDoor, "_deliver", hasty)
+
+
+def _mqtt_session_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """The gateway asks for a clean session, as many a client does unless told otherwise."""
+    patch.setattr(connection, "Connect", lambda *given, **named: Connect(*given, **(named | {"clean": True})))
+
+
+def _mqtt_repeats_taken(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(arrivals.Arrivals, "_fresh_block", lambda _self, block: block)
+
+
+def _mqtt_command_waits(patch: pytest.MonkeyPatch) -> None:
+    act = mqtt.MqttDoor.act
+    patch.setattr(
+        mqtt.MqttDoor,
+        "act",
+        lambda self, *given: asyncio.get_running_loop().call_later(0.1, act, self, *given),
+    )
+
+
+BROKER_MUTANTS = [
+    Mutant("MQTT acknowledged before journal", "readings", 3, _mqtt_acknowledged_before_journal),
+    Mutant("MQTT session forgotten", "readings", 3, _mqtt_session_forgotten),
+    Mutant("MQTT repeats taken", "windows", 3, _mqtt_repeats_taken),
+    Mutant("MQTT command waits", "reflexes", 1, _mqtt_command_waits),
+]
+"""Found in the world `brokers`, whose devices speak MQTT."""
 
 BACKLOG_MUTANTS = [
     Mutant("shed without telling", "readings", 1, _shed_without_telling),

@@ -13,7 +13,8 @@ from ganglion.core.errors import ConnectorError, HostError
 from ganglion.sim.virtual import loop as virtual
 from ganglion.sim.virtual.chance import SeededChances
 from ganglion.sim.virtual.machine import LIFE, Machine, MachinesOutside
-from ganglion.sim.virtual.network import Network, Weather
+from ganglion.sim.virtual.network import Network
+from ganglion.sim.virtual.paths import Weather
 from ganglion.sim.virtual.servers import Servers
 from ganglion.sim.virtual.trace import Trace
 from ganglion.sim.virtual.world import _adopt

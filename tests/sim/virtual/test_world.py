@@ -13,7 +13,7 @@ import pytest
 from ganglion.agent import watch
 from ganglion.sim.virtual.play import lay, play
 from ganglion.sim.virtual.scenario import built_in_names, load_scenario
-from tests.sim.virtual.mutants import BACKLOG_MUTANTS, MUTANTS
+from tests.sim.virtual.mutants import BACKLOG_MUTANTS, BROKER_MUTANTS, MUTANTS
 
 HARD = Path(__file__).parent / "scenarios" / "hard.toml"
 OTHER_PYTHON = os.environ.get("GANGLION_OTHER_PYTHON")
@@ -65,6 +65,33 @@ def test_a_planted_bug_is_found_and_without_it_the_same_seeds_are_sound(mutant, 
         assert not any("TypeError" in f or "AttributeError" in f for f in findings), (
             f"a broken mutant: {findings}"
         )
+        if any(finding.startswith(f"{mutant.finder}:") for finding in findings):
+            return
+    pytest.fail(f"{mutant.seeds} seeds did not find it: {mutant.name}")
+
+
+@pytest.fixture(scope="module")
+def brokers():
+    """The world of MQTT devices, and its sound verdicts by seed."""
+    ground = lay(shortened("brokers"))
+    verdicts = {}
+
+    def sound(seed):
+        if seed not in verdicts:
+            verdicts[seed] = play(ground, seed)
+        return verdicts[seed]
+
+    return ground, sound
+
+
+@pytest.mark.parametrize("mutant", BROKER_MUTANTS, ids=lambda m: m.name.replace(" ", "-"))
+def test_a_bug_of_mqtt_is_found_and_without_it_the_same_seeds_are_sound(mutant, brokers, monkeypatch):
+    ground, sound = brokers
+    for seed in range(1, mutant.seeds + 1):
+        assert sound(seed).findings == (), f"the code itself fails at seed {seed}"
+        with monkeypatch.context() as patch:
+            mutant.plant(patch)
+            findings = play(ground, seed).findings
         if any(finding.startswith(f"{mutant.finder}:") for finding in findings):
             return
     pytest.fail(f"{mutant.seeds} seeds did not find it: {mutant.name}")

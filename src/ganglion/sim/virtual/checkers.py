@@ -77,7 +77,9 @@ def _windows(world: World) -> list[str]:
         for batch in rows.batches:
             if batch.stream in world.ground.spec and not world.ground.spec[batch.stream].inputs:
                 own = kept.setdefault((batch.stream, batch.origin), {})
-                own.update(zip(batch.seq.tolist(), batch.row_digests(), strict=True))
+                rows_of = zip(batch.seq.tolist(), batch.row_digests(), strict=True)
+                closing = world.mqtt.closing(batch.origin)
+                own.update((seq, digest) for seq, digest in rows_of if seq not in closing)
     evidence = Evidence(acknowledged=kept, sinks=sinks)
     _tell_shed(world, evidence)
     return _told(tally(world.ground.spec, evidence), lambda t: t.use.startswith("counted"))

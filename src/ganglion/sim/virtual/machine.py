@@ -17,7 +17,8 @@ from ganglion.sim.virtual.chance import SeededChances
 from ganglion.sim.virtual.clock import VirtualClock
 from ganglion.sim.virtual.disk import MachineDied, Platter, VirtualDisk
 from ganglion.sim.virtual.loop import VirtualLoop, settle
-from ganglion.sim.virtual.network import Address, DatagramSocket, Network
+from ganglion.sim.virtual.network import DatagramSocket, Network
+from ganglion.sim.virtual.paths import Address
 from ganglion.sim.virtual.servers import ServerProcess, Servers
 from ganglion.sim.virtual.trace import Trace
 
@@ -63,6 +64,7 @@ class Machine:
         assert self.life is None or not self.life.alive
         self.lives += 1
         self.life = Life(self)
+        self.network.booted(self.life)
         self.note(f"boots {self.lives}")
         return self.life
 
@@ -189,6 +191,7 @@ class Life:
                     function()
             future.cancel()
         self.alive = False
+        self.machine.network.died(self, silent=power is not None)
         self.disk.die()
         self.processes.end()
         for bus in self._buses:

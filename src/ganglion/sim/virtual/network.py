@@ -7,71 +7,18 @@ import errno
 import socket
 import zlib
 from collections.abc import Callable
-from contextvars import copy_context
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from contextvars import Context, copy_context
+from dataclasses import dataclass
+from typing import Any
 
-from ganglion.core.units import NS_PER_MS
 from ganglion.host.ports import Chance
 from ganglion.sim.virtual.chance import SeededChances
+from ganglion.sim.virtual.paths import Address, Life, Path, Weather
+from ganglion.sim.virtual.streams import RETRY_NS, StreamSocket, StreamTap, join
 from ganglion.sim.virtual.trace import Trace
 
 FIRST_PORT = 40_000
 LAST_PORT = 65_000
-Address = tuple[str, int]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Weather:
-    """How a path behaves. Chances are per datagram, ``rate_bytes_per_s`` 0 means as fast as any."""
-
-    loss: float = 0.0
-    duplication: float = 0.0
-    delay_min_ns: int = NS_PER_MS // 5
-    delay_max_ns: int = 2 * NS_PER_MS
-    rate_bytes_per_s: int = 0
-
-    def delay_ns(self, chance: Chance, size_bytes: int) -> int:
-        """The time one message takes."""
-        delay_ns = int(chance.uniform(self.delay_min_ns, self.delay_max_ns))
-        if self.rate_bytes_per_s:
-            delay_ns += size_bytes * 1_000_000_000 // self.rate_bytes_per_s
-        return delay_ns
-
-
-@dataclass(slots=True)
-class Path:
-    """Between two machines, in both directions. ``parted`` counts the faults that hold it cut.
-
-    ``storms``: what faults have made of it, the newest last.
-    """
-
-    calm: Weather
-    parted: int = 0
-    storms: list[Weather] = field(default_factory=list)
-
-    @property
-    def whole(self) -> bool:
-        return self.parted == 0
-
-    @property
-    def weather(self) -> Weather:
-        return self.storms[-1] if self.storms else self.calm
-
-
-class Life(Protocol):
-    """One start of a machine."""
-
-    name: str
-    alive: bool
-    chances: SeededChances
-
-    @property
-    def disk_slowness(self) -> int:
-        """How many times slower than usual the disk is now."""
-
-    def touch(self) -> None:
-        """The outside was touched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +46,11 @@ class Network:
         self._paths: dict[frozenset[str], Path] = {}
         self._streams: dict[str, Chance] = {}
         self._sockets: dict[int, DatagramSocket] = {}
+        self.stream_taps: list[Callable[[StreamTap], None]] = []
         self._listeners: dict[int, tuple[Life, bytes]] = {}
+        self._servers: dict[int, tuple[Life, Callable[[], asyncio.Protocol], Context]] = {}
+        self._streams_of: dict[Life, list[StreamSocket]] = {}
+        self._dark: set[str] = set()
         self._next_port = FIRST_PORT
 
     def path(self, one: str, other: str) -> Path:
@@ -152,28 +103,91 @@ class Network:
         self._tell(Tap("arrived", self.now_ns(), source, target, data))
         other.context.run(other.protocol.datagram_received, data, source)
 
-    # --- streams: only what a message server says to whoever knocks ---
+    # --- streams ---
 
     def listen(self, life: Life, port: int, greeting: bytes) -> None:
-        """Whoever connects to ``port`` is greeted."""
+        """Whoever connects to ``port`` is told that, as a message server does, and nothing else."""
         self._listeners[port] = (life, greeting)
 
     def unlisten(self, port: int) -> None:
         self._listeners.pop(port, None)
 
+    def serve(self, life: Life, port: int, made: Callable[[], asyncio.Protocol]) -> None:
+        """Whoever connects to ``port`` gets a protocol of the caller's to talk to, as long as ``life`` lasts."""
+        self._servers[port] = (life, made, copy_context())
+
     async def connect(self, life: Life, protocol: asyncio.Protocol, address: Address) -> asyncio.Transport:
-        """Connects and is greeted; raises `ConnectionRefusedError`."""
-        listener = self._listeners.get(address[1])
+        """Connects; raises `ConnectionRefusedError`. A server that cannot be reached is waited for."""
+        port = address[1]
+        if port in self._servers:
+            return await self._joined(life, protocol, port)
+        listener = self._listeners.get(port)
         delay_ns = self._calm.delay_ns(self._stream(life.name), 0)
         await asyncio.sleep(delay_ns / 1e9)
-        if listener is None or listener is not self._listeners.get(address[1]) or not listener[0].alive:
+        if listener is None or listener is not self._listeners.get(port) or not listener[0].alive:
             raise ConnectionRefusedError(errno.ECONNREFUSED, "connection refused")
         return Greeting(protocol, listener[1])
+
+    async def _joined(self, life: Life, protocol: asyncio.Protocol, port: int) -> StreamSocket:
+        path = self.path(life.name, self._servers[port][0].name)
+        await asyncio.sleep(path.weather.delay_ns(self._stream(life.name), 0) / 1e9)
+        while not path.whole or self._servers[port][0].name in self._dark:  # noqa: ASYNC110 # virtual time: looking costs nothing
+            await asyncio.sleep(RETRY_NS / 1e9)
+        served, made, context = self._servers[port]
+        if not served.alive:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "connection refused")
+        ours = self._end(life, protocol, path, copy_context())
+        theirs = self._end(served, made(), path, context.copy())
+        join(ours, theirs)
+        theirs.begin()
+        protocol.connection_made(ours)
+        return ours
+
+    def _end(self, life: Life, protocol: asyncio.Protocol, path: Path, context: Context) -> StreamSocket:
+        chance, name = self._stream(life.name), life.name
+
+        def delay_ns(size_bytes: int) -> int:
+            return path.weather.delay_ns(chance, size_bytes)
+
+        end = StreamSocket(
+            life,
+            protocol,
+            path,
+            delay_ns,
+            self.now_ns,
+            context,
+            self._tell_stream,
+            lambda: name not in self._dark,
+        )
+        self._streams_of.setdefault(life, []).append(end)
+        return end
+
+    def booted(self, life: Life) -> None:
+        """A machine is up, if it was not."""
+        self._dark.discard(life.name)
+
+    def died(self, life: Life, *, silent: bool) -> None:
+        """A life has ended; ``silent``: with its machine, which answers nobody until it boots again."""
+        if silent:
+            self._dark.add(life.name)
+        for end in self._streams_of.pop(life, []):
+            end.died(silent=silent)
+
+    def _tell_stream(self, tap: StreamTap) -> None:
+        if tap.kind == "arrived":
+            self._note(tap.machine, f"got {_digest(tap.data)}")
+        for listener in self.stream_taps:
+            listener(tap)
 
     def taken(self, port: int) -> bool:
         """True while somebody holds the port."""
         holder = self._sockets.get(port)
-        return port in self._listeners or (holder is not None and not holder.is_closing())
+        served = self._servers.get(port)
+        return (
+            port in self._listeners
+            or (served is not None and served[0].alive)
+            or (holder is not None and not holder.is_closing())
+        )
 
     def _stream(self, name: str) -> Chance:
         if name not in self._streams:

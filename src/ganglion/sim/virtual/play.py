@@ -62,9 +62,12 @@ class Verdict:
 def lay(loaded: Loaded) -> Ground:
     """What all seeds share: the flow and its plan. Raises ``run.scenario``, and what `load_flow` and `plan` raise."""
     spec = load_flow(loaded.flow_dir)
-    if [s.schema.names for s in spec.sources] != [("frame",)]:
+    by_mqtt = [r for site in loaded.topology.sites.values() if site.mqtt for r in site.mqtt.routes]
+    if not by_mqtt and [s.schema.names for s in spec.sources] != [("frame",)]:
         names = ", ".join(s.id for s in spec.sources)
         raise refused(loaded.name, f"devices measure the frames of one source, and the flow's are {names}")
+    if any(r.payload != "json" or r.time is None or r.sequence in (None, "time") for r in by_mqtt):
+        raise refused(loaded.name, "MQTT devices send JSON with a time and a number: set time and sequence")
     chosen = plan(spec, loaded.topology, pins=loaded.scenario.pins)
     return Ground(loaded, spec, chosen.assignments())
 

@@ -31,6 +31,8 @@ FaultKind = Literal[
     "clock-jump",
     "bad-radio",
 ]
+BROKER = "broker"
+"""Stands for the MQTT brokers, one beside each site that has MQTT devices."""
 LINK_FAULTS = frozenset({"cut", "slow-link", "bad-radio"})
 """What happens to the path to the site above."""
 Checker = Literal["readings", "windows", "once", "reflexes", "drained", "alive"]
@@ -144,6 +146,8 @@ class Loaded:
     def _check_places(self) -> None:
         sites = self.topology.sites
         known = {*sites, *(site.tier for site in sites.values()), "device"}
+        if any(site.mqtt is not None for site in sites.values()):
+            known.add(BROKER)
         at_top = {name for s, site in sites.items() if site.parent is None for name in (s, site.tier)}
         for fault in self.scenario.fault:
             for place in fault.at:
@@ -156,6 +160,8 @@ class Loaded:
                     raise refused(self.name, f"fault {fault.kind} is at {place!r}, which has no uplink")
                 if place == "device" and fault.kind not in ("kill", "power-cut", "bad-radio", "cut"):
                     raise refused(self.name, f"fault {fault.kind} cannot be at devices")
+                if place == BROKER and fault.kind not in ("kill", "power-cut", "slow-link", "cut"):
+                    raise refused(self.name, f"fault {fault.kind} cannot be at brokers")
 
 
 def load_scenario(file: Path) -> Loaded:

@@ -12,7 +12,8 @@ from ganglion.core.units import NS_PER_MS
 from ganglion.host.ports import Chance
 from ganglion.messaging.bus import Stored
 from ganglion.messaging.memory import Link, MemoryServer, Store
-from ganglion.sim.virtual.network import Life, Network
+from ganglion.sim.virtual.network import Network
+from ganglion.sim.virtual.paths import Life
 
 RECONNECT_S = (0.25, 1.2)
 """From a path that is whole again to a leaf connection: the configured retry, and what JetStream adds (measured)."""

@@ -25,9 +25,12 @@ from ganglion.sim.virtual.device import VirtualDevice
 from ganglion.sim.virtual.faults import Faults
 from ganglion.sim.virtual.loop import VirtualLoop
 from ganglion.sim.virtual.machine import LIFE, Life, Machine, MachinesOutside
-from ganglion.sim.virtual.network import Network, Path, Weather
+from ganglion.sim.virtual.mqtt_sites import MqttSites, broker_of
+from ganglion.sim.virtual.network import Network
+from ganglion.sim.virtual.paths import Path, Weather
 from ganglion.sim.virtual.reflexes import ReflexWatch
-from ganglion.sim.virtual.scenario import Loaded
+from ganglion.sim.virtual.scenario import BROKER, Loaded
+from ganglion.sim.virtual.sensor import VirtualSensor
 from ganglion.sim.virtual.servers import Servers
 from ganglion.sim.virtual.trace import Trace
 
@@ -104,8 +107,9 @@ class World:
         self.network = Network(lambda: loop.virtual_time.now_ns, self.chances, trace, calm)
         self.servers = Servers(self.network)
         self.servers.on_stored = self._stored
+        self.mqtt = MqttSites(ground.spec, self.scenario.workload, self.network, self._acknowledged)
         self.machines: dict[str, Machine] = {}
-        self.devices: dict[str, VirtualDevice] = {}
+        self.devices: dict[str, VirtualDevice | VirtualSensor] = {}
         self.coap_ports: dict[str, int] = {}
         self.faults = Faults(self)
         self._configs: dict[str, NodeConfig] = {}
@@ -121,6 +125,9 @@ class World:
         }
         self.reflexes = ReflexWatch(ground.spec, by_port)
         self.network.taps.append(self.reflexes.tap)
+        for config in self._configs.values():
+            if config.mqtt is not None:
+                self.mqtt.watch(config, self.reflexes)
 
     # --- making it ---
 
@@ -135,6 +142,13 @@ class World:
         for site_id, site in topology.sites.items():
             nats, leaf, coap = ports[site_id]
             self._machine(site_id)
+            paths = [p for p in topology.paths() if p.gateway == site_id]
+            mqtt = self.mqtt.begin(site_id, site.mqtt) if site.mqtt is not None else None
+            if mqtt is not None:
+                self._machine(broker_of(site_id))
+                self._above[broker_of(site_id)] = site_id
+            spoken = {r.devices for r in mqtt.routes} if mqtt is not None else set()
+            by_coap = site.tier == "gateway" and any(p.group not in spoken for p in paths)
             if site.parent is not None:
                 self._above[site_id] = site.parent
             self._configs[site_id] = NodeConfig(
@@ -144,8 +158,10 @@ class World:
                 leaf_port=leaf if topology.children(site_id) else 0,
                 parent_url=f"nats-leaf://127.0.0.1:{ports[site.parent][1]}" if site.parent else "",
                 children=paths_below(topology, self.ground.assignments, site_id),
-                coap_port=coap if site.tier == "gateway" else 0,
-                paths=tuple(p.id for p in topology.paths() if p.gateway == site_id),
+                coap_port=coap if by_coap else 0,
+                paths=tuple(p.id for p in paths),
+                mqtt=mqtt,
+                mqtt_devices={p.group: p.count for p in paths if p.group in spoken},
                 kernel_dir=FilePath("/virtual/kernels"),
                 limits=Limits(
                     self.scenario.journal_bytes_max,
@@ -155,25 +171,34 @@ class World:
                     recording_bytes_max=self.scenario.recording_bytes_max,
                 ),
             )
-            if site.tier == "gateway":
+            if by_coap:
                 self.coap_ports[site_id] = coap
 
     def _make_devices(self) -> None:
         topology = self.ground.topology
         for path in topology.paths():
+            mqtt = self._configs[path.gateway].mqtt
+            route = next((r for r in mqtt.routes if r.devices == path.group), None) if mqtt else None
             for number in range(path.count):
                 origin = origin_name(path.id, number)
                 self._machine(origin)
-                self._above[origin] = path.gateway
-                self.devices[origin] = VirtualDevice(
-                    origin,
-                    self.ground.spec,
-                    self.ground.assignments[f"device:{path.id}"],
-                    self.scenario.workload,
-                    ("127.0.0.1", self.coap_ports[path.gateway]),
-                    frozenset(topology.devices[path.group].actuators),
-                    self._acknowledged,
-                )
+                if route is None:
+                    self._above[origin] = path.gateway
+                    self.devices[origin] = self._device_at(origin, path.id, path.gateway, path.group)
+                else:
+                    self._above[origin] = broker_of(path.gateway)
+                    self.devices[origin] = self.mqtt.sensor(origin, route, path.gateway)
+
+    def _device_at(self, origin: str, path: str, gateway: str, group: str) -> VirtualDevice:
+        return VirtualDevice(
+            origin,
+            self.ground.spec,
+            self.ground.assignments[f"device:{path}"],
+            self.scenario.workload,
+            ("127.0.0.1", self.coap_ports[gateway]),
+            frozenset(self.ground.topology.devices[group].actuators),
+            self._acknowledged,
+        )
 
     def places(self, names: Iterable[str]) -> list[str]:
         """The machines that sites, tiers and ``device`` stand for."""
@@ -182,6 +207,8 @@ class World:
         for name in names:
             if name == "device":
                 found += list(self.devices)
+            elif name == BROKER:
+                found += list(self.mqtt.brokers)
             else:
                 found += [s for s, site in topology.sites.items() if name in (s, site.tier)]
         return list(dict.fromkeys(found))
@@ -203,8 +230,8 @@ class World:
             logger.removeHandler(errors)
 
     async def _run(self) -> None:
-        for site_id in self._configs:
-            self._launch(site_id)
+        for name in (*self.mqtt.brokers, *self._configs):
+            self._launch(name)
         await asyncio.sleep(START_S)
         for origin in self.devices:
             self._launch(origin)
@@ -224,7 +251,8 @@ class World:
     def _launch(self, name: str) -> None:
         machine = self.machines[name]
         life = machine.boot()
-        program = self._device if name in self.devices else self._node
+        kinds = ((self.devices, self._device), (self.mqtt.brokers, self._broker))
+        program = next((run for names, run in kinds if name in names), self._node)
         task = self.loop.create_task(self._alive(life, program), name=name)
         task.add_done_callback(lambda t: self._ended(life, t))
 
@@ -243,6 +271,9 @@ class World:
             flow=ground.spec,
         )
         await node.run()
+
+    async def _broker(self, life: Life) -> None:
+        await self.mqtt.brokers[life.name].run(life)
 
     async def _device(self, life: Life) -> None:
         await self.devices[life.name].run(life)
@@ -318,6 +349,7 @@ class World:
     def _owing(self, since_ns: int) -> list[str]:
         """Who still has something to do: children first, as each waits for those below."""
         owing = [o for o in self.devices if (life := self.machines[o].life) is not None and life.alive]
+        owing += [name for name, broker in self.mqtt.brokers.items() if broker.owes]
         if owing:
             return owing
         for site_id in self._configs:
