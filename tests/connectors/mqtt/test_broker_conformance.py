@@ -190,12 +190,19 @@ def in_a_world(scenario: Scenario, _tmp_path: Any) -> None:
     virtual.run(main)
 
 
-@pytest.fixture(params=["mosquitto", "world"])
+needs_mosquitto = pytest.mark.skipif(
+    MOSQUITTO is None, reason="mosquitto (Debian: mosquitto) is not installed"
+)
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(on_mosquitto, id="mosquitto", marks=needs_mosquitto),
+        pytest.param(in_a_world, id="world"),
+    ]
+)
 def play(request, tmp_path):
-    if request.param == "mosquitto" and MOSQUITTO is None:
-        pytest.skip("mosquitto (Debian: mosquitto) is not installed")
-    run = {"mosquitto": on_mosquitto, "world": in_a_world}[request.param]
-    return lambda scenario: run(scenario, tmp_path)
+    return lambda scenario: request.param(scenario, tmp_path)
 
 
 @pytest.mark.parametrize("level", [V3, V5])
