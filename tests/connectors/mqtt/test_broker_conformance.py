@@ -25,9 +25,10 @@ from ganglion.connectors.mqtt.packets import (
     encode,
 )
 from ganglion.connectors.mqtt.properties import Property
+from ganglion.connectors.mqtt.reading import take
 from ganglion.host.loopback import SystemPorts
 from ganglion.sim.virtual import loop as virtual
-from ganglion.sim.virtual.broker import VirtualBroker, packets
+from ganglion.sim.virtual.broker import VirtualBroker
 from ganglion.sim.virtual.chance import SeededChances
 from ganglion.sim.virtual.machine import LIFE, Machine, MachinesOutside
 from ganglion.sim.virtual.network import Network
@@ -55,7 +56,8 @@ class Raw(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._held += data
-        self.heard += packets(self._held, self.level)
+        while (packet := take(self._held, self.level)) is not None:
+            self.heard.append(packet)
         self._news.set()
 
     def connection_lost(self, exc: Exception | None) -> None:

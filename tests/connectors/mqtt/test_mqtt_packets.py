@@ -21,6 +21,7 @@ from ganglion.connectors.mqtt.packets import (
     encode,
 )
 from ganglion.connectors.mqtt.properties import Cursor, Property, encode_varint
+from ganglion.connectors.mqtt.reading import take
 from ganglion.core.errors import ConnectorError
 
 texts = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=40)
@@ -101,6 +102,24 @@ def test_every_packet_comes_back(level, data):
     head, body, cursor = opened(encode(packet, level))
     cursor.finish()
     assert decode(head, body, level) == packet
+
+
+@pytest.mark.parametrize("level", [V3, V5])
+@given(data=st.data())
+def test_packets_come_back_one_by_one_wherever_reads_end(level, data):
+    sent = [
+        *data.draw(st.lists(packets(level), max_size=4)),
+        Publish("long", b"x" * data.draw(st.sampled_from((0, 119, 300)))),
+    ]
+    content = b"".join(encode(p, level) for p in sent)
+    cut = data.draw(st.integers(0, len(content)))
+    held, got = bytearray(content[:cut]), []
+    for more in (content[cut:], b""):
+        while (packet := take(held, level)) is not None:
+            got.append(packet)
+        held += more
+    assert got == sent
+    assert not held
 
 
 @pytest.mark.parametrize("level", [V3, V5])

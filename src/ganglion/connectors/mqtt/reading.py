@@ -177,7 +177,25 @@ class Reader:
         published.payloads.append(packet.payload)
 
 
-def _length(data: bytes, at: int, end: int) -> tuple[int, int]:
+def take(held: bytearray, level: int) -> Packet | None:
+    """Takes the first packet out of bytes; None while it is not whole. Raises ``mqtt.packet``.
+
+    For a side that looks at every packet by itself; a gateway has its `Reader`.
+    """
+    if len(held) < 2:
+        return None
+    size, body = held[1], 2
+    if size > 0x7F:
+        size, body = _length(held, 0, len(held))
+    stop = body + size
+    if size < 0 or stop > len(held):
+        return None
+    head, content = held[0], bytes(held[body:stop])
+    del held[:stop]
+    return decode(head, content, level)
+
+
+def _length(data: bytes | bytearray, at: int, end: int) -> tuple[int, int]:
     """(remaining length, where the body begins) where the length has several bytes; (-1, 0): not all are there yet."""
     value = data[at + 1] & 0x7F
     for place in range(1, 4):

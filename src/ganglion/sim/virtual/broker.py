@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from ganglion.connectors.mqtt.packets import (
@@ -23,10 +22,10 @@ from ganglion.connectors.mqtt.packets import (
     Publish,
     Suback,
     Subscribe,
-    decode,
     encode,
 )
 from ganglion.connectors.mqtt.properties import Property
+from ganglion.connectors.mqtt.reading import take
 from ganglion.connectors.mqtt.topics import Pattern
 from ganglion.core.errors import ConnectorError
 from ganglion.sim.virtual.machine import Life
@@ -34,28 +33,6 @@ from ganglion.sim.virtual.machine import Life
 IN_FLIGHT_MAX = 20
 """Messages of QoS 1 to one client that wait for its answer, whatever more it would take."""
 WAITING_MAX = 100_000
-
-
-def taken(held: bytearray, level: int) -> Packet | None:
-    """Takes the first packet out of bytes; None while it is not whole. Raises `ConnectorError`."""
-    size = shift = 0
-    for at in range(1, len(held)):
-        size |= (held[at] & 127) << shift
-        shift += 7
-        if held[at] < 128:
-            end = at + 1 + size
-            if len(held) < end:
-                return None
-            head, body = held[0], bytes(held[at + 1 : end])
-            del held[:end]
-            return decode(head, body, level)
-    return None
-
-
-def packets(held: bytearray, level: int) -> Iterator[Packet]:
-    """Takes all whole packets out of bytes; raises `ConnectorError`."""
-    while (packet := taken(held, level)) is not None:
-        yield packet
 
 
 @dataclass(slots=True)
@@ -170,7 +147,7 @@ class Link(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._held += data
         try:
-            while (packet := taken(self._held, self._level)) is not None:  # the first one says the level
+            while (packet := take(self._held, self._level)) is not None:  # the first one says the level
                 self._take(packet)
         except ConnectorError:
             self.abort()

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from ganglion.connectors.mqtt.packets import Publish
+from ganglion.connectors.mqtt.reading import take
 from ganglion.core.batch import Batch
 from ganglion.engine.graph import Graph
 from ganglion.flow.assignment import Assignment
 from ganglion.flow.spec import FlowSpec
-from ganglion.sim.virtual.broker import packets
 from ganglion.sim.virtual.reflexes import ReflexWatch
 from ganglion.sim.virtual.streams import StreamSocket, StreamTap
 
@@ -57,12 +57,12 @@ class MqttReflexWatch:
             del self._heard[tap.end]
         elif tap.kind == "arrived":
             heard.arrived += tap.data
-            for packet in packets(heard.arrived, self._level):
+            while (packet := take(heard.arrived, self._level)) is not None:
                 if isinstance(packet, Publish):
                     self._came(tap, packet, heard)
         else:
             heard.sent += tap.data
-            for packet in packets(heard.sent, self._level):
+            while (packet := take(heard.sent, self._level)) is not None:
                 if isinstance(packet, Publish):
                     self._left(tap, packet)
 
