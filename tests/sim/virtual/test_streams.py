@@ -170,11 +170,12 @@ def test_a_killed_program_s_system_says_so_and_a_dark_machine_says_nothing():
 
 def test_a_dead_program_hears_nothing():
     async def scenario(pair):
-        await pair.connect()
+        near = await pair.connect()
         far = pair.accepted[0]
         far.transport.write(b"on its way")
         pair.near.kill()
         await asyncio.sleep(1)
+        assert near.got == near.lost == []
         assert [type(e) for e in far.lost] == [ConnectionResetError]
 
     play(scenario)
